@@ -1,0 +1,26 @@
+"""Packaging of mmdet: pure Python, nothing is compiled."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"'(.+)'", (ROOT / 'mmdet' / 'version.py').read_text()).group(1)
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+setup(
+    name='mmdet-cbn',
+    version=VERSION,
+    description='Detection toolbox with Cross-Iteration Batch Normalization',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    packages=find_packages(include=['mmdet', 'mmdet.*']),
+    python_requires='>=3.10',
+    install_requires=requirements('requirements.txt'),
+    extras_require={'tests': ['pytest']},
+)
