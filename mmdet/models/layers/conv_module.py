@@ -1,0 +1,56 @@
+"""Convolution, norm and activation as one block."""
+from typing import Optional, Union
+
+from mmcv.cnn import build_activation_layer, build_conv_layer
+from mmengine.model import constant_init, kaiming_init
+from torch import Tensor, nn
+
+from mmdet.ops.norm import build_norm_layer, conv_norm
+
+
+class ConvModule(nn.Module):
+    """``act(norm(conv(x)))``, (N, in_channels, H, W) to (N, out_channels, H', W').
+
+    Parameters are named ``conv.*`` and, after the norm, ``bn.*``, ``gn.*``, ...
+
+    Args:
+        bias: 'auto': only where no norm follows.
+        norm_cfg, act_cfg: None leaves the norm or the activation out.
+        inplace: of the activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Union[int, tuple],
+                 stride: Union[int, tuple] = 1, padding: Union[int, tuple] = 0, dilation: Union[int, tuple] = 1,
+                 groups: int = 1, bias: Union[bool, str] = 'auto', conv_cfg: Optional[dict] = None,
+                 norm_cfg: Optional[dict] = None, act_cfg: Optional[dict] = dict(type='ReLU'),
+                 inplace: bool = True) -> None:
+        super().__init__()
+        if bias == 'auto':
+            bias = norm_cfg is None
+        self.conv = build_conv_layer(conv_cfg, in_channels, out_channels, kernel_size, stride=stride,
+                                     padding=padding, dilation=dilation, groups=groups, bias=bias)
+        self.norm_name = None
+        if norm_cfg is not None:
+            self.norm_name, norm = build_norm_layer(norm_cfg, out_channels)
+            self.add_module(self.norm_name, norm)
+        self.activate = None
+        if act_cfg is not None:
+            act_cfg = dict(act_cfg)
+            if act_cfg['type'] not in ('Tanh', 'Sigmoid', 'PReLU', 'GELU', 'HSigmoid'):
+                act_cfg.setdefault('inplace', inplace)
+            self.activate = build_activation_layer(act_cfg)
+        self.reset_parameters()
+
+    @property
+    def norm(self) -> Optional[nn.Module]:
+        return getattr(self, self.norm_name) if self.norm_name else None
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal for the convolution, weight 1 and bias 0 for the norm."""
+        kaiming_init(self.conv, nonlinearity='relu')
+        if self.norm is not None:
+            constant_init(self.norm, 1, bias=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x) if self.norm is None else conv_norm(self.conv, self.norm, x)
+        return x if self.activate is None else self.activate(x)

@@ -1,0 +1,377 @@
+"""CBN against autograd on the paper's formulas, in float64, and its corners."""
+import copy
+import io
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
+
+CONVS = {
+    '3x3': (lambda: nn.Conv2d(4, 6, 3, padding=1, bias=False), (2, 4, 7, 6)),
+    '1x1': (lambda: nn.Conv2d(4, 6, 1, bias=False), (2, 4, 5, 5)),
+    'bias': (lambda: nn.Conv2d(4, 6, 3), (2, 4, 7, 6)),
+    'stride': (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 7, 8)),
+    'dilation': (lambda: nn.Conv2d(4, 6, 3, dilation=2, padding=2), (2, 4, 7, 8)),
+    'groups': (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), (2, 4, 7, 8)),
+    'depthwise': (lambda: nn.Conv2d(4, 8, (3, 1), groups=4), (2, 4, 7, 8)),
+    'same': (lambda: nn.Conv2d(4, 6, (2, 3), padding='same'), (2, 4, 7, 8)),
+    'reflect': (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode='reflect'), (2, 4, 7, 8)),
+    'transposed': (lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 3, 4)),
+    'transposed_groups': (lambda: nn.ConvTranspose2d(
+        4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, dilation=1), (2, 4, 3, 4)),
+    'conv1d': (lambda: nn.Conv1d(4, 6, 3), (3, 4, 9)),
+    'conv3d': (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 3, 4)),
+    'linear': (lambda: nn.Linear(5, 6), (9, 5)),
+}
+
+
+class PaperCBN:
+    """The paper as written: autograd for dmu/dw and dnu/dw, old weights kept, E[y^2] - mu^2."""
+
+    def __init__(self, gamma, beta, window, rho=1.0, eps=1e-5):
+        self.gamma, self.beta, self.rho, self.eps = gamma, beta, rho, eps
+        self.earlier = deque(maxlen=window)
+
+    def __call__(self, conv, x):
+        y = conv(x)
+        view = (1, -1) + (1, ) * (y.dim() - 2)
+        dims = [d for d in range(y.dim()) if d != 1]
+        mus, nus = [y.mean(dims)], [y.square().mean(dims)]
+        for mu0, nu0, dmu, dnu, w0, b0 in self.earlier:
+            step = self.rho * (conv.weight.detach() - w0)
+            mu = mu0 + sum_per_channel(conv, dmu * step)
+            nu = nu0 + sum_per_channel(conv, dnu * step)
+            if conv.bias is not None:  # the weights alone are expanded: today's bias replaces the old one
+                shift = conv.bias.detach() - b0
+                nu, mu = nu + 2 * mu * shift + shift**2, mu + shift
+            mus.append(mu)
+            nus.append(torch.maximum(nu, mu**2))
+        mu, nu = torch.stack(mus).mean(0), torch.stack(nus).mean(0)
+        z = (y - mu.view(view)) / (nu - mu**2 + self.eps).sqrt().view(view)
+        self._remember(conv, x.detach())
+        return z * self.gamma.view(view) + self.beta.view(view)
+
+    def _remember(self, conv, x):
+        conv = copy.deepcopy(conv).requires_grad_(True)
+        y = conv(x)
+        dims = [d for d in range(y.dim()) if d != 1]
+        mu, nu = y.mean(dims), y.square().mean(dims)
+        dmu, = torch.autograd.grad(mu.sum(), conv.weight, retain_graph=True)
+        dnu, = torch.autograd.grad(nu.sum(), conv.weight)
+        bias = None if conv.bias is None else conv.bias.detach().clone()
+        self.earlier.append((mu.detach(), nu.detach(), dmu, dnu, conv.weight.detach().clone(), bias))
+
+
+def sum_per_channel(conv, weight_like):
+    if isinstance(conv, nn.ConvTranspose2d):
+        per_group = weight_like.unflatten(0, (conv.groups, -1)).sum((1, 3, 4))
+        return per_group.flatten()
+    return weight_like.flatten(1).sum(1)
+
+
+def make(kind, dtype=torch.float64, seed=0, **norm):
+    torch.manual_seed(seed)
+    conv = CONVS[kind][0]().to(dtype)
+    channels = getattr(conv, 'out_channels', None) or conv.out_features
+    return conv, CBN(channels, **norm).to(dtype)
+
+
+def batch(kind, i, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(100 + i)
+    x = torch.randn(CONVS[kind][1], generator=generator, dtype=dtype)
+    return x * (1 + 0.3 * i) + 0.5 * i  # batches that differ
+
+
+@pytest.mark.parametrize('rho', [1.0, 0.4])
+@pytest.mark.parametrize('kind', CONVS)
+def test_equals_the_paper_over_steps(kind, rho):
+    conv, norm = make(kind, buffer_num=3, rho=rho)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.uniform_(norm.bias, -1, 1)
+    other = copy.deepcopy(conv)
+    gamma, beta = norm.weight.detach().clone().requires_grad_(), norm.bias.detach().clone().requires_grad_()
+    paper = PaperCBN(gamma, beta, 3, rho)
+    mine = [*conv.parameters(), norm.weight, norm.bias]
+    theirs = [*other.parameters(), gamma, beta]
+    for i in range(8):
+        x1, x2 = batch(kind, i).requires_grad_(), batch(kind, i).requires_grad_()
+        out, want = conv_norm(conv, norm, x1), paper(other, x2)
+        torch.testing.assert_close(out, want, rtol=1e-9, atol=1e-9)
+        direction = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(i))
+        got = torch.autograd.grad((out.sin() * direction).sum(), [*mine, x1])
+        expected = torch.autograd.grad((want.sin() * direction).sum(), [*theirs, x2])
+        for a, b in zip(got, expected):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        with torch.no_grad():
+            for p, q, g in zip(mine, theirs, got):
+                p -= 0.05 * g / (g.norm() + 1e-3)
+                q.copy_(p)
+    assert len(norm.window) == 3
+
+
+@pytest.mark.parametrize('length', [0, 3])
+def test_is_bn_in_burnin_and_without_a_window(length):
+    conv, norm = make('bias', buffer_num=length, burnin=4 if length else 0)
+    bn = nn.BatchNorm2d(6).double()
+    for i in range(4):
+        x = batch('bias', i)
+        w1, w2 = (torch.autograd.grad((z * z.sin()).sum(), conv.weight)[0]
+                  for z in (conv_norm(conv, norm, x), bn(conv(x))))
+        torch.testing.assert_close(w1, w2, rtol=1e-9, atol=1e-9)
+    for name in ('running_mean', 'running_var', 'num_batches_tracked'):
+        torch.testing.assert_close(getattr(norm, name), getattr(bn, name))
+    x = batch('bias', 9)
+    if length:
+        assert not torch.allclose(conv_norm(conv, norm, x), bn(conv(x)), atol=1e-3)
+    torch.testing.assert_close(conv_norm(conv.eval(), norm.eval(), x).shape, bn(conv(x)).shape)
+    bn.eval()
+    norm.load_state_dict(bn.state_dict())
+    torch.testing.assert_close(conv_norm(conv, norm, x), bn(conv(x)))
+
+
+def test_burnin_fills_the_window_and_two_stage_false_ramps_it():
+    conv, norm = make('1x1', buffer_num=2, burnin=4)
+    lengths = []
+    for i in range(6):
+        lengths.append(norm.pools)
+        conv_norm(conv, norm, batch('1x1', i)).sum().backward()
+    assert lengths == [False] * 4 + [True] * 2 and len(norm.window) == 2
+
+    norm = CBN(6, buffer_num=4, burnin=8, two_stage=False)
+    assert [norm.window_length(i) for i in range(10)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_burnin_by_epoch_needs_the_epochs_length():
+    conv, norm = make('1x1', buffer_num=2, burnin=2, by_epoch=True)
+    with pytest.raises(RuntimeError, match='CBNHook'):
+        conv_norm(conv, norm, batch('1x1', 0))
+    norm.epoch_length = 5
+    conv_norm(conv, norm, batch('1x1', 0))
+    assert norm.burnin_steps == 10
+
+
+def test_window_advances_once_per_backward():
+    conv, norm = make('3x3', buffer_num=5)
+    x = batch('3x3', 0)
+    conv_norm(conv, norm, x)
+    with torch.no_grad():
+        conv_norm(conv, norm, x)
+    norm.eval()
+    conv_norm(conv, norm, x).sum().backward()
+    assert len(norm.window) == 0 and norm.step == 0
+    norm.train()
+    loss = conv_norm(conv, norm, x).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert len(norm.window) == 1 and norm.step == 1
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_activation_checkpointing_changes_nothing(reentrant):
+    outcomes = []
+    for use in (True, False):
+        conv, norm = make('3x3', buffer_num=2)
+        grads = []
+        for i in range(4):
+            x = batch('3x3', i).requires_grad_()
+            run = lambda t: conv_norm(conv, norm, t).sin()  # noqa: E731
+            out = checkpoint(run, x, use_reentrant=reentrant) if use else run(x)
+            conv.zero_grad()
+            out.square().sum().backward()
+            grads += [x.grad, conv.weight.grad.clone()]
+        outcomes.append((grads, norm.running_mean, norm.running_var, norm.step, len(norm.window)))
+    torch.testing.assert_close(outcomes[0], outcomes[1])
+
+
+def test_gradient_accumulation_is_exact():
+    """Between optimizer steps the compensation is exact: the pool is the statistics of the joined batches."""
+    conv, norm = make('3x3', buffer_num=2)
+    parts = [batch('3x3', i) for i in range(3)]
+    for x in parts:
+        out = conv_norm(conv, norm, x)
+        out.sum().backward()
+    joined = nn.BatchNorm2d(6).double()(conv(torch.cat(parts)))[-2:]
+    torch.testing.assert_close(out, joined, rtol=1e-9, atol=1e-9)
+
+
+def test_no_position_and_one_position():
+    conv, norm = make('3x3', buffer_num=2)
+    conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
+    before = norm.window_state()
+    conv.zero_grad(), norm.zero_grad()
+    empty = conv_norm(conv, norm, torch.zeros(0, 4, 5, 5, dtype=torch.float64))
+    empty.sum().backward()
+    assert empty.shape == (0, 6, 5, 5) and norm.step == before['step'] and len(norm.window) == 1
+    assert all(p.grad is not None and not p.grad.any() for p in [conv.weight, norm.weight, norm.bias])
+
+    conv, norm = make('1x1', buffer_num=2)
+    for i in range(3):
+        x = batch('1x1', i)[:1, :, :1, :1].requires_grad_()
+        out = conv_norm(conv, norm, x)
+        out.sum().backward()
+        assert out.isfinite().all() and x.grad.isfinite().all() and norm.running_var.isfinite().all()
+
+
+def test_constant_channel_stays_finite():
+    conv, norm = make('bias', dtype=torch.float32, buffer_num=2)
+    with torch.no_grad():
+        conv.weight[0] = 0
+    for i in range(4):
+        out = conv_norm(conv, norm, batch('bias', i, torch.float32))
+        out.square().sum().backward()
+        assert out.isfinite().all() and conv.weight.grad.isfinite().all()
+
+
+def test_overflowed_batch_is_left_out():
+    conv, norm = make('3x3', buffer_num=3)
+    _, clean = make('3x3', buffer_num=3)
+    twin = copy.deepcopy(conv)
+    for i in range(5):
+        x = batch('3x3', i)
+        if i == 2:
+            bad = x.clone()
+            bad[0, 0, 0, 0] = float('inf')
+            conv_norm(conv, norm, bad).sum().backward()
+        out, want = conv_norm(conv, norm, x), conv_norm(twin, clean, x)
+        (out.sum() + want.sum()).backward()
+        if i < 3:  # from then on the overflowed entry takes one place of the window
+            torch.testing.assert_close(out, want)
+        assert out.isfinite().all()
+    assert norm.running_mean.isfinite().all() and norm.running_var.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_keeps_float32_statistics(dtype):
+    conv, norm = make('3x3', dtype=torch.float32, buffer_num=2)
+    reference = copy.deepcopy(conv), copy.deepcopy(norm)
+    for i in range(4):
+        x = batch('3x3', i, torch.float32)
+        with torch.autocast('cpu', dtype):
+            out = conv_norm(conv, norm, x)
+        out.float().sum().backward()
+        want = conv_norm(*reference, x)
+        want.sum().backward()
+        torch.testing.assert_close(out.float(), want, rtol=0.05, atol=0.05)
+    assert out.dtype == dtype and all(t.dtype == torch.float32 for e in norm.window for t in e)
+
+
+def test_shift_much_larger_than_spread_does_not_cancel():
+    conv, norm = make('1x1', dtype=torch.float32, buffer_num=2)
+    exact, exact_norm = copy.deepcopy(conv).double(), CBN(6, buffer_num=2).double()
+    for i in range(3):
+        x = batch('1x1', 0) + 3000
+        out, want = conv_norm(conv, norm, x.float()), conv_norm(exact, exact_norm, x)
+        (out.sum().double() + want.sum()).backward()
+    torch.testing.assert_close(out.double(), want, rtol=0.02, atol=0.02)
+
+
+def test_frozen_conv_and_frozen_norm():
+    conv, norm = make('3x3', buffer_num=2)
+    conv.requires_grad_(False)
+    for i in range(3):
+        conv_norm(conv, norm, batch('3x3', i)).sum().backward()
+    assert len(norm.window) == 2 and conv.weight.grad is None
+    norm.requires_grad_(False)
+    conv.requires_grad_(True)
+    conv_norm(conv, norm, batch('3x3', 4)).square().sum().backward()
+    assert norm.step == 4 and conv.weight.grad.any()
+
+
+def test_window_is_dropped_when_weights_are_loaded_and_bn_checkpoints_fit():
+    conv, norm = make('3x3', buffer_num=2)
+    conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
+    bn = nn.BatchNorm2d(6).double()
+    assert norm.state_dict().keys() == bn.state_dict().keys()
+    bn.load_state_dict(norm.state_dict())
+    norm.load_state_dict(bn.state_dict())
+    assert len(norm.window) == 0 and norm.step == 1
+
+
+def test_window_state_goes_through_a_file_and_training_continues_equal():
+    conv, norm = make('3x3', buffer_num=2)
+    for i in range(3):
+        conv_norm(conv, norm, batch('3x3', i)).sum().backward()
+    file = io.BytesIO()
+    torch.save(norm.window_state(), file)
+    file.seek(0)
+    fresh = CBN(6, buffer_num=2).double()
+    fresh.load_state_dict(norm.state_dict())
+    fresh.load_window_state(torch.load(file, weights_only=True))
+    x = batch('3x3', 5)
+    assert torch.equal(conv_norm(conv, norm, x), conv_norm(conv, fresh, x))
+    with pytest.raises(ValueError, match='channels'):
+        CBN(7, buffer_num=2).load_window_state(norm.window_state())
+
+
+def test_deepcopy_takes_its_own_window():
+    conv, norm = make('3x3', buffer_num=2)
+    conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
+    twin = copy.deepcopy(norm)
+    conv_norm(conv, norm, batch('3x3', 1)).sum().backward()
+    assert len(twin.window) == 1 and len(norm.window) == 2
+    assert twin.to(torch.float32).window[0].mean.dtype == torch.float64
+
+
+def test_channels_last_and_no_affine():
+    conv, norm = make('3x3', buffer_num=2, affine=False)
+    twin = copy.deepcopy(norm)
+    for i in range(3):
+        x1, x2 = batch('3x3', i).requires_grad_(), batch('3x3', i).requires_grad_()
+        a = conv_norm(conv, norm, x1)
+        b = conv_norm(conv, twin, x2.to(memory_format=torch.channels_last))
+        a.sin().sum().backward(), b.sin().sum().backward()
+        torch.testing.assert_close((a, x1.grad), (b, x2.grad))
+
+
+def test_needs_a_convolution():
+    _, norm = make('3x3', buffer_num=2)
+    norm.layer_name = 'neck.bn'
+    with pytest.raises(RuntimeError, match='neck.bn.*conv_norm'):
+        norm(torch.zeros(1, 6, 3, 3))
+    with pytest.raises(ValueError, match='6'):
+        norm(torch.zeros(1, 5, 3, 3))
+    with pytest.raises(TypeError, match='Identity'):
+        conv_norm(nn.Identity(), norm, torch.randn(1, 6, 3, 3))
+
+
+@pytest.mark.parametrize('bad', [dict(buffer_num=-1), dict(buffer_num=1.5), dict(burnin=-2), dict(rho=2)])
+def test_bad_values_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        CBN(4, **bad)
+
+
+def test_build_norm_layer():
+    for cfg, name in ((dict(type='BN'), 'bn1'), (dict(type='GN', num_groups=2), 'gn1'), (dict(type='SyncBN'), 'bn1'),
+                      (dict(type='CBN', buffer_num=3, burnin=8, by_epoch=True), 'bn1')):
+        assert build_norm_layer(cfg, 4, 1)[0] == name
+    frozen = build_norm_layer(dict(type='CBN', requires_grad=False), 4)[1]
+    assert not any(p.requires_grad for p in frozen.parameters())
+    with pytest.raises(KeyError, match='CBN2.*known are.*SyncBN.*mean \'CBN\''):
+        build_norm_layer(dict(type='CBN2'), 4)
+    with pytest.raises(TypeError, match='bufer_num.*buffer_num'):
+        build_norm_layer(dict(type='CBN', bufer_num=3), 4)
+    with pytest.raises(TypeError, match='num_groups'):
+        build_norm_layer(dict(type='GN'), 4)
+    with pytest.raises(TypeError, match='type'):
+        build_norm_layer('BN', 4)
+
+
+def test_float32_training_reduces_a_loss():
+    torch.manual_seed(0)
+    conv, norm = make('3x3', dtype=torch.float32, buffer_num=3, burnin=3)
+    head = nn.Linear(6, 1)
+    opt = torch.optim.SGD([*conv.parameters(), *norm.parameters(), *head.parameters()], 0.02)
+    losses = []
+    for i in range(60):
+        x = torch.randn(2, 4, 7, 6)
+        target = x[:, 0].mean((1, 2))
+        out = head(F.relu(conv_norm(conv, norm, x)).mean((2, 3))).squeeze(1)
+        loss = F.mse_loss(out, target)
+        opt.zero_grad(), loss.backward(), opt.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
