@@ -1,0 +1,138 @@
+"""From a config file and command-line options to a config that the runner can run."""
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+
+from mmdet.ops.norm import build_norm_layer
+
+#: hooks that every run gets, also with a config written for another toolbox
+RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ResourceHook')
+
+
+def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None) -> Config:
+    """Read a config file and merge command-line options into it.
+
+    Args:
+        path: the config file.
+        options: ``--cfg-options``, dotted keys and values.
+        work_dir: where the run writes; by default the config's ``work_dir`` or ``work_dirs/NAME``.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: the file is no config.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config {path}: no such file')
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'config {path}: {error} (named in its _base_?)') from error
+    except Exception as error:
+        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    if options:
+        cfg.merge_from_dict(options)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
+    return cfg
+
+
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict in a config with its dotted key path."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from walk(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from walk(value, f'{path}.{i}')
+
+
+def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
+    """Look at what a run will need before it writes anything.
+
+    Args:
+        cfg: the merged config.
+        parts: the sections that will run, of 'train', 'val' and 'test'.
+
+    Raises:
+        KeyError, TypeError, ValueError: a norm_cfg that cannot be built, named by its key path.
+        FileNotFoundError: a data root, annotation file or image folder that is not there.
+    """
+    if 'model' not in cfg:
+        raise KeyError(f"config {cfg.filename}: has no key 'model'")
+    for path, node in walk(cfg.model.to_dict(), 'model'):
+        norm = node.get('norm_cfg')
+        if norm is not None:
+            groups = norm.get('num_groups', 1) if isinstance(norm, dict) else 1
+            try:
+                build_norm_layer(norm, groups)
+            except (KeyError, TypeError, ValueError) as error:
+                raise type(error)(f'config {cfg.filename}, {path}.norm_cfg: {error.args[0]}') from None
+    for part in parts:
+        loader = cfg.get(f'{part}_dataloader')
+        if loader is None:
+            raise KeyError(f"config {cfg.filename}: has no key '{part}_dataloader'")
+        for path, node in walk(loader.to_dict(), f'{part}_dataloader'):
+            if 'ann_file' in node:
+                _check_paths(cfg.filename, path, node)
+
+
+def _check_paths(config: str, path: str, dataset: dict) -> None:
+    root = dataset.get('data_root') or ''
+    wanted = [('data_root', root), ('ann_file', os.path.join(root, dataset['ann_file']))]
+    wanted += [(f'data_prefix.{key}', os.path.join(root, value))
+               for key, value in (dataset.get('data_prefix') or {}).items() if isinstance(value, str)]
+    for key, target in wanted:
+        if target and '://' not in target and not os.path.exists(target):
+            raise FileNotFoundError(
+                f'config {config}, {path}.{key}: {target} does not exist. See INSTALL.md for the layout of the data, '
+                f'or set the key, for instance --cfg-options {path}.data_root=...')
+
+
+def check_checkpoint_file(path: str) -> None:
+    """Raise FileNotFoundError or ValueError unless ``path`` is a file that torch could have saved."""
+    if '://' in path:
+        return
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'checkpoint {path}: no such file')
+    with open(path, 'rb') as file:
+        head = file.read(2)
+    # torch writes zip archives, whose index comes last; before torch 1.6 it wrote pickles.
+    if not (zipfile.is_zipfile(path) if head == b'PK' else head[:1] == b'\x80'):
+        raise ValueError(f'checkpoint {path}: not a checkpoint, or cut off; expected a file written by '
+                         'tools/train.py or torch.save')
+
+
+def prepare(cfg: Config, launcher: str) -> None:
+    """Complete a config in place and start the process group where mmengine cannot.
+
+    The backend of ``env_cfg.dist_cfg`` becomes gloo where there is no GPU and nccl where 'auto' is asked for.
+    """
+    cfg.launcher = launcher
+    hooks = list((cfg.get('default_hooks') or {}).values()) + list(cfg.get('custom_hooks') or [])
+    present = {hook.get('type') for hook in hooks if isinstance(hook, dict)}
+    cfg.custom_hooks = list(cfg.get('custom_hooks') or []) + [
+        dict(type=hook) for hook in RUN_HOOKS if hook not in present]
+    cfg.setdefault('default_scope', 'mmdet')
+    env = cfg.setdefault('env_cfg', {})
+    dist_cfg = env.setdefault('dist_cfg', {})
+    dist_cfg['backend'] = pick_backend(dist_cfg.get('backend', 'auto'))
+    if launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
+        # mmengine's own start selects a CUDA device first.
+        torch.distributed.init_process_group(**dist_cfg)
+
+
+def pick_backend(wanted: str) -> str:
+    """'gloo' without CUDA; with it what is wanted, 'nccl' for 'auto'."""
+    if not torch.cuda.is_available():
+        if wanted == 'nccl':
+            print_log('no CUDA here: backend gloo instead of nccl', 'current')
+        return 'gloo'
+    return 'nccl' if wanted == 'auto' else wanted
