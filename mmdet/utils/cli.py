@@ -5,10 +5,8 @@ import traceback
 from typing import Callable
 
 
-def root_message(error: BaseException) -> str:
-    """An error's own words: registries wrap what a part raised once for each level of the config."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def message(error: BaseException) -> str:
+    """An error's type and words, without the quotes that KeyError puts around them."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     return f'{type(error).__name__}: {text}'
 
@@ -23,6 +21,6 @@ def run_main(main: Callable[[], None]) -> int:
     except Exception as error:
         if os.environ.get('RANK', '0') == '0':
             traceback.print_exc()
-            print(f'\nerror: {root_message(error)}', file=sys.stderr)
+            print(f'\nerror: {message(error)}', file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,192 @@
+"""The command line as a user runs it."""
+import importlib.util
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command, code=0, **env):
+    """Run a command from the repo's root; its output."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert done.returncode == code if code == 0 else done.returncode != 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_config, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('trained')
+    output = run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', work_dir)
+    return work_dir, output
+
+
+def ap_of(output, kind):
+    return [float(v) for v in re.findall(rf'coco/{kind}_mAP(?:_\w+)?: (-?[\d.]+)', output)]
+
+
+def test_train_writes_checkpoints_and_says_time_and_memory(trained):
+    work_dir, output = trained
+    assert (work_dir / 'epoch_2.pth').is_file() and list(work_dir.glob('best_coco*'))
+    assert re.search(r'start: [\d.]+ s from command to first iteration', output)
+    assert int(re.search(r'peak resident memory: (\d+) MiB', output).group(1)) > 100
+    assert re.search(r'CBN: \d+ layers', output) and 'loss_mask' in output and 'coco/segm_mAP' in output
+    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    assert len(checkpoint['cbn_window']) == 20 + 8 + 1  # R-18, FPN, mask head
+    assert all(len(state['window']) == 3 for name, state in checkpoint['cbn_window'].items() if 'backbone' in name)
+
+
+def test_resume_equals_the_run_that_was_never_stopped(trained, tiny_config, tmp_path):
+    whole, _ = trained
+    run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options',
+        'train_cfg.max_epochs=1')
+    output = run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', tmp_path, '--resume')
+    assert 'resumed epoch: 1' in output
+    a, b = (torch.load(d / 'epoch_2.pth', weights_only=False)['state_dict'] for d in (whole, tmp_path))
+    assert all(a[key].shape == b[key].shape for key in a) and a.keys() == b.keys()
+
+
+def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config, tmp_path):
+    work_dir, train_output = trained
+    output = run(sys.executable, 'tools/test.py', tiny_config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path,
+                 '--out', tmp_path / 'results.pkl', '--show-dir', tmp_path / 'shown')
+    for kind in ('bbox', 'segm'):
+        assert len(ap_of(output, kind)) >= 6
+        assert ap_of(output, kind) == ap_of(train_output, kind)
+    for name in ('circle', 'square', 'triangle', 'category'):
+        assert name in output
+    results = pickle.loads((tmp_path / 'results.pkl').read_bytes())
+    assert len(results) == 5 and len(list((tmp_path / 'shown').glob('*.png'))) == 5
+    assert {'img_id', 'pred_instances'} <= set(results[0])
+
+
+def test_two_processes_train_and_evaluate_each_image_once(trained, tiny_config, tmp_path):
+    work_dir, _ = trained
+    alone = run(sys.executable, 'tools/test.py', tiny_config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path)
+    both = run('tools/dist_test.sh', tiny_config, work_dir / 'epoch_2.pth', 2, '--work-dir', tmp_path)
+    assert ap_of(alone, 'bbox') == ap_of(both, 'bbox') and len(ap_of(both, 'segm')) >= 6
+    output = run('tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path / 'two', '--cfg-options',
+                 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+    assert (tmp_path / 'two' / 'epoch_1.pth').is_file() and ap_of(output, 'bbox')
+
+
+def test_print_config(tiny_config):
+    output = run(sys.executable, 'tools/print_config.py', tiny_config, '--cfg-options', 'train_cfg.max_epochs=7')
+    assert 'max_epochs=7' in output and "type='CBN'" in output
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def fails(tmp_path, capfd, monkeypatch):
+    """Run a tool in this process; it must fail, write nothing, and say what the patterns ask for."""
+    from mmdet.utils.cli import run_main
+
+    def check(name, *arguments, says=(), writes=False):
+        work_dir = tmp_path / 'work'
+        before = set(tmp_path.rglob('*'))
+        module = tool(name)
+        code = run_main(lambda: module.main([*map(str, arguments), '--work-dir', str(work_dir)]))
+        assert code == 1
+        last = capfd.readouterr().err.split('\nerror: ')[-1]
+        for pattern in says:
+            assert re.search(pattern, last), (pattern, last)
+        if not writes:
+            assert set(tmp_path.rglob('*')) == before
+        assert not list(tmp_path.rglob('*.pth.tmp')) and not list(work_dir.rglob('*.pth'))
+
+    return check
+
+
+NORM = 'model.neck.norm_cfg'
+
+
+def test_unknown_norm_and_misspelt_argument(fails, tiny_config):
+    fails('train', tiny_config, '--cfg-options', f'{NORM}.type=CBM', says=['CBM', 'known are BN.*CBN', 'neck.norm_cfg'])
+    fails('train', tiny_config, '--cfg-options', f'{NORM}.bufer_num=3', says=['bufer_num', "mean 'buffer_num'"])
+    fails('train', tiny_config, '--cfg-options', f'{NORM}.buffer_num=-1', says=['buffer_num.*0 or more.*-1'])
+
+
+def test_missing_config_data_root_and_annotation_file(fails, tiny_config, tiny_shapes):
+    fails('train', 'no/such.py', says=['no/such.py'])
+    fails('train', tiny_config, '--cfg-options', 'train_dataloader.dataset.data_root=/no/such/',
+          says=['train_dataloader.dataset.data_root', '/no/such/', 'INSTALL.md'])
+    fails('train', tiny_config, '--cfg-options', 'train_dataloader.dataset.ann_file=annotations/no.json',
+          says=['ann_file', 'annotations/no.json'])
+    fails('test', tiny_config, 'x.pth', '--cfg-options', 'test_dataloader.dataset.data_prefix.img=nowhere',
+          says=['data_prefix.img', 'nowhere'])
+
+
+def _annotations(tmp_path, tiny_shapes, change):
+    data = json.loads((tiny_shapes / 'annotations/train.json').read_text())
+    data = change(data) or data
+    path = tmp_path / 'changed.json'
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return f'train_dataloader.dataset.ann_file={path}'
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda d: 'not json', ['changed.json', 'JSON']),
+    (lambda d: [1], ['changed.json', 'COCO']),
+    (lambda d: d.pop('images') and None, ['changed.json', 'images']),
+])
+def test_annotation_file_that_is_not_coco(fails, tiny_config, tiny_shapes, tmp_path, change, says):
+    fails('train', tiny_config, '--cfg-options', _annotations(tmp_path, tiny_shapes, change), says=says, writes=True)
+
+
+def test_categories_that_do_not_match_classes(fails, tiny_config):
+    fails('train', tiny_config, '--cfg-options', "train_dataloader.dataset.metainfo.classes=('cat','square','circle')",
+          says=['cat', 'triangle', 'classes'], writes=True)
+
+
+@pytest.mark.parametrize('spoil', [lambda f: f.unlink(), lambda f: f.write_bytes(b'no image')])
+def test_missing_or_corrupt_image(fails, tiny_config, tiny_shapes, tmp_path, spoil):
+    import shutil
+    data = tmp_path / 'spoilt'
+    shutil.copytree(tiny_shapes, data)
+    image = sorted((data / 'train').iterdir())[0]
+    spoil(image)
+    fails('train', tiny_config, '--cfg-options', f'train_dataloader.dataset.data_root={data}',
+          says=[re.escape(image.name)], writes=True)
+
+
+def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained, tmp_path):
+    fails('test', tiny_config, tmp_path / 'no.pth', says=['no.pth', 'no such file'])
+    bad = tmp_path / 'bad.pth'
+    bad.write_text('hello')
+    fails('test', tiny_config, bad, says=['bad.pth', 'not a checkpoint'])
+    whole = (trained[0] / 'epoch_2.pth').read_bytes()
+    bad.write_bytes(whole[:len(whole) // 2])
+    fails('test', tiny_config, bad, says=['bad.pth', 'cut off'])
+    fails('train', tiny_config, '--resume', bad, says=['bad.pth', 'cut off'])
+    fails('test', tiny_config, trained[0] / 'epoch_2.pth', '--cfg-options', 'model.neck.out_channels=24',
+          'model.rpn_head.in_channels=24', 'model.roi_head.bbox_head.in_channels=24',
+          'model.roi_head.mask_head.in_channels=24', says=['another model', 'mismatched', 'neck'], writes=True)
+
+
+@pytest.mark.parametrize('number', ['0', '-1', 'two', '100000'])
+def test_number_of_processes_that_makes_no_sense(tiny_config, number):
+    output = run('tools/dist_train.sh', tiny_config, number, code=1)
+    assert f'GPUS={number}' in output and 'Traceback' not in output
+
+
+def test_usage_of_the_scripts():
+    assert 'usage: tools/dist_train.sh' in run('tools/dist_train.sh', code=2)
+    assert 'usage: tools/dist_test.sh' in run('tools/dist_test.sh', 'a', code=2)
