@@ -6,7 +6,7 @@ model = dict(
         depth=18,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=dict(_delete_=True, type='Kaiming', layer='Conv2d')),
+        init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=128),
     rpn_head=dict(in_channels=128, feat_channels=128),
     roi_head=dict(

@@ -1,0 +1,4 @@
+"""Heads on every cell of the feature maps."""
+from .rpn_head import RPNHead
+
+__all__ = ['RPNHead']

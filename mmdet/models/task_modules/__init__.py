@@ -1,0 +1,8 @@
+"""Parts without parameters: anchors, coders, assigners, samplers."""
+from .anchor_generator import AnchorGenerator
+from .delta_xywh_bbox_coder import DeltaXYWHBBoxCoder
+from .max_iou_assigner import AssignResult, BboxOverlaps2D, MaxIoUAssigner
+from .random_sampler import RandomSampler, SamplingResult
+
+__all__ = ['AnchorGenerator', 'AssignResult', 'BboxOverlaps2D', 'DeltaXYWHBBoxCoder', 'MaxIoUAssigner',
+           'RandomSampler', 'SamplingResult']

@@ -1,0 +1,191 @@
+"""ResNet (He et al., CVPR 2016)."""
+from typing import Optional, Sequence, Union
+from urllib.error import URLError
+
+import torch
+from mmcv.cnn import build_conv_layer
+from mmengine.model import BaseModule, constant_init
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmdet.ops.norm import build_norm_layer, conv_norm
+from mmdet.registry import MODELS
+
+
+class _Block(nn.Module):
+    """A residual block: convolutions conv1, conv2, ..., each with its norm, added to the input.
+
+    Args:
+        shapes: of the convolutions: out channels, kernel size, stride, dilation.
+    """
+
+    def __init__(self, in_channels: int, shapes: Sequence[tuple], downsample: Optional[nn.Sequential], with_cp: bool,
+                 norm_cfg: dict, conv_cfg: Optional[dict]) -> None:
+        super().__init__()
+        self.norm_names = []
+        for i, (channels, kernel, stride, dilation) in enumerate(shapes, 1):
+            conv = build_conv_layer(conv_cfg, in_channels, channels, kernel, stride=stride, dilation=dilation,
+                                    padding=dilation * (kernel // 2), bias=False)
+            name, norm = build_norm_layer(norm_cfg, channels, i)
+            self.add_module(f'conv{i}', conv)
+            self.add_module(name, norm)
+            self.norm_names.append(name)
+            in_channels = channels
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return getattr(self, self.norm_names[-1])
+
+    def _residual(self, x: Tensor) -> Tensor:
+        out = x
+        for i, name in enumerate(self.norm_names, 1):
+            if i > 1:
+                out = self.relu(out)
+            out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
+        return out + (x if self.downsample is None else conv_norm(*self.downsample, x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return self.relu(checkpoint(self._residual, x, use_reentrant=False))
+        return self.relu(self._residual(x))
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, **kwargs) -> None:
+        super().__init__(in_channels, [(channels, 3, stride, dilation), (channels, 3, 1, 1)], **kwargs)
+
+
+class Bottleneck(_Block):
+    """1x1, 3x3 and 1x1 convolutions; the stride is the 3x3's ('pytorch') or the first 1x1's ('caffe')."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, **kwargs) -> None:
+        first, second = (1, stride) if style == 'pytorch' else (stride, 1)
+        super().__init__(in_channels, [(channels, 1, first, 1), (channels, 3, second, dilation),
+                                       (4 * channels, 1, 1, 1)], **kwargs)
+
+
+@MODELS.register_module()
+class ResNet(BaseModule):
+    """ResNet with torchvision's parameter names, (N, in_channels, H, W) to one feature map for each ``out_indices``.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        num_stages, strides, dilations: of the stages.
+        out_indices: stages whose outputs are returned.
+        style: 'pytorch' or 'caffe', see :class:`Bottleneck`.
+        frozen_stages: the stem and so many stages are not trained (their norms in evaluation mode); -1: none.
+        norm_cfg: of every norm; ``requires_grad=False`` freezes weight and bias.
+        norm_eval: all batch norms, CBN among them, use running statistics in training too.
+        with_cp: activation checkpointing: less memory, more time.
+        zero_init_residual: the last norm of a block starts at 0 in training from scratch.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path, a URL or ``torchvision://resnet50``; None
+            initializes at random.
+
+    Raises:
+        ValueError: a depth or style there is not. FileNotFoundError: pretrained weights that cannot be had.
+    """
+
+    arch_settings = {
+        18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
+        101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
+
+    def __init__(self, depth: int, in_channels: int = 3, base_channels: int = 64, num_stages: int = 4,
+                 strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
+                 out_indices: Sequence[int] = (0, 1, 2, 3), style: str = 'pytorch', frozen_stages: int = -1,
+                 conv_cfg: Optional[dict] = None, norm_cfg: dict = dict(type='BN', requires_grad=True),
+                 norm_eval: bool = True, with_cp: bool = False, zero_init_residual: bool = True,
+                 init_cfg: Union[dict, list, None] = None) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(f'ResNet: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
+        if style not in ('pytorch', 'caffe'):
+            raise ValueError(f"ResNet: style must be 'pytorch' or 'caffe', got {style!r}")
+        if not 1 <= num_stages <= 4 or max(out_indices) >= num_stages:
+            raise ValueError(f'ResNet: out_indices={tuple(out_indices)} must be below num_stages={num_stages}, at '
+                             'most 4')
+        self.pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        if init_cfg is None:
+            init_cfg = [dict(type='Kaiming', layer='Conv2d'),
+                        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]
+        super().__init__(init_cfg)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.zero_init_residual = zero_init_residual
+
+        self.conv1 = build_conv_layer(conv_cfg, in_channels, base_channels, 7, stride=2, padding=3, bias=False)
+        self.norm1_name, norm1 = build_norm_layer(norm_cfg, base_channels, 1)
+        self.add_module(self.norm1_name, norm1)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+        block, numbers = self.arch_settings[depth]
+        current = base_channels
+        self.res_layers = []
+        for i in range(num_stages):
+            channels = base_channels * 2**i
+            blocks = []
+            for j in range(numbers[i]):
+                stride = strides[i] if j == 0 else 1
+                downsample = None
+                if stride != 1 or current != channels * block.expansion:
+                    downsample = nn.Sequential(
+                        build_conv_layer(conv_cfg, current, channels * block.expansion, 1, stride=stride, bias=False),
+                        build_norm_layer(norm_cfg, channels * block.expansion)[1])
+                blocks.append(block(current, channels, stride, dilations[i], style, downsample=downsample,
+                                    with_cp=with_cp, norm_cfg=norm_cfg, conv_cfg=conv_cfg))
+                current = channels * block.expansion
+            self.add_module(f'layer{i + 1}', nn.Sequential(*blocks))
+            self.res_layers.append(f'layer{i + 1}')
+        self._freeze_stages()
+
+    @property
+    def norm1(self) -> nn.Module:
+        return getattr(self, self.norm1_name)
+
+    def init_weights(self) -> None:
+        try:
+            super().init_weights()
+        except (URLError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"backbone.init_cfg: {self.init_cfg['checkpoint']} could not be downloaded ({error}). Put the file into "
+                f'{torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, or '
+                'start at random with --cfg-options model.backbone.init_cfg=None') from None
+        if self.zero_init_residual and not self.pretrained:
+            for module in self.modules():
+                if isinstance(module, _Block):
+                    constant_init(module.last_norm, 0)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for part in [self.conv1, self.norm1, *(getattr(self, name) for name in self.res_layers[:self.frozen_stages])]:
+            part.eval()
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'ResNet':
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.maxpool(self.relu(conv_norm(self.conv1, self.norm1, x)))
+        outputs = []
+        for i, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if i in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)

@@ -1,0 +1,47 @@
+"""From loaded images to a normalized batch on the device."""
+from typing import Optional, Sequence
+
+from mmengine.model import ImgDataPreprocessor
+
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class DetDataPreprocessor(ImgDataPreprocessor):
+    """Moves a batch to the device, reorders channels, normalizes, pads to one size at the right and below.
+
+    Args:
+        mean, std: of the channels after ``bgr_to_rgb``, in grey levels; None leaves the images as they are.
+        pad_size_divisor: height and width of the batch are multiples of this.
+        pad_value: padding of the normalized images.
+        pad_mask, mask_pad_value: pad the masks of the ground truth as well.
+        bgr_to_rgb: swap the first and the last channel.
+    """
+
+    def __init__(self, mean: Optional[Sequence[float]] = None, std: Optional[Sequence[float]] = None,
+                 pad_size_divisor: int = 1, pad_value: float = 0, pad_mask: bool = False, mask_pad_value: int = 0,
+                 bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, non_blocking: bool = False) -> None:
+        super().__init__(mean, std, pad_size_divisor, pad_value, bgr_to_rgb, rgb_to_bgr, non_blocking)
+        self.pad_mask = pad_mask
+        self.mask_pad_value = mask_pad_value
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Preprocess a batch.
+
+        Args:
+            data: ``inputs``, a list of uint8 (3, H, W) images; ``data_samples``, their DetDataSamples or None.
+
+        Returns:
+            ``inputs`` float32 (N, 3, H', W'); the samples know ``batch_input_shape`` and ``pad_shape``.
+        """
+        divisor = self.pad_size_divisor
+        shapes = [tuple(-(-side // divisor) * divisor for side in image.shape[-2:]) for image in data['inputs']]
+        data = super().forward(data, training)
+        samples = data.get('data_samples')
+        if samples is not None:
+            batch_shape = tuple(data['inputs'].shape[-2:])
+            for sample, shape in zip(samples, shapes):
+                sample.set_metainfo(dict(batch_input_shape=batch_shape, pad_shape=shape))
+                if self.pad_mask and training and 'masks' in sample.gt_instances:
+                    sample.gt_instances.masks = sample.gt_instances.masks.pad(batch_shape, self.mask_pad_value)
+        return data

@@ -1,0 +1,180 @@
+"""Region proposal network (Ren et al., Faster R-CNN, NeurIPS 2015)."""
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmdet.models.layers import ConvModule, batched_nms
+from mmdet.registry import MODELS, TASK_UTILS
+
+
+class AnchorTargets(NamedTuple):
+    """What the anchors of an image should answer; A anchors over all levels."""
+    labels: Tensor  # (A,): 0 object, 1 background
+    label_weights: Tensor  # (A,)
+    deltas: Tensor  # (A, 4)
+    delta_weights: Tensor  # (A, 1)
+    num_samples: int
+
+
+@MODELS.register_module()
+class RPNHead(BaseModule):
+    """An objectness score and a box for each anchor.
+
+    Args:
+        in_channels: of every feature map.
+        num_classes: 1, objects of any class.
+        feat_channels: of the hidden convolutions, ``num_convs`` of them.
+        train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (pixels an anchor may reach out of the image;
+            negative: any), ``pos_weight``.
+        test_cfg: ``nms_pre`` (proposals of a level before NMS), ``nms``, ``max_per_img``, ``min_bbox_size`` in pixels.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int = 1, feat_channels: int = 256, num_convs: int = 1,
+                 anchor_generator: dict = dict(
+                     type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
+                 bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder'),
+                 loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+                 loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0), train_cfg: Optional[dict] = None,
+                 test_cfg: Optional[dict] = None,
+                 init_cfg: Optional[dict] = dict(type='Normal', layer='Conv2d', std=0.01)) -> None:
+        super().__init__(init_cfg)
+        if num_classes != 1:
+            raise ValueError(f'RPNHead: num_classes must be 1 (object or not), got {num_classes}')
+        self.num_classes = num_classes
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+        self.prior_generator = TASK_UTILS.build(anchor_generator)
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_bbox = MODELS.build(loss_bbox)
+        if not getattr(self.loss_cls, 'use_sigmoid', False):
+            raise ValueError('rpn_head.loss_cls must have use_sigmoid=True')
+        if train_cfg is not None:
+            self.assigner = TASK_UTILS.build(train_cfg['assigner'])
+            self.sampler = TASK_UTILS.build(train_cfg['sampler'])
+        if num_convs > 1:
+            self.rpn_conv = nn.Sequential(*(
+                ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
+                for i in range(num_convs)))
+        else:
+            self.rpn_conv = nn.Conv2d(in_channels, feat_channels, 3, padding=1)
+        number = self.prior_generator.num_base_priors[0]
+        self.rpn_cls = nn.Conv2d(feat_channels, number, 1)
+        self.rpn_reg = nn.Conv2d(feat_channels, number * 4, 1)
+
+    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (N, A, H, W) and deltas (N, 4 A, H, W) of every level."""
+        hidden = [F.relu(self.rpn_conv(x)) for x in feats]
+        return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def loss(self, feats: Sequence[Tensor], batch_data_samples: list) -> dict[str, list[Tensor]]:
+        """``loss_rpn_cls`` and ``loss_rpn_bbox``, a list of one value for each level."""
+        return self._loss(*self(feats), batch_data_samples)
+
+    def loss_and_predict(self, feats: Sequence[Tensor], batch_data_samples: list,
+                         proposal_cfg: Optional[dict] = None) -> tuple[dict, list[InstanceData]]:
+        """Losses, and proposals by ``proposal_cfg`` (default ``test_cfg``), from one forward."""
+        outputs = self(feats)
+        losses = self._loss(*outputs, batch_data_samples)
+        metas = [sample.metainfo for sample in batch_data_samples]
+        return losses, self._predict(*outputs, metas, proposal_cfg)
+
+    def _loss(self, scores: list[Tensor], deltas: list[Tensor], samples: list) -> dict[str, list[Tensor]]:
+        sizes = [tuple(x.shape[-2:]) for x in scores]
+        device = scores[0].device
+        anchors = torch.cat(self.prior_generator.grid_priors(sizes, device=device))
+        targets = []
+        for sample in samples:
+            flags = torch.cat(self.prior_generator.valid_flags(sizes, sample.metainfo['pad_shape'], device))
+            targets.append(self._targets(anchors, flags, sample))
+        avg_factor = sum(target.num_samples for target in targets)
+        labels, label_weights, delta_targets, delta_weights = (
+            torch.stack(parts) for parts in list(zip(*targets))[:4])
+        losses = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
+        begin = 0
+        for score, delta in zip(scores, deltas):
+            score = score.permute(0, 2, 3, 1).reshape(len(samples), -1)
+            delta = delta.permute(0, 2, 3, 1).reshape(len(samples), -1, 4)
+            level = slice(begin, begin + score.shape[1])
+            begin = level.stop
+            losses['loss_rpn_cls'].append(self.loss_cls(
+                score.reshape(-1, 1), labels[:, level].flatten(), label_weights[:, level].flatten(),
+                avg_factor=avg_factor))
+            losses['loss_rpn_bbox'].append(self.loss_bbox(
+                delta.flatten(0, 1), delta_targets[:, level].flatten(0, 1), delta_weights[:, level].flatten(0, 1),
+                avg_factor=avg_factor))
+        return losses
+
+    @torch.no_grad()
+    def _targets(self, anchors: Tensor, flags: Tensor, sample) -> AnchorTargets:
+        border = self.train_cfg.get('allowed_border', -1)
+        if border >= 0:
+            height, width = sample.metainfo['img_shape'][:2]
+            flags = flags & (anchors[:, :2] >= -border).all(1)
+            flags &= (anchors[:, 2] < width + border) & (anchors[:, 3] < height + border)
+        inside = flags.nonzero().flatten()
+        priors = InstanceData(priors=anchors[inside])
+        # Of the objects the RPN sees no class.
+        objects = InstanceData(bboxes=sample.gt_instances.bboxes,
+                               labels=torch.zeros_like(sample.gt_instances.labels))
+        assigned = self.assigner.assign(priors, objects, sample.get('ignored_instances'))
+        sampled = self.sampler.sample(assigned, priors, objects)
+        positive, negative = inside[sampled.pos_inds], inside[sampled.neg_inds]
+        labels = torch.full((len(anchors), ), self.num_classes, device=anchors.device)
+        label_weights, deltas = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
+        delta_weights = anchors.new_zeros(len(anchors), 1)
+        pos_weight = self.train_cfg.get('pos_weight', -1)
+        labels[positive] = 0
+        label_weights[positive] = 1. if pos_weight <= 0 else pos_weight
+        label_weights[negative] = 1.
+        deltas[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
+        delta_weights[positive] = 1.
+        return AnchorTargets(labels, label_weights, deltas, delta_weights, sampled.avg_factor)
+
+    # -- proposals ----------------------------------------------------------------------------------------------
+
+    def predict(self, feats: Sequence[Tensor], batch_data_samples: list, rescale: bool = False
+                ) -> list[InstanceData]:
+        """Proposals of each image: ``bboxes`` (K, 4) and ``scores`` (K,) by falling score, ``labels`` 0."""
+        return self._predict(*self(feats), [sample.metainfo for sample in batch_data_samples], rescale=rescale)
+
+    @torch.no_grad()
+    def _predict(self, scores: list[Tensor], deltas: list[Tensor], metas: list[dict], cfg: Optional[dict] = None,
+                 rescale: bool = False) -> list[InstanceData]:
+        cfg = self.test_cfg if cfg is None else cfg
+        sizes = [tuple(x.shape[-2:]) for x in scores]
+        anchors = self.prior_generator.grid_priors(sizes, device=scores[0].device)
+        return [self._predict_image([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
+                for i, meta in enumerate(metas)]
+
+    def _predict_image(self, scores, deltas, anchors, meta, cfg, rescale) -> InstanceData:
+        nms_pre = cfg.get('nms_pre', -1)
+        kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
+        for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
+            score = score.permute(1, 2, 0).flatten().float().sigmoid()
+            delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
+            if 0 < nms_pre < len(score):
+                score, best = score.topk(nms_pre)
+                delta, prior = delta[best], prior[best]
+            kept_scores.append(score)
+            kept_deltas.append(delta)
+            kept_anchors.append(prior)
+            levels.append(torch.full_like(score, level, dtype=torch.long))
+        scores, levels = torch.cat(kept_scores), torch.cat(levels)
+        boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
+        if rescale:
+            boxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
+        smallest = cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1)
+            boxes, scores, levels = boxes[large], scores[large], levels[large]
+        detections, _ = batched_nms(boxes, scores, levels, cfg['nms'])
+        detections = detections[:cfg['max_per_img']]
+        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
+                            labels=torch.zeros_like(detections[:, 4], dtype=torch.long))

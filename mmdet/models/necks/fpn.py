@@ -1,0 +1,82 @@
+"""Feature Pyramid Network (Lin et al., CVPR 2017)."""
+from typing import Optional, Sequence, Union
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmdet.models.layers import ConvModule
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class FPN(BaseModule):
+    """Feature maps of several strides with ``out_channels`` channels each.
+
+    Args:
+        in_channels: of the inputs, from the largest map to the smallest.
+        num_outs: number of outputs; those beyond the inputs are halved from the last.
+        start_level, end_level: the inputs used; ``end_level`` is the last of them, -1 for the last there is.
+        add_extra_convs: how further outputs are made: False by max pooling; 'on_input', 'on_lateral' or 'on_output'
+            (True is 'on_input') by a convolution of stride 2 on the backbone's last map, the last lateral one, or the
+            last output.
+        relu_before_extra_convs: a ReLU before each of these but the first.
+        no_norm_on_lateral: leave the norm out of the lateral convolutions.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int, start_level: int = 0,
+                 end_level: int = -1, add_extra_convs: Union[bool, str] = False, relu_before_extra_convs: bool = False,
+                 no_norm_on_lateral: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None, upsample_cfg: dict = dict(mode='nearest'),
+                 init_cfg: Union[dict, list, None] = dict(
+                     type='Xavier', layer='Conv2d', distribution='uniform')) -> None:
+        super().__init__(init_cfg)
+        last = len(in_channels) if end_level == -1 else end_level + 1
+        if not 0 <= start_level < last <= len(in_channels) or num_outs < last - start_level:
+            raise ValueError(f'FPN: start_level={start_level}, end_level={end_level}, num_outs={num_outs} do not fit '
+                             f'{len(in_channels)} inputs')
+        if add_extra_convs is True:
+            add_extra_convs = 'on_input'
+        if add_extra_convs not in (False, 'on_input', 'on_lateral', 'on_output'):
+            raise ValueError("FPN: add_extra_convs must be False, True, 'on_input', 'on_lateral' or 'on_output', got "
+                             f'{add_extra_convs!r}')
+        self.in_channels = list(in_channels)
+        self.used = slice(start_level, last)
+        self.num_outs = num_outs
+        self.add_extra_convs = add_extra_convs
+        self.relu_before_extra_convs = relu_before_extra_convs
+        self.upsample_cfg = dict(upsample_cfg)
+        common = dict(conv_cfg=conv_cfg, act_cfg=act_cfg, inplace=False)
+        self.lateral_convs = nn.ModuleList(
+            ConvModule(channels, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg, **common)
+            for channels in in_channels[self.used])
+        self.fpn_convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **common)
+            for _ in self.lateral_convs)
+        if add_extra_convs:
+            for i in range(num_outs - len(self.lateral_convs)):
+                channels = in_channels[last - 1] if i == 0 and add_extra_convs == 'on_input' else out_channels
+                self.fpn_convs.append(
+                    ConvModule(channels, out_channels, 3, stride=2, padding=1, norm_cfg=norm_cfg, **common))
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps (N, C_i, H_i, W_i), largest first, to ``num_outs`` maps (N, out_channels, H_i, W_i)."""
+        if len(inputs) != len(self.in_channels):
+            raise ValueError(f'FPN: in_channels names {len(self.in_channels)} inputs, got {len(inputs)}')
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.used])]
+        for i in range(len(laterals) - 1, 0, -1):
+            cfg = self.upsample_cfg
+            size = {} if 'scale_factor' in cfg else dict(size=laterals[i - 1].shape[2:])
+            laterals[i - 1] = laterals[i - 1] + F.interpolate(laterals[i], **size, **cfg)
+        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
+        number = len(laterals)
+        if not self.add_extra_convs:
+            while len(outs) < self.num_outs:
+                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+            return tuple(outs)
+        source = dict(on_input=inputs[self.used][-1], on_lateral=laterals[-1], on_output=outs[-1])
+        x = source[self.add_extra_convs]
+        for i, conv in enumerate(self.fpn_convs[number:]):
+            x = conv(F.relu(x) if i and self.relu_before_extra_convs else x)
+            outs.append(x)
+        return tuple(outs)

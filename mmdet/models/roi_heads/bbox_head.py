@@ -1,0 +1,137 @@
+"""Class and box of a region."""
+from typing import NamedTuple, Optional, Union
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmdet.models.layers import ConvModule, multiclass_nms
+from mmdet.models.losses import accuracy
+from mmdet.models.task_modules import SamplingResult
+from mmdet.registry import MODELS, TASK_UTILS
+
+
+class BBoxTargets(NamedTuple):
+    """What R regions should answer."""
+    labels: Tensor  # (R,): class, or num_classes for background
+    label_weights: Tensor  # (R,)
+    deltas: Tensor  # (R, 4)
+
+
+@MODELS.register_module()
+class ConvFCBBoxHead(BaseModule):
+    """Shared convolutions and fully connected layers, then one linear layer for classes and one for boxes.
+
+    Args:
+        num_shared_convs, num_shared_fcs: numbers of layers, ``conv_out_channels`` and ``fc_out_channels`` wide.
+        in_channels, roi_feat_size: of the regions' features.
+        num_classes: without background.
+        reg_class_agnostic: one box for all classes.
+        norm_cfg: after the convolutions.
+    """
+
+    def __init__(self, num_shared_convs: int = 0, num_shared_fcs: int = 0, in_channels: int = 256,
+                 conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
+                 num_classes: int = 80, bbox_coder: dict = dict(
+                     type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+                 reg_class_agnostic: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+                 loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0),
+                 init_cfg: Union[dict, list, None] = None) -> None:
+        if init_cfg is None:
+            init_cfg = [dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
+                        dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
+                        dict(type='Xavier', distribution='uniform', override=dict(name='shared_fcs'))]
+        super().__init__(init_cfg)
+        self.num_classes = num_classes
+        self.reg_class_agnostic = reg_class_agnostic
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_bbox = MODELS.build(loss_bbox)
+        width = in_channels
+        self.shared_convs = nn.ModuleList()
+        for _ in range(num_shared_convs):
+            self.shared_convs.append(
+                ConvModule(width, conv_out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg))
+            width = conv_out_channels
+        width *= roi_feat_size * roi_feat_size
+        self.shared_fcs = nn.ModuleList()
+        for _ in range(num_shared_fcs):
+            self.shared_fcs.append(nn.Linear(width, fc_out_channels))
+            width = fc_out_channels
+        self.fc_cls = nn.Linear(width, num_classes + 1)
+        self.fc_reg = nn.Linear(width, 4 if reg_class_agnostic else 4 * num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
+        for conv in self.shared_convs:
+            x = conv(x)
+        x = x.flatten(1)
+        for fc in self.shared_fcs:
+            x = F.relu(fc(x), inplace=True)
+        return self.fc_cls(x), self.fc_reg(x)
+
+    @torch.no_grad()
+    def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
+        """Targets of the sampled regions, image by image, positives first."""
+        labels, weights, deltas = [], [], []
+        for result in sampling_results:
+            num_neg = len(result.neg_inds)
+            labels.append(F.pad(result.pos_gt_labels, (0, num_neg), value=self.num_classes))
+            weight = result.pos_priors.new_ones(result.pos_priors.shape[0] + num_neg)
+            if pos_weight > 0:
+                weight[:len(result.pos_inds)] = pos_weight
+            weights.append(weight)
+            deltas.append(F.pad(self.bbox_coder.encode(result.pos_priors, result.pos_gt_bboxes), (0, 0, 0, num_neg)))
+        return BBoxTargets(torch.cat(labels), torch.cat(weights), torch.cat(deltas))
+
+    def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BBoxTargets) -> dict[str, Tensor]:
+        """``loss_cls``, ``acc`` (percent) and ``loss_bbox``, averaged by the number of regions."""
+        if not len(cls_score):
+            return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
+        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).to(cls_score.dtype)
+        positive = ((targets.labels >= 0) & (targets.labels < self.num_classes)).nonzero().flatten()
+        losses = dict(loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
+                      acc=accuracy(cls_score, targets.labels))
+        if not len(positive):
+            losses['loss_bbox'] = bbox_pred[positive].sum()
+            return losses
+        column = torch.zeros_like(positive) if self.reg_class_agnostic else targets.labels[positive]
+        own = bbox_pred.unflatten(1, (-1, 4))[positive, column]
+        losses['loss_bbox'] = self.loss_bbox(own, targets.deltas[positive], avg_factor=len(targets.labels))
+        return losses
+
+    def predict(self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict,
+                rescale: bool) -> InstanceData:
+        """Detections of one image.
+
+        Args:
+            rois: (R, 5). cls_score, bbox_pred: as from :meth:`forward`.
+            rescale: boxes in pixels of the original image instead of the network's input.
+        """
+        scores = cls_score.float().softmax(-1)
+        boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), img_meta['img_shape'])
+        if rescale:
+            factor = boxes.new_tensor(img_meta['scale_factor']).repeat(2)
+            boxes = (boxes.unflatten(1, (-1, 4)) / factor).flatten(1)
+        detections, labels = multiclass_nms(boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'],
+                                            rcnn_test_cfg['max_per_img'])
+        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
+
+
+@MODELS.register_module()
+class Shared2FCBBoxHead(ConvFCBBoxHead):
+    """Two fully connected layers."""
+
+    def __init__(self, fc_out_channels: int = 1024, **kwargs) -> None:
+        super().__init__(num_shared_fcs=2, fc_out_channels=fc_out_channels, **kwargs)
+
+
+@MODELS.register_module()
+class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
+    """Four 3x3 convolutions and one fully connected layer (Wu and He, Group Normalization, 2018)."""
+
+    def __init__(self, fc_out_channels: int = 1024, **kwargs) -> None:
+        super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, **kwargs)

@@ -1,0 +1,129 @@
+"""Mask of a region (He et al., Mask R-CNN, ICCV 2017)."""
+import math
+from typing import Optional
+
+import numpy as np
+import torch
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
+
+from mmdet.models.layers import ConvModule
+from mmdet.models.task_modules import SamplingResult
+from mmdet.registry import MODELS
+
+
+def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
+    """A region's mask in its place in the image, pixel centres at half numbers, bilinear.
+
+    Args:
+        mask: probabilities (S, S'). box: (4,) in pixels of the image.
+
+    Returns:
+        The part of the (height, width) image that can be set, bool, and its (top, left) corner.
+    """
+    x1, y1, x2, y2 = box.tolist()
+    # Interpolation with the nought around it reaches half a mask cell beyond the box.
+    reach_x = 1 + math.ceil(abs(x2 - x1) / mask.shape[1])
+    reach_y = 1 + math.ceil(abs(y2 - y1) / mask.shape[0])
+    left, right = (min(max(v, 0), width) for v in (math.floor(x1) - reach_x, math.ceil(x2) + reach_x))
+    top, bottom = (min(max(v, 0), height) for v in (math.floor(y1) - reach_y, math.ceil(y2) + reach_y))
+    if left >= right or top >= bottom or x2 <= x1 or y2 <= y1:
+        return mask.new_zeros(0, 0, dtype=torch.bool), (0, 0)
+    x = torch.arange(left, right, device=mask.device, dtype=mask.dtype) + 0.5
+    y = torch.arange(top, bottom, device=mask.device, dtype=mask.dtype) + 0.5
+    x, y = (x - box[0]) / (box[2] - box[0]) * 2 - 1, (y - box[1]) / (box[3] - box[1]) * 2 - 1
+    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+    pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
+    return pasted >= threshold, (top, left)
+
+
+@MODELS.register_module()
+class FCNMaskHead(BaseModule):
+    """Convolutions, upsampling by two, and a mask for each class.
+
+    Args:
+        num_convs: hidden convolutions, ``conv_out_channels`` wide.
+        roi_feat_size: of the regions' features.
+        class_agnostic: one mask for all classes.
+        upsample_cfg: ``type='deconv'`` and ``scale_factor``.
+        norm_cfg: after the hidden convolutions.
+    """
+
+    def __init__(self, num_convs: int = 4, roi_feat_size: int = 14, in_channels: int = 256,
+                 conv_kernel_size: int = 3, conv_out_channels: int = 256, num_classes: int = 80,
+                 class_agnostic: bool = False, upsample_cfg: dict = dict(type='deconv', scale_factor=2),
+                 conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 loss_mask: dict = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        if upsample_cfg.get('type') != 'deconv':
+            raise ValueError(f"mask_head.upsample_cfg.type must be 'deconv', got {upsample_cfg.get('type')!r}")
+        self.num_classes = num_classes
+        self.class_agnostic = class_agnostic
+        self.loss_mask = MODELS.build(loss_mask)
+        self.convs = nn.ModuleList(
+            ConvModule(in_channels if i == 0 else conv_out_channels, conv_out_channels, conv_kernel_size,
+                       padding=(conv_kernel_size - 1) // 2, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+            for i in range(num_convs))
+        factor = upsample_cfg.get('scale_factor', 2)
+        width = conv_out_channels if num_convs else in_channels
+        self.upsample = nn.ConvTranspose2d(width, conv_out_channels, factor, stride=factor)
+        self.conv_logits = nn.Conv2d(conv_out_channels, 1 if class_agnostic else num_classes, 1)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        for module in (self.upsample, self.conv_logits):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (R, C, S, S) to logits (R, num_classes or 1, 2 S, 2 S)."""
+        for conv in self.convs:
+            x = conv(x)
+        return self.conv_logits(F.relu(self.upsample(x), inplace=True))
+
+    @torch.no_grad()
+    def get_targets(self, sampling_results: list[SamplingResult], batch_gt_masks: list, mask_size: int) -> Tensor:
+        """The objects' masks within the positive regions, (P, size, size) of 0 and 1."""
+        size = _pair(mask_size)
+        targets = []
+        for result, masks in zip(sampling_results, batch_gt_masks):
+            priors = result.pos_priors
+            if not len(priors):
+                targets.append(priors.new_zeros(0, *size))
+                continue
+            boxes = priors.cpu().numpy().copy()
+            boxes[:, 0::2] = np.clip(boxes[:, 0::2], 0, masks.width)
+            boxes[:, 1::2] = np.clip(boxes[:, 1::2], 0, masks.height)
+            targets.append(masks.crop_and_resize(
+                boxes, size, result.pos_assigned_gt_inds.cpu().numpy(), device=priors.device).to_tensor(
+                    priors.dtype, priors.device))
+        return torch.cat(targets)
+
+    def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """``loss_mask`` of logits (P, C, H, W) for classes (P,); 0 but connected for P = 0."""
+        if self.class_agnostic:
+            labels = torch.zeros_like(labels)
+        return dict(loss_mask=self.loss_mask(mask_pred, mask_targets, labels))
+
+    def predict(self, mask_pred: Tensor, bboxes: Tensor, labels: Tensor, shape: tuple[int, int],
+                threshold: float) -> Tensor:
+        """Masks in the image.
+
+        Args:
+            mask_pred: logits (K, C, H, W). bboxes: (K, 4) in pixels of the image. labels: (K,).
+            shape: (height, width) of the image.
+
+        Returns:
+            (K, height, width) bool.
+        """
+        out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=bboxes.device)
+        column = torch.zeros_like(labels) if self.class_agnostic else labels
+        own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
+        for image, mask, box in zip(out, own, bboxes):
+            part, (top, left) = paste_mask(mask, box, *shape, threshold)
+            image[top:top + part.shape[0], left:left + part.shape[1]] = part
+        return out

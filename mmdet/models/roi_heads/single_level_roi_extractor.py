@@ -1,0 +1,87 @@
+"""Features of regions."""
+import inspect
+from typing import Optional, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+from torchvision.ops import roi_align
+
+from mmdet.registry import MODELS
+
+
+class RoIAlign:
+    """torchvision's RoIAlign with sampling points at pixel centres (He et al., Mask R-CNN, 2017).
+
+    Args:
+        output_size: bins, or (rows, columns) of them.
+        spatial_scale: of the feature map to the image.
+        sampling_ratio: sampling points along a bin's side; 0: as many as it has cells.
+        aligned: pixel centres at half numbers.
+        use_torchvision, pool_mode: accepted for mmdetection's configs; torchvision and 'avg' are what there is.
+    """
+
+    def __init__(self, output_size: int, spatial_scale: float = 1.0, sampling_ratio: int = 0, aligned: bool = True,
+                 use_torchvision: bool = True, pool_mode: str = 'avg') -> None:
+        if pool_mode != 'avg':
+            raise ValueError(f"roi_layer.pool_mode must be 'avg', got {pool_mode!r}")
+        self.output_size = _pair(output_size)
+        self.spatial_scale = spatial_scale
+        # torchvision wants -1 for "as many as there are cells".
+        self.sampling_ratio = sampling_ratio or -1
+        self.aligned = aligned
+
+    def __call__(self, feats: Tensor, rois: Tensor) -> Tensor:
+        """Map (N, C, H, W), regions (K, 5) of image index and box, to (K, C, rows, columns)."""
+        return roi_align(feats, rois.to(feats.dtype), self.output_size, self.spatial_scale, self.sampling_ratio,
+                         self.aligned)
+
+
+@MODELS.register_module()
+class SingleRoIExtractor(BaseModule):
+    """Each region's features from one pyramid level, by its size (Lin et al., FPN, eq. 1).
+
+    Args:
+        roi_layer: ``type='RoIAlign'`` and its arguments.
+        out_channels: channels of the maps.
+        featmap_strides: of the maps, in pixels.
+        finest_scale: regions of less than twice this size (root of the area, pixels) come from the first map.
+    """
+
+    def __init__(self, roi_layer: dict, out_channels: int, featmap_strides: Sequence[int], finest_scale: int = 56,
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        arguments = dict(roi_layer)
+        kind = arguments.pop('type', None)
+        known = list(inspect.signature(RoIAlign.__init__).parameters)[1:]
+        if kind != 'RoIAlign' or set(arguments) - set(known):
+            raise ValueError(f"roi_layer must be dict(type='RoIAlign') with arguments of {', '.join(known)}; got "
+                             f'{dict(roi_layer)}')
+        self.roi_layers = [RoIAlign(spatial_scale=1 / stride, **arguments) for stride in featmap_strides]
+        self.out_channels = out_channels
+        self.featmap_strides = list(featmap_strides)
+        self.finest_scale = finest_scale
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of maps used."""
+        return len(self.featmap_strides)
+
+    def map_roi_levels(self, rois: Tensor) -> Tensor:
+        """Level of each region (K, 5), (K,)."""
+        scale = (rois[:, 3:] - rois[:, 1:3]).prod(1).sqrt()
+        level = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
+        return level.clamp(0, self.num_inputs - 1).long()
+
+    def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Maps (N, C, H_i, W_i), regions (K, 5) of image index and box, to (K, C, rows, columns)."""
+        if self.num_inputs == 1:
+            return self.roi_layers[0](feats[0], rois)
+        out = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
+        levels = self.map_roi_levels(rois)
+        for i, (x, layer) in enumerate(zip(feats, self.roi_layers)):
+            chosen = (levels == i).nonzero().flatten()
+            # Without regions too: every map stays in the graph, on every rank.
+            out = out.index_add(0, chosen, layer(x, rois[chosen]))
+        return out

@@ -1,0 +1,100 @@
+"""The second stage: from proposals to classes, boxes and masks."""
+from typing import Optional, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdet.models.task_modules import SamplingResult
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures.bbox import bbox2roi
+
+
+@MODELS.register_module()
+class StandardRoIHead(BaseModule):
+    """A box head and, for Mask R-CNN, a mask head on the features of regions.
+
+    Args:
+        bbox_roi_extractor, bbox_head: parts of the box branch.
+        mask_roi_extractor, mask_head: of the mask branch, or None.
+        train_cfg: ``assigner``, ``sampler``, ``mask_size``, ``pos_weight``.
+        test_cfg: ``score_thr``, ``nms``, ``max_per_img``, ``mask_thr_binary``.
+    """
+
+    def __init__(self, bbox_roi_extractor: dict, bbox_head: dict, mask_roi_extractor: Optional[dict] = None,
+                 mask_head: Optional[dict] = None, train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+        self.bbox_roi_extractor = MODELS.build(bbox_roi_extractor)
+        self.bbox_head = MODELS.build(bbox_head)
+        self.mask_head = None
+        if mask_head is not None:
+            self.mask_roi_extractor = MODELS.build(mask_roi_extractor or bbox_roi_extractor)
+            self.mask_head = MODELS.build(mask_head)
+        if train_cfg is not None:
+            self.bbox_assigner = TASK_UTILS.build(train_cfg['assigner'])
+            self.bbox_sampler = TASK_UTILS.build(train_cfg['sampler'])
+
+    @property
+    def with_mask(self) -> bool:
+        return self.mask_head is not None
+
+    def loss(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list
+             ) -> dict[str, Tensor]:
+        """Losses of maps (N, C, H_i, W_i), proposals and ground truth of N images."""
+        sampled = [self._sample(proposals, sample)
+                   for proposals, sample in zip(rpn_results_list, batch_data_samples)]
+        rois = bbox2roi([result.priors for result in sampled])
+        outputs = self._bbox_forward(x, rois)
+        targets = self.bbox_head.get_targets(sampled, self.train_cfg.get('pos_weight', -1))
+        losses = self.bbox_head.loss(*outputs, targets)
+        if self.with_mask:
+            masks = [sample.gt_instances.masks for sample in batch_data_samples]
+            targets = self.mask_head.get_targets(sampled, masks, self.train_cfg['mask_size'])
+            logits = self._mask_forward(x, bbox2roi([result.pos_priors for result in sampled]))
+            labels = torch.cat([result.pos_gt_labels for result in sampled])
+            losses.update(self.mask_head.loss(logits, targets, labels))
+        return losses
+
+    def _sample(self, proposals: InstanceData, sample) -> SamplingResult:
+        priors = InstanceData(priors=proposals.bboxes)
+        assigned = self.bbox_assigner.assign(priors, sample.gt_instances, sample.get('ignored_instances'))
+        return self.bbox_sampler.sample(assigned, priors, sample.gt_instances)
+
+    def _bbox_forward(self, x: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bbox_head(self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois))
+
+    def _mask_forward(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
+        return self.mask_head(self.mask_roi_extractor(x[:self.mask_roi_extractor.num_inputs], rois))
+
+    @torch.no_grad()
+    def predict(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list,
+                rescale: bool = False) -> list[InstanceData]:
+        """Detections of each image: bboxes (K, 4), scores, labels (K,), masks (K, H, W) bool with a mask head.
+
+        Args:
+            rescale: in pixels of the original images instead of the network's input.
+        """
+        metas = [sample.metainfo for sample in batch_data_samples]
+        rois = bbox2roi([proposals.bboxes for proposals in rpn_results_list])
+        numbers = [len(proposals) for proposals in rpn_results_list]
+        scores, deltas = self._bbox_forward(x, rois)
+        # Masks are read where the boxes lie in the input; the boxes are scaled afterwards.
+        results = [self.bbox_head.predict(*parts, meta, self.test_cfg, rescale and not self.with_mask)
+                   for *parts, meta in zip(rois.split(numbers), scores.split(numbers), deltas.split(numbers), metas)]
+        if self.with_mask:
+            self._predict_masks(x, results, metas, rescale)
+        return results
+
+    def _predict_masks(self, x, results, metas, rescale) -> None:
+        logits = self._mask_forward(x, bbox2roi([result.bboxes for result in results]))
+        for result, own, meta in zip(results, logits.split([len(result) for result in results]), metas):
+            shape = meta['img_shape'][:2]
+            if rescale:
+                result.bboxes = result.bboxes / result.bboxes.new_tensor(meta['scale_factor']).repeat(2)
+                shape = meta['ori_shape'][:2]
+            result.masks = self.mask_head.predict(own, result.bboxes, result.labels, shape,
+                                                  self.test_cfg['mask_thr_binary'])

@@ -1,0 +1,70 @@
+"""Boxes as offsets from anchors or proposals."""
+import math
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import clip_boxes
+
+
+@TASK_UTILS.register_module()
+class DeltaXYWHBBoxCoder:
+    """Centre shift in units of the prior's size, logarithm of the size ratio (Girshick et al., R-CNN, 2014, app. C).
+
+    Args:
+        target_means, target_stds: the four deltas are normalized with these.
+        clip_border: move decoded corners into the image.
+        add_ctr_clamp, ctr_clamp: bound a centre's shift by so many pixels.
+    """
+
+    encode_size = 4
+
+    def __init__(self, target_means: Sequence[float] = (0., 0., 0., 0.),
+                 target_stds: Sequence[float] = (1., 1., 1., 1.), clip_border: bool = True,
+                 add_ctr_clamp: bool = False, ctr_clamp: int = 32) -> None:
+        self.means = tuple(target_means)
+        self.stds = tuple(target_stds)
+        self.clip_border = clip_border
+        self.add_ctr_clamp = add_ctr_clamp
+        self.ctr_clamp = ctr_clamp
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Deltas (N, 4) from priors (N, 4) to boxes (N, 4)."""
+        size, gt_size = bboxes[:, 2:] - bboxes[:, :2], gt_bboxes[:, 2:] - gt_bboxes[:, :2]
+        centre, gt_centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2, (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
+        deltas = torch.cat([(gt_centre - centre) / size, (gt_size / size).log()], 1)
+        return (deltas - deltas.new_tensor(self.means)) / deltas.new_tensor(self.stds)
+
+    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: Optional[tuple] = None,
+               wh_ratio_clip: float = 16 / 1000) -> Tensor:
+        """Boxes from priors and deltas.
+
+        Args:
+            bboxes: priors (N, 4).
+            pred_bboxes: deltas (N, 4 * C).
+            max_shape: (height, width) of the image, for ``clip_border``.
+            wh_ratio_clip: a size changes at most by this factor or its inverse.
+
+        Returns:
+            (N, 4 * C).
+        """
+        deltas = pred_bboxes.unflatten(1, (-1, 4))
+        deltas = deltas * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means)
+        bboxes = bboxes[:, None]
+        size = bboxes[..., 2:] - bboxes[..., :2]
+        shift = deltas[..., :2] * size
+        largest = abs(math.log(wh_ratio_clip))
+        growth = deltas[..., 2:]
+        if self.add_ctr_clamp:
+            shift = shift.clamp(-self.ctr_clamp, self.ctr_clamp)
+            growth = growth.clamp(max=largest)
+        else:
+            growth = growth.clamp(-largest, largest)
+        centre = (bboxes[..., :2] + bboxes[..., 2:]) / 2 + shift
+        half = size * growth.exp() / 2
+        decoded = torch.cat([centre - half, centre + half], -1)
+        if self.clip_border and max_shape is not None:
+            decoded = clip_boxes(decoded, max_shape[:2])
+        return decoded.flatten(1)

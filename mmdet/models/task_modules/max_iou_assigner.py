@@ -1,0 +1,110 @@
+"""Which prior is responsible for which object."""
+from dataclasses import dataclass
+from typing import Optional, Union
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import bbox_overlaps
+
+
+@TASK_UTILS.register_module()
+class BboxOverlaps2D:
+    """:func:`bbox_overlaps` as a part of a config."""
+
+    def __call__(self, bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False) -> Tensor:
+        return bbox_overlaps(bboxes1, bboxes2, mode, is_aligned)
+
+
+@dataclass
+class AssignResult:
+    """Assignment of N priors to ``num_gts`` objects."""
+    num_gts: int
+    gt_inds: Tensor  # (N,): -1 ignored, 0 background, i + 1 the i-th object
+    max_overlaps: Tensor  # (N,): with the best object
+    labels: Tensor  # (N,): class of the object, -1 for background and ignored
+
+    def prepend_gts(self, gt_labels: Tensor) -> 'AssignResult':
+        """The assignment with the objects themselves as priors before the others."""
+        own = torch.arange(1, len(gt_labels) + 1, device=gt_labels.device)
+        return AssignResult(self.num_gts, torch.cat([own, self.gt_inds]),
+                            torch.cat([self.max_overlaps.new_ones(len(gt_labels)), self.max_overlaps]),
+                            torch.cat([gt_labels, self.labels]))
+
+
+@TASK_UTILS.register_module()
+class MaxIoUAssigner:
+    """Positive from ``pos_iou_thr`` up, negative below ``neg_iou_thr``, ignored between (Ren et al., 2015, 3.1.2).
+
+    With ``match_low_quality`` an object's best priors become its own when they overlap by ``min_pos_iou`` or more.
+
+    Args:
+        neg_iou_thr: upper bound, or (lower, upper).
+        gt_max_assign_all: all priors that tie for an object's best, or one.
+        ignore_iof_thr: priors that lie in ignored regions by more than this are ignored; negative: never.
+        ignore_wrt_candidates: measure that as a part of the prior (else of the ignored region).
+        gpu_assign_thr: with more objects the overlaps are computed on the CPU, to save GPU memory; negative: never.
+    """
+
+    def __init__(self, pos_iou_thr: float, neg_iou_thr: Union[float, tuple], min_pos_iou: float = .0,
+                 gt_max_assign_all: bool = True, ignore_iof_thr: float = -1, ignore_wrt_candidates: bool = True,
+                 match_low_quality: bool = True, gpu_assign_thr: float = -1,
+                 iou_calculator: dict = dict(type='BboxOverlaps2D')) -> None:
+        self.pos_iou_thr = pos_iou_thr
+        self.neg_iou_thr = neg_iou_thr if isinstance(neg_iou_thr, (tuple, list)) else (0., neg_iou_thr)
+        self.min_pos_iou = min_pos_iou
+        self.gt_max_assign_all = gt_max_assign_all
+        self.ignore_iof_thr = ignore_iof_thr
+        self.ignore_wrt_candidates = ignore_wrt_candidates
+        self.match_low_quality = match_low_quality
+        self.gpu_assign_thr = gpu_assign_thr
+        self.iou_calculator = TASK_UTILS.build(iou_calculator)
+
+    @torch.no_grad()
+    def assign(self, pred_instances: InstanceData, gt_instances: InstanceData,
+               gt_instances_ignore: Optional[InstanceData] = None) -> AssignResult:
+        """Assign ``pred_instances.priors`` (N, 4) to ``gt_instances.bboxes`` (K, 4) with ``.labels`` (K,)."""
+        priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
+        device = priors.device
+        ignored = None if gt_instances_ignore is None else gt_instances_ignore.bboxes
+        if 0 < self.gpu_assign_thr < len(boxes):
+            priors, boxes, labels = priors.cpu(), boxes.cpu(), labels.cpu()
+            ignored = None if ignored is None else ignored.cpu()
+        overlaps = self.iou_calculator(boxes, priors)
+        if self.ignore_iof_thr > 0 and ignored is not None and len(ignored) and len(priors):
+            if self.ignore_wrt_candidates:
+                inside = self.iou_calculator(priors, ignored, mode='iof').amax(1)
+            else:
+                inside = self.iou_calculator(ignored, priors, mode='iof').amax(0)
+            overlaps[:, inside > self.ignore_iof_thr] = -1
+        result = self._from_overlaps(overlaps, labels)
+        return AssignResult(result.num_gts, result.gt_inds.to(device), result.max_overlaps.to(device),
+                            result.labels.to(device))
+
+    def _from_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
+        num_gts, num_priors = overlaps.shape
+        if not num_gts or not num_priors:
+            background = torch.zeros(num_priors, dtype=torch.long, device=overlaps.device)
+            return AssignResult(num_gts, background, overlaps.new_zeros(num_priors), background - 1)
+        best, best_gt = overlaps.max(0)
+        gt_inds = torch.full_like(best_gt, -1)
+        low, high = self.neg_iou_thr
+        gt_inds[(best >= low) & (best < high)] = 0
+        positive = best >= self.pos_iou_thr
+        gt_inds[positive] = best_gt[positive] + 1
+        if self.match_low_quality:
+            gt_best, gt_best_prior = overlaps.max(1)
+            wanted = gt_best >= self.min_pos_iou
+            if self.gt_max_assign_all:
+                # A prior that ties for several objects goes to the last of them.
+                ties = (overlaps == gt_best[:, None]) & wanted[:, None]
+                number = torch.arange(1, num_gts + 1, device=overlaps.device)[:, None]
+                last = (ties * number).amax(0)
+                gt_inds = torch.where(last > 0, last, gt_inds)
+            else:
+                for i in wanted.nonzero().flatten().tolist():
+                    gt_inds[gt_best_prior[i]] = i + 1
+        labels = torch.where(gt_inds > 0, gt_labels[(gt_inds - 1).clamp(min=0)], -1)
+        return AssignResult(num_gts, gt_inds, best, labels)
