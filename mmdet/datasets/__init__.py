@@ -1,0 +1,13 @@
+"""Data sets and their transforms."""
+from mmengine.dataset import ConcatDataset, RepeatDataset
+
+from mmdet.registry import DATASETS
+
+from . import transforms  # noqa: F401
+from .coco import CocoDataset
+from .samplers import AspectRatioBatchSampler
+
+for _wrapper in (ConcatDataset, RepeatDataset):
+    DATASETS.register_module(module=_wrapper)
+
+__all__ = ['AspectRatioBatchSampler', 'CocoDataset', 'ConcatDataset', 'RepeatDataset']

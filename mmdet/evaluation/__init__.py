@@ -1,0 +1,4 @@
+"""Evaluation."""
+from .coco_metric import CocoMetric, DumpDetResults
+
+__all__ = ['CocoMetric', 'DumpDetResults']

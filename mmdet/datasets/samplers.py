@@ -1,0 +1,35 @@
+"""Batches of images of alike shape."""
+from typing import Iterator, Sequence
+
+from torch.utils.data import BatchSampler, Sampler
+
+from mmdet.registry import DATA_SAMPLERS
+
+
+@DATA_SAMPLERS.register_module()
+class AspectRatioBatchSampler(BatchSampler):
+    """Batches of only upright or only lying images: less padding.
+
+    The images' sizes are read from the annotations (``height``, ``width``).
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f'batch_size must be an integer of 1 or more, got {batch_size!r}')
+        super().__init__(sampler, batch_size, drop_last)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        buckets = [], []
+        for index in self.sampler:
+            info = self.sampler.dataset.get_data_info(index)
+            bucket = buckets[info['width'] < info['height']]
+            bucket.append(index)
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+        # What is left of both kinds fills the last batches: as many batches as __len__ says.
+        rest = buckets[0] + buckets[1]
+        for i in range(0, len(rest), self.batch_size):
+            batch = rest[i:i + self.batch_size]
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch

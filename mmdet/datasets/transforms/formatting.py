@@ -1,0 +1,43 @@
+"""From arrays to what the model takes."""
+from typing import Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.structures import InstanceData
+
+from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
+
+
+@TRANSFORMS.register_module()
+class PackDetInputs(BaseTransform):
+    """``inputs``, the image as (3, H, W) uint8, and ``data_samples``, a DetDataSample.
+
+    Args:
+        meta_keys: what the sample knows of the image; keys that are not there are left out.
+    """
+
+    def __init__(self, meta_keys: Sequence[str] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+                                                   'flip', 'flip_direction')) -> None:
+        self.meta_keys = tuple(meta_keys)
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        if image.ndim == 2:
+            image = image[..., None]
+        sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        if 'gt_bboxes' in results:
+            ignored = results.get('gt_ignore_flags', np.zeros(len(results['gt_bboxes']), dtype=bool)).astype(bool)
+            sample.gt_instances = self._instances(results, np.flatnonzero(~ignored))
+            sample.ignored_instances = self._instances(results, np.flatnonzero(ignored))
+        return dict(inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), data_samples=sample)
+
+    @staticmethod
+    def _instances(results: dict, kept: np.ndarray) -> InstanceData:
+        instances = InstanceData(bboxes=torch.from_numpy(results['gt_bboxes'][kept]))
+        if 'gt_bboxes_labels' in results:
+            instances.labels = torch.from_numpy(results['gt_bboxes_labels'][kept])
+        if 'gt_masks' in results:
+            instances.masks = results['gt_masks'][kept]
+        return instances

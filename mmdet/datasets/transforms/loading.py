@@ -1,0 +1,80 @@
+"""Reading images and annotations."""
+import numpy as np
+import pycocotools.mask as coco_mask
+from mmcv.transforms import BaseTransform
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+
+from mmdet.registry import TRANSFORMS
+from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """mmcv's, with errors that name the file. Adds img (H, W, 3) uint8 BGR, img_shape, ori_shape.
+
+    Raises:
+        FileNotFoundError: no such image. ValueError: it cannot be decoded.
+    """
+
+    def transform(self, results: dict) -> dict:
+        path = results['img_path']
+        try:
+            return super().transform(results)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"image {path}: no such file; the annotations name it (img_id "
+                                    f"{results.get('img_id')}), check data_prefix.img") from None
+        except Exception as error:
+            raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(BaseTransform):
+    """From ``instances`` to arrays: gt_bboxes (N, 4) float32, gt_bboxes_labels, gt_ignore_flags, gt_masks.
+
+    Args:
+        with_bbox, with_label, with_mask: what to load.
+        poly2mask: masks as bitmaps; False keeps polygons, and what comes as RLE cannot be loaded.
+    """
+
+    def __init__(self, with_bbox: bool = True, with_label: bool = True, with_mask: bool = False,
+                 poly2mask: bool = True) -> None:
+        self.with_bbox = with_bbox
+        self.with_label = with_label
+        self.with_mask = with_mask
+        self.poly2mask = poly2mask
+
+    def transform(self, results: dict) -> dict:
+        instances = results.get('instances', [])
+        ignored = [bool(instance['ignore_flag']) for instance in instances]
+        if self.with_mask:
+            # Without a mask an object can be neither positive nor background.
+            ignored = [flag or instance['mask'] is None for flag, instance in zip(ignored, instances)]
+            results['gt_masks'] = self._masks(results, instances)
+        results['gt_ignore_flags'] = np.array(ignored, dtype=bool)
+        if self.with_bbox:
+            boxes = [instance['bbox'] for instance in instances]
+            results['gt_bboxes'] = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        if self.with_label:
+            results['gt_bboxes_labels'] = np.array([i['bbox_label'] for i in instances], dtype=np.int64)
+        return results
+
+    def _masks(self, results: dict, instances: list):
+        height, width = results['ori_shape']
+        masks = [instance['mask'] for instance in instances]
+        if self.poly2mask:
+            return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
+        if any(isinstance(mask, dict) for mask in masks):
+            raise ValueError(f"image {results['img_path']}: has masks as RLE, which poly2mask=False cannot keep as "
+                             'polygons; use LoadAnnotations(poly2mask=True)')
+        return PolygonMasks([mask or [] for mask in masks], height, width)
+
+
+def decode_mask(mask, height: int, width: int) -> np.ndarray:
+    """Polygons, compressed or uncompressed RLE, or None, as (height, width) of 0 and 1."""
+    if isinstance(mask, dict):
+        if list(mask['size']) != [height, width]:
+            raise ValueError(f"a mask of size {mask['size']} in an image of {[height, width]}")
+        if isinstance(mask['counts'], list):
+            mask = coco_mask.frPyObjects(mask, height, width)
+        return coco_mask.decode(mask)
+    return polygons_to_bitmap(mask or [], height, width)

@@ -1,0 +1,240 @@
+"""COCO's average precision."""
+import contextlib
+import io
+import itertools
+import json
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Optional, Sequence, Union
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.logging import MMLogger, print_log
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from terminaltables import AsciiTable
+
+from mmdet.datasets.coco import read_coco
+from mmdet.registry import METRICS
+from mmdet.utils.atomic_io import write_atomic
+
+METRIC_NAMES = ('bbox', 'segm', 'proposal')
+
+
+def encode_masks(masks) -> list[dict]:
+    """Masks (K, H, W) bool as K compressed run-length encodings, the counts as text."""
+    encoded = coco_mask.encode(np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0)))
+    for rle in encoded:
+        rle['counts'] = rle['counts'].decode()
+    return encoded
+
+
+def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
+    """The twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
+
+    AP is that with the largest of ``max_dets`` detections an image.
+    """
+    thresholds = evaluation.params.iouThrs
+
+    def mean(values):
+        values = values[values > -1]
+        return float(values.mean()) if values.size else -1.
+
+    def precision(threshold=None, area=0):
+        values = evaluation.eval['precision'][:, :, :, area, -1]
+        if threshold is not None:
+            values = values[np.isclose(thresholds, threshold)]
+        return mean(values)
+
+    def recall(area=0, detections=-1):
+        return mean(evaluation.eval['recall'][:, :, area, detections])
+
+    numbers = OrderedDict(mAP=precision(), mAP_50=precision(0.5), mAP_75=precision(0.75), mAP_s=precision(area=1),
+                          mAP_m=precision(area=2), mAP_l=precision(area=3))
+    for i, number in enumerate(max_dets):
+        numbers[f'AR@{number}'] = recall(detections=i)
+    for i, size in enumerate('sml', 1):
+        numbers[f'AR_{size}@{max_dets[-1]}'] = recall(area=i)
+    return numbers
+
+
+@METRICS.register_module()
+class CocoMetric(BaseMetric):
+    """AP and AR of boxes, masks and proposals, as pycocotools computes them.
+
+    Each image counts once, whatever the number of processes.
+
+    Args:
+        ann_file: COCO annotations of the data set.
+        metric: 'bbox', 'segm', 'proposal' (recall without classes) or a list of them.
+        classwise: print a table of each class's AP.
+        proposal_nums: numbers of detections an image at which recall is taken; AP is that with the largest.
+        iou_thrs: IoU thresholds; by default 0.5 to 0.95 in steps of 0.05.
+        metric_items: numbers to return, of :func:`summarize`; by default the six of AP (of proposals: AR).
+        format_only: write the results as JSON and evaluate nothing; needs ``outfile_prefix``.
+        outfile_prefix: results go to ``PREFIX.bbox.json``, ``PREFIX.segm.json``.
+
+    Raises:
+        ValueError: an unknown metric or item, ``format_only`` without a prefix, images without a result.
+        FileNotFoundError: no annotation file.
+    """
+
+    default_prefix = 'coco'
+
+    def __init__(self, ann_file: str, metric: Union[str, Sequence[str]] = 'bbox', classwise: bool = True,
+                 proposal_nums: Sequence[int] = (100, 300, 1000), iou_thrs: Union[float, Sequence[float], None] = None,
+                 metric_items: Optional[Sequence[str]] = None, format_only: bool = False,
+                 outfile_prefix: Optional[str] = None, backend_args: Optional[dict] = None,
+                 collect_device: str = 'cpu', prefix: Optional[str] = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        for name in self.metrics:
+            if name not in METRIC_NAMES:
+                raise ValueError(f'CocoMetric: metric must be of {METRIC_NAMES}, got {name!r}')
+        if format_only and outfile_prefix is None:
+            raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
+        self.ann_file = ann_file
+        self.classwise = classwise
+        self.proposal_nums = sorted(proposal_nums)
+        self.iou_thrs = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+        self.metric_items = metric_items
+        self.format_only = format_only
+        self.outfile_prefix = outfile_prefix
+        self.backend_args = backend_args
+        self._coco: Optional[COCO] = None
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            found = sample['pred_instances']
+            result = dict(img_id=sample['img_id'], bboxes=found['bboxes'].cpu().numpy(),
+                          scores=found['scores'].cpu().numpy(), labels=found['labels'].cpu().numpy())
+            if 'masks' in found:
+                result['masks'] = encode_masks(found['masks'].cpu().numpy())
+            elif 'segm' in self.metrics:
+                raise ValueError("CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
+                                 "metric='bbox', or a detector with a mask head")
+            self.results.append(result)
+
+    def evaluate(self, size: int) -> dict:
+        """Evaluate the results of all processes; ``size`` is the number of images of the data set."""
+        gathered = itertools.chain.from_iterable(all_gather_object(self.results))
+        # A sampler that fills up the last round gives some images twice.
+        results = list({result['img_id']: result for result in gathered}.values())
+        metrics = [None]
+        if is_main_process():
+            if len(results) != size:
+                raise ValueError(f'CocoMetric: results of {len(results)} images, but the data set has {size}')
+            metrics = [{f'{self.prefix}/{key}': value for key, value in self.compute_metrics(results).items()}]
+        broadcast_object_list(metrics)
+        self.results.clear()
+        return metrics[0]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        coco = self._load()
+        results = sorted(results, key=lambda result: result['img_id'])
+        formatted = self._format(results)
+        for kind, items in formatted.items():
+            if self.outfile_prefix is not None:
+                write_atomic(json.dumps(items).encode(), f'{self.outfile_prefix}.{kind}.json')
+        if self.format_only:
+            print_log(f'results written to {Path(self.outfile_prefix).parent}', 'current')
+            return {}
+        image_ids = [result['img_id'] for result in results]
+        numbers = {}
+        for metric in self.metrics:
+            numbers.update(self._evaluate_one(coco, metric, formatted['segm' if metric == 'segm' else 'bbox'],
+                                              image_ids))
+        return numbers
+
+    def _load(self) -> COCO:
+        if self._coco is None:
+            self._coco = COCO()
+            self._coco.dataset = read_coco(self.ann_file, self.backend_args)
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco.createIndex()
+            names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
+            classes = (self.dataset_meta or {}).get('classes') or list(names)
+            unknown = [name for name in classes if name not in names]
+            if unknown:
+                raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the '
+                                 f"data set's classes; its categories are {', '.join(map(repr, names))}")
+            self._classes = list(classes)
+            self._cat_ids = [names[name] for name in classes]
+        return self._coco
+
+    def _format(self, results: list[dict]) -> dict[str, list[dict]]:
+        formatted: dict[str, list[dict]] = dict(bbox=[])
+        if any('masks' in result for result in results):
+            formatted['segm'] = []
+        for result in results:
+            boxes = result['bboxes'].astype(float)
+            boxes[:, 2:] -= boxes[:, :2]
+            for i, (box, score, label) in enumerate(zip(boxes.tolist(), result['scores'].tolist(), result['labels'])):
+                item = dict(image_id=result['img_id'], category_id=self._cat_ids[label], score=score)
+                formatted['bbox'].append(dict(item, bbox=box))
+                if 'masks' in result:
+                    formatted['segm'].append(dict(item, segmentation=result['masks'][i]))
+        return formatted
+
+    def _evaluate_one(self, coco: COCO, metric: str, items: list[dict], image_ids: list) -> dict[str, float]:
+        if not items:
+            print_log(f'{metric}: no detections at all', 'current', logging.WARNING)
+        with contextlib.redirect_stdout(io.StringIO()):
+            detections = coco.loadRes([dict(item) for item in items]) if items else COCO()
+            evaluation = COCOeval(coco, detections, 'segm' if metric == 'segm' else 'bbox')
+            params = evaluation.params
+            params.catIds, params.imgIds, params.maxDets = self._cat_ids, image_ids, list(self.proposal_nums)
+            if self.iou_thrs is not None:
+                params.iouThrs = self.iou_thrs
+            params.useCats = int(metric != 'proposal')
+            evaluation.evaluate()
+            evaluation.accumulate()
+        numbers = summarize(evaluation, self.proposal_nums)
+        self._print(metric, numbers, evaluation)
+        wanted = self.metric_items
+        if wanted is None:
+            wanted = [name for name in numbers if name.startswith('AR' if metric == 'proposal' else 'mAP')]
+        unknown = set(wanted) - set(numbers)
+        if unknown:
+            raise ValueError(f'CocoMetric: metric_items {sorted(unknown)} unknown; there are {list(numbers)}')
+        return {(name if metric == 'proposal' else f'{metric}_{name}'): round(numbers[name], 4) for name in wanted}
+
+    def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> None:
+        rows = [['', 'value'], *([name, f'{value:.3f}'] for name, value in numbers.items())]
+        text = f'\n{metric}\n' + AsciiTable(rows).table
+        if self.classwise and metric != 'proposal':
+            rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
+            for i, name in enumerate(self._classes):
+                one = evaluation.eval['precision'][:, :, i:i + 1]
+                part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i:i + 1]))
+                values = list(summarize(part, self.proposal_nums).values())[:6]
+                rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
+            text += '\n' + AsciiTable(rows).table
+        print_log(text, MMLogger.get_current_instance())
+
+
+class _Part:
+    """An evaluation of some of the classes."""
+
+    def __init__(self, params, results: dict) -> None:
+        self.params = params
+        self.eval = results
+
+
+@METRICS.register_module()
+class DumpDetResults(DumpResults):
+    """Writes all detections to a .pkl file, the masks run-length encoded."""
+
+    def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
+        slim = []
+        for sample in predictions:
+            kept = {key: value for key, value in sample.items()
+                    if key not in ('gt_instances', 'ignored_instances', 'proposals')}
+            found = dict(kept['pred_instances'])
+            if 'masks' in found:
+                found['masks'] = encode_masks(found['masks'].cpu().numpy())
+            slim.append(dict(kept, pred_instances=found))
+        super().process(data_batch, slim)

@@ -1,0 +1,214 @@
+"""Masks of the objects of an image, as bitmaps or as polygons."""
+from typing import Optional, Sequence, Union
+
+import mmcv
+import numpy as np
+import pycocotools.mask as coco_mask
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+FLIPS = ('horizontal', 'vertical', 'diagonal')
+
+
+def polygons_to_bitmap(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The pixels (height, width) that polygons x1, y1, x2, y2, ... cover, bool, as pycocotools draws them."""
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    parts = coco_mask.frPyObjects([np.asarray(p, dtype=np.float64).tolist() for p in polygons], height, width)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+
+
+class BitmapMasks:
+    """N masks of one image.
+
+    Args:
+        masks: (N, height, width) of 0 and 1, or a list of (height, width).
+
+    Raises:
+        ValueError: masks of another size.
+    """
+
+    def __init__(self, masks: Union[np.ndarray, Sequence[np.ndarray]], height: int, width: int) -> None:
+        self.height, self.width = int(height), int(width)
+        masks = np.asarray(masks, dtype=np.uint8) if len(masks) else np.zeros((0, height, width), dtype=np.uint8)
+        if masks.shape[1:] != (self.height, self.width):
+            raise ValueError(f'BitmapMasks: height={height}, width={width} but masks of {masks.shape}')
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({len(self)}, height={self.height}, width={self.width})'
+
+    def __getitem__(self, index) -> 'BitmapMasks':
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        masks = self.masks[index]
+        return BitmapMasks(masks[None] if masks.ndim == 2 else masks, self.height, self.width)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """(N,) in pixels."""
+        return self.masks.sum((1, 2))
+
+    def rescale(self, scale, interpolation: str = 'nearest') -> 'BitmapMasks':
+        """Scaled as an image by ``mmcv.imrescale``: a factor, or the largest (long, short) sides."""
+        width, height = mmcv.rescale_size((self.width, self.height), scale)
+        return self.resize((height, width), interpolation)
+
+    def resize(self, out_shape: tuple[int, int], interpolation: str = 'nearest') -> 'BitmapMasks':
+        """Resized to ``out_shape`` (height, width)."""
+        height, width = out_shape
+        if (height, width) == (self.height, self.width):
+            return self
+        masks = [mmcv.imresize(mask, (width, height), interpolation=interpolation) for mask in self.masks]
+        return BitmapMasks(masks, height, width)
+
+    def flip(self, flip_direction: str = 'horizontal') -> 'BitmapMasks':
+        _check_direction(flip_direction)
+        axes = dict(horizontal=2, vertical=1, diagonal=(1, 2))[flip_direction]
+        return BitmapMasks(np.ascontiguousarray(np.flip(self.masks, axes)), self.height, self.width)
+
+    def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'BitmapMasks':
+        """Padded at the right and below to ``out_shape`` (height, width)."""
+        height, width = out_shape
+        if (height, width) == (self.height, self.width):
+            return self
+        out = np.full((len(self), height, width), pad_val, dtype=np.uint8)
+        out[:, :self.height, :self.width] = self.masks
+        return BitmapMasks(out, height, width)
+
+    def crop(self, bbox: np.ndarray) -> 'BitmapMasks':
+        """The part within a box x1, y1, x2, y2, at least one pixel."""
+        x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2).astype(int)
+        width, height = max(x2 - x1, 1), max(y2 - y1, 1)
+        return BitmapMasks(self.masks[:, y1:y1 + height, x1:x1 + width], height, width)
+
+    def crop_and_resize(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
+                        device: Union[str, torch.device] = 'cpu') -> 'BitmapMasks':
+        """The masks ``inds`` (P,) within the boxes (P, 4), resized to ``out_shape`` by RoIAlign.
+
+        Returns:
+            P masks; a pixel is set where the mean is at least a half.
+        """
+        if not len(bboxes):
+            return BitmapMasks([], *out_shape)
+        # Only the masks that are asked for, each once.
+        used, positions = np.unique(inds, return_inverse=True)
+        masks = torch.from_numpy(self.masks[used]).to(device=device, dtype=torch.float32)[:, None]
+        boxes = torch.as_tensor(bboxes, dtype=torch.float32, device=device)
+        index = torch.as_tensor(positions.reshape(-1, 1), dtype=torch.float32, device=device)
+        out = roi_align(masks, torch.cat([index, boxes], 1), out_shape, 1.0, -1, True)[:, 0]
+        return BitmapMasks((out >= 0.5).cpu().numpy(), *out_shape)
+
+    def get_bboxes(self) -> Tensor:
+        """The masks' bounding boxes (N, 4)."""
+        boxes = np.zeros((len(self), 4), dtype=np.float32)
+        for box, mask in zip(boxes, self.masks):
+            columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
+            if len(columns):
+                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return torch.from_numpy(boxes)
+
+    def to_ndarray(self) -> np.ndarray:
+        return self.masks
+
+    def to_tensor(self, dtype: torch.dtype, device: Union[str, torch.device]) -> Tensor:
+        return torch.as_tensor(self.masks, dtype=dtype, device=device)
+
+
+class PolygonMasks:
+    """N objects of one image, each a list of polygons x1, y1, x2, y2, ... in pixels."""
+
+    def __init__(self, masks: Sequence[Sequence[np.ndarray]], height: int, width: int) -> None:
+        self.height, self.width = int(height), int(width)
+        self.masks = [[np.asarray(polygon, dtype=np.float64) for polygon in polygons] for polygons in masks]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({len(self)}, height={self.height}, width={self.width})'
+
+    def __getitem__(self, index) -> 'PolygonMasks':
+        index = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(
+            index if not isinstance(index, slice) else np.arange(len(self))[index])
+        chosen = np.arange(len(self))[index].reshape(-1)
+        return PolygonMasks([self.masks[i] for i in chosen], self.height, self.width)
+
+    def _map(self, change, height: Optional[int] = None, width: Optional[int] = None) -> 'PolygonMasks':
+        masks = [[change(polygon.reshape(-1, 2)).reshape(-1) for polygon in polygons] for polygons in self.masks]
+        return PolygonMasks(masks, height or self.height, width or self.width)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """(N,) in square pixels, by the shoelace formula."""
+        def area(polygon):
+            x, y = polygon[0::2], polygon[1::2]
+            return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+        return np.array([sum(area(p) for p in polygons) for polygons in self.masks])
+
+    def rescale(self, scale, interpolation: Optional[str] = None) -> 'PolygonMasks':
+        width, height = mmcv.rescale_size((self.width, self.height), scale)
+        return self.resize((height, width))
+
+    def resize(self, out_shape: tuple[int, int], interpolation: Optional[str] = None) -> 'PolygonMasks':
+        """Resized to ``out_shape`` (height, width)."""
+        height, width = out_shape
+        factor = np.array([width / self.width, height / self.height])
+        return self._map(lambda points: points * factor, height, width)
+
+    def flip(self, flip_direction: str = 'horizontal') -> 'PolygonMasks':
+        _check_direction(flip_direction)
+        sign = np.array(dict(horizontal=(-1, 1), vertical=(1, -1), diagonal=(-1, -1))[flip_direction])
+        side = np.where(sign < 0, [self.width, self.height], 0)
+        return self._map(lambda points: side + sign * points)
+
+    def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'PolygonMasks':
+        """The same objects in a larger image; padding holds no object whatever ``pad_val`` is."""
+        return PolygonMasks(self.masks, *out_shape)
+
+    def crop(self, bbox: np.ndarray) -> 'PolygonMasks':
+        """The objects moved into a box x1, y1, x2, y2; points outside are moved to its border."""
+        x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2)
+        width, height = max(int(x2 - x1), 1), max(int(y2 - y1), 1)
+        corner = np.array([x1, y1])
+        return self._map(lambda points: np.clip(points - corner, 0, [width, height]), height, width)
+
+    def crop_and_resize(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
+                        device: Union[str, torch.device] = 'cpu') -> BitmapMasks:
+        """The objects ``inds`` (P,) within the boxes (P, 4), drawn at ``out_shape``."""
+        height, width = out_shape
+        out = []
+        for (x1, y1, x2, y2), i in zip(bboxes, inds):
+            # A box of less than a tenth of a pixel would scale without bound.
+            factor = np.array([width / max(x2 - x1, 0.1), height / max(y2 - y1, 0.1)])
+            polygons = [((p.reshape(-1, 2) - [x1, y1]) * factor).reshape(-1) for p in self.masks[i]]
+            out.append(polygons_to_bitmap(polygons, height, width))
+        return BitmapMasks(out, height, width)
+
+    def get_bboxes(self) -> Tensor:
+        """The objects' bounding boxes (N, 4)."""
+        boxes = np.zeros((len(self), 4), dtype=np.float32)
+        for box, polygons in zip(boxes, self.masks):
+            if polygons:
+                points = np.concatenate(polygons).reshape(-1, 2)
+                box[:] = *points.min(0), *points.max(0)
+        return torch.from_numpy(boxes)
+
+    def to_ndarray(self) -> np.ndarray:
+        """(N, height, width) of 0 and 1."""
+        return self.to_bitmap().masks
+
+    def to_bitmap(self) -> BitmapMasks:
+        return BitmapMasks([polygons_to_bitmap(polygons, self.height, self.width) for polygons in self.masks],
+                           self.height, self.width)
+
+    def to_tensor(self, dtype: torch.dtype, device: Union[str, torch.device]) -> Tensor:
+        return self.to_bitmap().to_tensor(dtype, device)
+
+
+def _check_direction(direction: str) -> None:
+    if direction not in FLIPS:
+        raise ValueError(f'flip_direction must be one of {FLIPS}, got {direction!r}')
