@@ -1,25 +1,32 @@
 """Child registries of mmengine's: a config names a part, the registry builds it.
 
-``locations`` are imported at the first look-up, so ``type='FasterRCNN'`` works
-in a config without an import by the caller.
+``locations`` are imported at the first look-up, so ``type='FasterRCNN'`` works in a config without an import by the
+caller. What is not found here is looked for in mmengine's registry.
 """
-from mmengine.registry import DATA_SAMPLERS as ENGINE_DATA_SAMPLERS
-from mmengine.registry import DATASETS as ENGINE_DATASETS
-from mmengine.registry import HOOKS as ENGINE_HOOKS
-from mmengine.registry import METRICS as ENGINE_METRICS
-from mmengine.registry import MODELS as ENGINE_MODELS
-from mmengine.registry import TASK_UTILS as ENGINE_TASK_UTILS
-from mmengine.registry import TRANSFORMS as ENGINE_TRANSFORMS
-from mmengine.registry import VISUALIZERS as ENGINE_VISUALIZERS
+from mmengine import registry as engine
 from mmengine.registry import Registry
 
-__all__ = ['MODELS', 'TASK_UTILS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'METRICS', 'HOOKS', 'VISUALIZERS']
+MODELS = Registry('model', parent=engine.MODELS, locations=['mmdet.models'])
+TASK_UTILS = Registry('task util', parent=engine.TASK_UTILS, locations=['mmdet.models'])
+DATASETS = Registry('dataset', parent=engine.DATASETS, locations=['mmdet.datasets'])
+DATA_SAMPLERS = Registry('data sampler', parent=engine.DATA_SAMPLERS, locations=['mmdet.datasets'])
+TRANSFORMS = Registry('transform', parent=engine.TRANSFORMS, locations=['mmdet.datasets.transforms'])
+METRICS = Registry('metric', parent=engine.METRICS, locations=['mmdet.evaluation'])
+HOOKS = Registry('hook', parent=engine.HOOKS, locations=['mmdet.engine'])
+VISUALIZERS = Registry('visualizer', parent=engine.VISUALIZERS, locations=['mmdet.visualization'])
 
-MODELS = Registry('model', parent=ENGINE_MODELS, locations=['mmdet.models'])
-TASK_UTILS = Registry('task util', parent=ENGINE_TASK_UTILS, locations=['mmdet.models'])
-DATASETS = Registry('dataset', parent=ENGINE_DATASETS, locations=['mmdet.datasets'])
-DATA_SAMPLERS = Registry('data sampler', parent=ENGINE_DATA_SAMPLERS, locations=['mmdet.datasets'])
-TRANSFORMS = Registry('transform', parent=ENGINE_TRANSFORMS, locations=['mmdet.datasets.transforms'])
-METRICS = Registry('metric', parent=ENGINE_METRICS, locations=['mmdet.evaluation'])
-HOOKS = Registry('hook', parent=ENGINE_HOOKS, locations=['mmdet.engine'])
-VISUALIZERS = Registry('visualizer', parent=ENGINE_VISUALIZERS, locations=['mmdet.visualization'])
+# Nothing of ours is in these; without them mmengine warns at each look-up from the scope 'mmdet'.
+RUNNERS = Registry('runner', parent=engine.RUNNERS, locations=['mmdet.engine'])
+RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=engine.RUNNER_CONSTRUCTORS, locations=['mmdet.engine'])
+LOOPS = Registry('loop', parent=engine.LOOPS, locations=['mmdet.engine'])
+STRATEGIES = Registry('strategy', parent=engine.STRATEGIES, locations=['mmdet.engine'])
+OPTIMIZERS = Registry('optimizer', parent=engine.OPTIMIZERS, locations=['mmdet.engine'])
+OPTIM_WRAPPERS = Registry('optim_wrapper', parent=engine.OPTIM_WRAPPERS, locations=['mmdet.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor', parent=engine.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmdet.engine'])
+PARAM_SCHEDULERS = Registry('parameter scheduler', parent=engine.PARAM_SCHEDULERS, locations=['mmdet.engine'])
+LOG_PROCESSORS = Registry('log_processor', parent=engine.LOG_PROCESSORS, locations=['mmdet.engine'])
+MODEL_WRAPPERS = Registry('model_wrapper', parent=engine.MODEL_WRAPPERS, locations=['mmdet.models'])
+WEIGHT_INITIALIZERS = Registry('weight initializer', parent=engine.WEIGHT_INITIALIZERS, locations=['mmdet.models'])
+EVALUATOR = Registry('evaluator', parent=engine.EVALUATOR, locations=['mmdet.evaluation'])
+VISBACKENDS = Registry('vis_backend', parent=engine.VISBACKENDS, locations=['mmdet.visualization'])
