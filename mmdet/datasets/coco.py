@@ -1,5 +1,6 @@
 """Data sets in COCO's format."""
 import json
+import logging
 import os
 from collections import Counter, defaultdict
 from typing import Any, Optional
@@ -19,6 +20,8 @@ COCO_CLASSES = (
     'carrot', 'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet',
     'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone', 'microwave', 'oven', 'toaster', 'sink',
     'refrigerator', 'book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
+BAD_BOX = 'boxes without area or outside the image left out'
+BAD_POLYGON = 'polygons of fewer than three points left out'
 
 
 def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
@@ -26,7 +29,8 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories``.
+        ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
+            hold.
     """
     if '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
@@ -42,10 +46,17 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
         if not isinstance(data.get(key), list):
             raise ValueError(f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has "
                              f'{sorted(data)}')
-        for i, item in enumerate(data[key][:1]):
-            missing = [field for field in fields if not isinstance(item, dict) or field not in item]
-            if missing:
-                raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {missing[0]!r}")
+        for i, item in enumerate(data[key]):
+            if not isinstance(item, dict):
+                raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] is no object but {item!r}")
+            for field in fields:
+                if field not in item:
+                    raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {field!r}")
+    for i, annotation in enumerate(data['annotations']):
+        box = annotation['bbox']
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            raise ValueError(f"ann_file {path}: annotations[{i}]: bbox must be [x, y, width, height] in pixels, got "
+                             f'{box!r}')
     return data
 
 
@@ -100,7 +111,8 @@ class CocoDataset(BaseDataset):
                 width=image['width'], instances=[instance for instance in instances if instance is not None]))
             left_out['images without objects'] += not images[-1]['instances']
         said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
-        print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current')
+        level = logging.WARNING if any(left_out[what] for what in (BAD_BOX, BAD_POLYGON)) else logging.INFO
+        print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
         return images
 
     def _labels(self, categories: list[dict]) -> dict[int, int]:
@@ -120,10 +132,10 @@ class CocoDataset(BaseDataset):
         x, y, width, height = annotation['bbox']
         inside = (min(x + width, image['width']) - max(x, 0), min(y + height, image['height']) - max(y, 0))
         if min(inside) <= 0 or width < 1 or height < 1 or annotation.get('area', 1) <= 0:
-            left_out['boxes without area or outside the image left out'] += 1
+            left_out[BAD_BOX] += 1
             return None
         mask, bad = valid_mask(annotation.get('segmentation'))
-        left_out['polygons of fewer than three points left out'] += bad
+        left_out[BAD_POLYGON] += bad
         return dict(bbox=[x, y, x + width, y + height], bbox_label=label, mask=mask,
                     ignore_flag=int(bool(annotation.get('iscrowd', 0))))
 

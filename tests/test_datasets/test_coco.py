@@ -1,5 +1,6 @@
 """CocoDataset: what it reads, what it leaves out, what it refuses."""
 import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -65,14 +66,18 @@ def test_crowds_are_ignored_regions(build):
     assert data[0]['instances'][0]['mask'] == rle
 
 
-def test_boxes_that_no_image_holds_are_left_out_and_counted_once(build, capfd):
+def test_boxes_that_no_image_holds_are_left_out_and_counted_once(build, monkeypatch):
+    log = []
+    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda *args: log.append(args))
     bad = [annotation(bbox=box) for box in ((10, 10, 0, 5), (64, 5, 10, 10), (-20, 5, 10, 10), (5, -9, 10, 8))]
     good = [annotation(bbox=(50, 40, 30, 30)), annotation(segmentation=[SQUARE, [1, 1, 2, 2]])]
     data = build(coco(bad + good))
-    said = ''.join(capfd.readouterr())
     assert [i['bbox'] for i in data[0]['instances']] == [[50, 40, 80, 70], [10, 10, 30, 30]]
     assert data[0]['instances'][1]['mask'] == [SQUARE]
-    assert said.count('a.json') == 1 and '4 boxes' in said and '1 polygons' in said
+    (said, _, level), = log
+    assert 'a.json' in said and '4 boxes' in said and '1 polygons' in said and level == logging.WARNING
+    build(coco([annotation()]))
+    assert log[-1][2] == logging.INFO
 
 
 def test_images_without_objects_are_for_testing_only(build):
@@ -96,7 +101,7 @@ def test_missing_file_is_named(tmp_path):
     ('', 'not JSON'),
     ('[1, 2]', 'found a list'),
     (dict(images=[], annotations=[]), "'categories'"),
-    (coco(annotations={'a': 1}), "'annotations'"),
+    (dict(coco(), annotations={'a': 1}), "'annotations'"),
     (coco(images=None), "'images'"),
     (coco(images=[dict(id=1, file_name='a.png', width=3)]), r"images\[0\] has no 'height'"),
     (coco([annotation(), dict(id=2, image_id=1)]), r"annotations\[1\] has no 'bbox'"),

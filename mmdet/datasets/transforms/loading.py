@@ -62,7 +62,10 @@ class LoadAnnotations(BaseTransform):
         height, width = results['ori_shape']
         masks = [instance['mask'] for instance in instances]
         if self.poly2mask:
-            return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
+            try:
+                return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
+            except ValueError as error:
+                raise ValueError(f"image {results['img_path']} (img_id {results.get('img_id')}): {error}") from None
         if any(isinstance(mask, dict) for mask in masks):
             raise ValueError(f"image {results['img_path']}: has masks as RLE, which poly2mask=False cannot keep as "
                              'polygons; use LoadAnnotations(poly2mask=True)')
