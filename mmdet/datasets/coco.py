@@ -24,6 +24,12 @@ BAD_BOX = 'boxes without area or outside the image left out'
 BAD_POLYGON = 'polygons of fewer than three points left out'
 
 
+def check_ann_file(path: str) -> None:
+    """FileNotFoundError if ``path`` is a local file that is not there."""
+    if '://' not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
+
+
 def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
     """The contents of a COCO annotation file.
 
@@ -32,8 +38,7 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
         ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
             hold.
     """
-    if '://' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
+    check_ann_file(path)
     try:
         data = json.loads(mmengine.fileio.get(path, backend_args=backend_args))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco import read_coco
+from mmdet.datasets.coco import check_ann_file, read_coco
 from mmdet.registry import METRICS
 from mmdet.utils.atomic_io import write_atomic
 
@@ -96,6 +96,7 @@ class CocoMetric(BaseMetric):
                 raise ValueError(f'CocoMetric: metric must be of {METRIC_NAMES}, got {name!r}')
         if format_only and outfile_prefix is None:
             raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
+        check_ann_file(ann_file)  # now, not after the first epoch
         self.ann_file = ann_file
         self.classwise = classwise
         self.proposal_nums = sorted(proposal_nums)
@@ -124,9 +125,9 @@ class CocoMetric(BaseMetric):
         # A sampler that fills up the last round gives some images twice.
         results = list({result['img_id']: result for result in gathered}.values())
         metrics = [None]
+        if len(results) != size:  # on every process: one that raises alone leaves the others waiting
+            raise ValueError(f'CocoMetric: results of {len(results)} images, but the data set has {size}')
         if is_main_process():
-            if len(results) != size:
-                raise ValueError(f'CocoMetric: results of {len(results)} images, but the data set has {size}')
             metrics = [{f'{self.prefix}/{key}': value for key, value in self.compute_metrics(results).items()}]
         broadcast_object_list(metrics)
         self.results.clear()
@@ -153,6 +154,11 @@ class CocoMetric(BaseMetric):
         if self._coco is None:
             self._coco = COCO()
             self._coco.dataset = read_coco(self.ann_file, self.backend_args)
+            for i, annotation in enumerate(self._coco.dataset['annotations'], 1):
+                # What pycocotools needs and training does not.
+                annotation['id'] = i
+                annotation.setdefault('iscrowd', 0)
+                annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco.createIndex()
             names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
