@@ -1,176 +1,168 @@
-"""CocoDataset: what it reads, what it leaves out, what it refuses."""
+"""CocoDataset: what a file says becomes what the model sees; bad files are refused."""
 import json
-import logging
-import pickle
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+import pycocotools.mask as coco_mask
+from mmengine.dataset import DefaultSampler
 
-from mmdet.datasets import CocoDataset, ConcatDataset, RepeatDataset
-from mmdet.datasets.coco import COCO_CLASSES
-from mmdet.registry import DATASETS
+from mmdet.datasets import AspectRatioBatchSampler, CocoDataset, ConcatDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 
-COCO100 = Path(__file__).resolve().parents[2] / '..' / 'shared' / 'data' / 'coco100'
-SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
-
-
-def annotation(image_id=1, category_id=18, bbox=(10, 10, 20, 20), **more):
-    return dict(dict(id=1, image_id=image_id, category_id=category_id, bbox=list(bbox), area=bbox[2] * bbox[3],
-                     iscrowd=0, segmentation=[SQUARE]), **more)
+REAL = Path(__file__).resolve().parents[3] / 'shared' / 'data'
+BLOCK = np.zeros((40, 60), dtype=np.uint8)
+BLOCK[5:15, 10:30] = 1
+RLE = coco_mask.encode(np.asfortranarray(BLOCK))
 
 
-def coco(annotations=(), **more):
-    images = [dict(id=i, file_name=f'{i}.png', width=64, height=48) for i in (1, 2, 3)]
-    categories = [dict(id=i, name=name) for i, name in ((90, 'toothbrush'), (18, 'dog'), (1, 'person'))]
-    return dict(dict(images=images, annotations=list(annotations), categories=categories), **more)
+def uncompressed(mask):
+    flat, counts, value = mask.flatten(order='F'), [], 0
+    run = 0
+    for pixel in flat:
+        if pixel != value:
+            counts.append(run)
+            run, value = 0, pixel
+        run += 1
+    return dict(size=list(mask.shape), counts=counts + [run])
 
 
-@pytest.fixture
-def build(tmp_path):
-    init_default_scope('mmdet')
-
-    def make(content, classes=('person', 'dog'), **kwargs):
-        text = content if isinstance(content, str) else json.dumps(content)
-        (tmp_path / 'a.json').write_text(text)
-        return CocoDataset(ann_file='a.json', data_root=str(tmp_path), data_prefix=dict(img='images/'),
-                           metainfo=dict(classes=classes), **kwargs)
-    return make
+def annotation(i, image, category=7, bbox=(10, 5, 20, 10), **more):
+    return dict(id=i, image_id=image, category_id=category, bbox=list(bbox), area=bbox[2] * bbox[3], iscrowd=0,
+                segmentation=[[10, 5, 30, 5, 30, 15, 10, 15]]) | more
 
 
-def test_sparse_ids_become_positions_in_classes(build):
-    data = build(coco([annotation(), annotation(category_id=1), annotation(category_id=90)]))
-    assert data.cat2label == {1: 0, 18: 1}
-    assert [i['bbox_label'] for i in data[0]['instances']] == [1, 0]  # the toothbrush is not asked for
-    assert build(coco([annotation()]), classes=('dog', 'person')).cat2label == {18: 0, 1: 1}
-    info = data[0]
-    assert info['img_id'] == 1 and info['img_path'].endswith('images/1.png')
-    assert (info['height'], info['width']) == (48, 64)
-    assert info['instances'][0]['bbox'] == [10, 10, 30, 30] and info['instances'][0]['mask'] == [SQUARE]
+def coco(**change):
+    data = dict(
+        images=[dict(id=3, file_name='a.jpg', height=40, width=60), dict(id=8, file_name='b.jpg', height=60, width=40),
+                dict(id=9, file_name='c.jpg', height=40, width=60), dict(id=10, file_name='d.jpg', height=20, width=20)],
+        categories=[dict(id=90, name='cat'), dict(id=7, name='dog'), dict(id=1, name='bird')],
+        annotations=[
+            annotation(1, 3), annotation(2, 3, 90, segmentation=dict(size=[40, 60], counts=RLE['counts'].decode())),
+            annotation(3, 3, 7, iscrowd=1, segmentation=uncompressed(BLOCK)), annotation(4, 3, 1),
+            annotation(5, 8, 90, bbox=(0, 0, 5, 0)), annotation(6, 8, 90, bbox=(50, 5, 20, 9)),
+            annotation(7, 8, 90, bbox=(30, 5, 20, 9), segmentation=[[1, 2, 3, 4], [30, 5, 40, 5, 40, 14]]),
+            annotation(8, 8, 7, segmentation=[[1, 2, 3, 4]]), annotation(9, 10)])
+    data.update(change)
+    return data
 
 
-def test_eighty_classes_in_the_files_order():
-    assert len(set(COCO_CLASSES)) == 80
-    assert [COCO_CLASSES.index(name) for name in ('person', 'stop sign', 'tv', 'toothbrush')] == [0, 11, 62, 79]
-    if COCO100.is_dir():
-        categories = json.loads((COCO100 / 'annotations/instances_val2017.json').read_text())['categories']
-        assert tuple(c['name'] for c in sorted(categories, key=lambda c: c['id'])) == COCO_CLASSES
+def dataset(tmp_path, data=None, classes=('dog', 'cat'), **kwargs):
+    path = tmp_path / 'annotations.json'
+    path.write_text(data if isinstance(data, str) else json.dumps(coco() if data is None else data))
+    return CocoDataset(ann_file=str(path), data_prefix=dict(img=str(tmp_path)), metainfo=dict(classes=classes),
+                       pipeline=kwargs.pop('pipeline', []), **kwargs)
 
 
-def test_crowds_are_ignored_regions(build):
-    rle = dict(size=[48, 64], counts=[0, 48 * 64])
-    data = build(coco([annotation(iscrowd=1, segmentation=rle), annotation()]))
-    assert [i['ignore_flag'] for i in data[0]['instances']] == [1, 0]
-    assert data[0]['instances'][0]['mask'] == rle
+def load(data, i, **kwargs):
+    info = data.get_data_info(i)
+    return LoadAnnotations(with_mask=True, **kwargs)(dict(info, ori_shape=(info['height'], info['width'])))
 
 
-def test_boxes_that_no_image_holds_are_left_out_and_counted_once(build, monkeypatch):
-    log = []
-    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda *args: log.append(args))
-    bad = [annotation(bbox=box) for box in ((10, 10, 0, 5), (64, 5, 10, 10), (-20, 5, 10, 10), (5, -9, 10, 8))]
-    good = [annotation(bbox=(50, 40, 30, 30)), annotation(segmentation=[SQUARE, [1, 1, 2, 2]])]
-    data = build(coco(bad + good))
-    assert [i['bbox'] for i in data[0]['instances']] == [[50, 40, 80, 70], [10, 10, 30, 30]]
-    assert data[0]['instances'][1]['mask'] == [SQUARE]
-    (said, _, level), = log
-    assert 'a.json' in said and '4 boxes' in said and '1 polygons' in said and level == logging.WARNING
-    build(coco([annotation()]))
-    assert log[-1][2] == logging.INFO
+def test_labels_crowds_and_other_categories(tmp_path):
+    data = dataset(tmp_path, test_mode=True)
+    assert len(data) == 4 and data.cat2label == {7: 0, 90: 1}
+    first = data.get_data_info(0)
+    assert first['img_id'] == 3 and first['img_path'] == str(tmp_path / 'a.jpg')
+    assert [i['bbox_label'] for i in first['instances']] == [0, 1, 0]  # the bird is no class
+    assert [i['ignore_flag'] for i in first['instances']] == [0, 0, 1]
+    assert first['instances'][0]['bbox'] == [10, 5, 30, 15]
 
 
-def test_images_without_objects_are_for_testing_only(build):
-    content = coco([annotation(image_id=2)])
-    content['images'][1]['width'] = 40
-    assert [i['img_id'] for i in build(content, filter_cfg=dict(filter_empty_gt=True))] == [2]
-    assert [i['img_id'] for i in build(content, filter_cfg=dict(min_size=41))] == [1, 3]
-    assert len(build(content)) == 3
-    assert len(build(content, filter_cfg=dict(filter_empty_gt=True), test_mode=True)) == 3
-    with pytest.raises(ValueError, match='at least 50 pixels'):
-        build(content, filter_cfg=dict(min_size=50))
+def test_three_kinds_of_masks_are_one(tmp_path):
+    results = load(dataset(tmp_path, test_mode=True), 0)
+    masks = results['gt_masks'].masks
+    assert np.array_equal(masks[1], BLOCK) and np.array_equal(masks[2], BLOCK)
+    assert (masks[0] != BLOCK).sum() <= 40  # pycocotools draws a polygon's border its own way
+    assert results['gt_bboxes'].dtype == np.float32 and results['gt_bboxes_labels'].dtype == np.int64
+    polygons = dataset(tmp_path, coco(annotations=[annotation(1, 3)]))
+    assert load(polygons, 0, poly2mask=False)['gt_masks'].masks[0][0].tolist() == [10, 5, 30, 5, 30, 15, 10, 15]
+    with pytest.raises(ValueError, match='a.jpg.*RLE.*poly2mask=True'):
+        load(dataset(tmp_path, test_mode=True), 0, poly2mask=False)
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='ann_file .*none.json.*INSTALL'):
-        CocoDataset(ann_file='none.json', data_root=str(tmp_path))
+def test_spoilt_objects_are_left_out_counted_and_said_once(tmp_path, capfd):
+    data = dataset(tmp_path, test_mode=True)
+    said = capfd.readouterr()
+    said = said.out + said.err
+    assert said.count('boxes without area') == 1 and '2 boxes without area or outside' in said
+    assert '2 polygons of fewer than three points' in said and '1 images without objects' in said
+    second = load(data, 1)
+    assert second['gt_bboxes'].tolist() == [[30, 5, 50, 14], [10, 5, 30, 15]]
+    # An object whose only polygon is spoilt is neither positive nor background.
+    assert second['gt_ignore_flags'].tolist() == [False, True]
 
 
-@pytest.mark.parametrize('content, words', [
-    ('{"images": [', 'not JSON'),
-    ('', 'not JSON'),
-    ('[1, 2]', 'found a list'),
-    (dict(images=[], annotations=[]), "'categories'"),
-    (dict(coco(), annotations={'a': 1}), "'annotations'"),
-    (coco(images=None), "'images'"),
-    (coco(images=[dict(id=1, file_name='a.png', width=3)]), r"images\[0\] has no 'height'"),
-    (coco([annotation(), dict(id=2, image_id=1)]), r"annotations\[1\] has no 'bbox'"),
-    (coco([annotation(), 5]), r'annotations\[1\]'),
-    (coco([annotation(), dict(id=2, image_id=1, bbox=[1, 2, 3])]), r'annotations\[1\].*bbox'),
-    (coco([annotation(), dict(id=2, image_id=1, bbox=['1', 2, 3, 4])]), r'annotations\[1\].*bbox'),
-    (coco(categories=[dict(id=1)]), r"categories\[0\] has no 'name'"),
-])
-def test_what_is_no_coco_file_is_refused(build, content, words):
-    with pytest.raises(ValueError, match=words) as error:
-        build(content)
-    assert 'a.json' in str(error.value)
+def test_filter(tmp_path):
+    kept = dataset(tmp_path, filter_cfg=dict(filter_empty_gt=True, min_size=32))
+    assert [kept.get_data_info(i)['img_id'] for i in range(len(kept))] == [3, 8]
+    assert len(dataset(tmp_path)) == 4
+    with pytest.raises(ValueError, match='none of 4 images'):
+        dataset(tmp_path, filter_cfg=dict(min_size=500))
 
 
-def test_classes_that_the_file_lacks_are_named(build):
-    with pytest.raises(ValueError) as error:
-        build(coco(), classes=('person', 'cat'))
-    assert all(word in str(error.value) for word in ('a.json', "'cat'", "'dog'", "'toothbrush'"))
+def test_packed(tmp_path):
+    results = load(dataset(tmp_path, test_mode=True), 0)
+    results.update(img=np.zeros((40, 60, 3), dtype=np.uint8), img_shape=(40, 60))
+    packed = PackDetInputs()(results)
+    sample = packed['data_samples']
+    assert packed['inputs'].shape == (3, 40, 60) and sample.img_id == 3 and sample.ori_shape == (40, 60)
+    assert len(sample.gt_instances) == 2 and len(sample.gt_instances.masks) == 2
+    assert len(sample.ignored_instances) == 1 and sample.ignored_instances.labels.tolist() == [0]
 
 
-def test_unknown_key_is_refused(build):
-    with pytest.raises(TypeError, match='filter_empty'):
-        build(coco(), filter_empty=True)
+@pytest.mark.parametrize('data, says', [
+    ('nonsense', 'annotations.json.*not JSON'), ('[1, 2]', 'COCO.*list'),
+    ({k: v for k, v in coco().items() if k != 'categories'}, "'categories' is missing.*images"),
+    (coco(images=[dict(id=1)]), r"images\[0\] has no 'file_name'"),
+    (coco(annotations=dict()), "'annotations' is missing")])
+def test_files_that_are_not_coco(tmp_path, data, says):
+    with pytest.raises(ValueError, match=says):
+        dataset(tmp_path, data)
 
 
-def test_missing_and_broken_images_raise(build, tmp_path):
-    data = build(coco([annotation(), annotation(image_id=2), annotation(image_id=3)]),
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')])
-    with pytest.raises(FileNotFoundError, match='images/1.png'):
-        data[0]
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'images/2.png').write_bytes(b'no image')
-    (tmp_path / 'images/3.png').write_bytes(b'')
-    for index in (1, 2):
-        with pytest.raises(ValueError, match=f'images/{index + 1}.png'):
-            data[index]
+def test_missing_file_and_classes(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no.json.*INSTALL.md'):
+        CocoDataset(ann_file='no.json', pipeline=[])
+    with pytest.raises(ValueError, match=r"'person'.*metainfo.classes.*'cat', 'dog', 'bird'"):
+        dataset(tmp_path, classes=('person', 'dog'))
 
 
-def test_pipeline_output(build, tmp_path):
-    (tmp_path / 'images').mkdir()
-    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / 'images/1.png'), image)
-    data = build(coco([annotation(), annotation(iscrowd=1, segmentation=dict(size=[48, 64], counts=[0, 3072]))]),
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_mask=True),
-                           dict(type='RandomFlip', prob=1.0), dict(type='PackDetInputs')])
-    item = pickle.loads(pickle.dumps(data[0]))
-    assert np.array_equal(item['inputs'].numpy(), image[:, ::-1].transpose(2, 0, 1))
-    sample = item['data_samples']
-    assert sample.gt_instances.bboxes.tolist() == [[34, 10, 54, 30]] and sample.gt_instances.labels.tolist() == [1]
-    assert sample.gt_instances.masks.masks[0, 10:30, 34:54].all() and sample.gt_instances.masks.masks.sum() == 400
-    assert len(sample.ignored_instances) == 1 and sample.ignored_instances.masks.masks.all()
-    assert (sample.img_id, sample.flip, sample.ori_shape) == (1, True, (48, 64))
+def test_eighty_classes():
+    assert len(CocoDataset.METAINFO['classes']) == len(set(CocoDataset.METAINFO['classes'])) == 80
 
 
-def test_wrappers_are_registered(build):
-    one = build(coco([annotation()]))
-    assert len(RepeatDataset(one, times=4)) == 12
-    assert len(ConcatDataset([one, one])) == 6
-    assert DATASETS.get('RepeatDataset') is RepeatDataset and DATASETS.get('ConcatDataset') is ConcatDataset
+def test_batches_of_one_orientation(tmp_path):
+    shapes = [(40, 60), (60, 40)] * 5 + [(40, 60)]
+    images = [dict(id=i, file_name='x', height=h, width=w) for i, (h, w) in enumerate(shapes)]
+    data = ConcatDataset([dataset(tmp_path, coco(images=images, annotations=[]), test_mode=True)])
+    batches = list(AspectRatioBatchSampler(DefaultSampler(data, shuffle=True, seed=0), 2))
+    assert sorted(i for batch in batches for i in batch) == list(range(11))
+    assert sum(len({shapes[i] for i in batch}) > 1 for batch in batches) <= 1
+    assert len(batches) == len(AspectRatioBatchSampler(DefaultSampler(data), 2)) == 6
+    assert len(list(AspectRatioBatchSampler(DefaultSampler(data), 2, drop_last=True))) == 5
+    with pytest.raises(ValueError, match='batch_size'):
+        AspectRatioBatchSampler(DefaultSampler(data), 0)
 
 
-def test_real_annotations():
-    if not COCO100.is_dir():
-        pytest.skip('no real data beside the checkout')
-    data = CocoDataset(ann_file='annotations/instances_val2017.json', data_root=str(COCO100),
-                       data_prefix=dict(img='val2017/'), test_mode=True)
-    content = json.loads((COCO100 / 'annotations/instances_val2017.json').read_text())
-    assert len(data) == 20
-    found = sum(len(item['instances']) for item in data)
-    assert 0 < found <= len(content['annotations'])
-    assert sum(i['ignore_flag'] for item in data for i in item['instances']) == sum(
-        a['iscrowd'] for a in content['annotations'])
+@pytest.mark.skipif(not REAL.exists(), reason='the real data sets are not beside the checkout')
+@pytest.mark.parametrize('name, split, classes, images, objects', [
+    ('coco100', 'val2017', None, 20, 80), ('nuclei', 'val', ('nucleus', ), 107, 3217),
+    ('bccd', 'val', ('RBC', 'WBC', 'Platelets'), 72, 945)])
+def test_real_data(name, split, classes, images, objects):
+    ann = f'annotations/instances_{split}.json' if name == 'coco100' else f'annotations/{split}.json'
+    data = CocoDataset(data_root=str(REAL / name), ann_file=ann, data_prefix=dict(img=split), test_mode=True,
+                       metainfo=dict(classes=classes) if classes else None,
+                       pipeline=[dict(type='mmdet.LoadImageFromFile'),
+                                 dict(type='mmdet.LoadAnnotations', with_mask=name != 'bccd'),
+                                 dict(type='mmdet.PackDetInputs')])
+    assert len(data) == images
+    number = 0
+    for item in (data[i] for i in range(len(data))):
+        sample = item['data_samples']
+        assert tuple(item['inputs'].shape[1:]) == tuple(sample.ori_shape)
+        number += len(sample.gt_instances) + len(sample.ignored_instances)
+        if name != 'bccd' and len(sample.gt_instances):
+            boxes = sample.gt_instances.masks.get_bboxes()
+            assert (boxes - sample.gt_instances.bboxes).abs().median() <= 1.5
+    assert objects * 0.95 <= number <= objects

@@ -60,6 +60,11 @@ def test_crop_and_resize_reads_each_mask_once():
     assert out[0].mean() > 0.9 and out[1].mean() > 0.7 and np.array_equal(out[0], out[2])
 
 
+def test_cat():
+    for masks in pair():
+        assert np.array_equal(type(masks).cat([masks, masks[[1]]]).to_ndarray(), masks.to_ndarray()[[0, 1, 1]])
+
+
 def test_nothing():
     for masks in (PolygonMasks([], 4, 5), BitmapMasks([], 4, 5)):
         assert masks.flip().resize((8, 10)).pad((9, 12)).to_ndarray().shape == (0, 9, 12)

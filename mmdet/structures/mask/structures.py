@@ -47,6 +47,11 @@ class BitmapMasks:
         masks = self.masks[index]
         return BitmapMasks(masks[None] if masks.ndim == 2 else masks, self.height, self.width)
 
+    @classmethod
+    def cat(cls, masks: Sequence['BitmapMasks']) -> 'BitmapMasks':
+        """The objects of several of one size together."""
+        return cls(np.concatenate([m.masks for m in masks]), masks[0].height, masks[0].width)
+
     @property
     def areas(self) -> np.ndarray:
         """(N,) in pixels."""
@@ -140,6 +145,11 @@ class PolygonMasks:
     def _map(self, change, height: Optional[int] = None, width: Optional[int] = None) -> 'PolygonMasks':
         masks = [[change(polygon.reshape(-1, 2)).reshape(-1) for polygon in polygons] for polygons in self.masks]
         return PolygonMasks(masks, height or self.height, width or self.width)
+
+    @classmethod
+    def cat(cls, masks: Sequence['PolygonMasks']) -> 'PolygonMasks':
+        """The objects of several of one size together."""
+        return cls([polygons for m in masks for polygons in m.masks], masks[0].height, masks[0].width)
 
     @property
     def areas(self) -> np.ndarray:
