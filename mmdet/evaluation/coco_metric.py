@@ -213,7 +213,8 @@ class CocoMetric(BaseMetric):
         text = f'\n{metric}\n' + AsciiTable(rows).table
         if self.classwise and metric != 'proposal':
             rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
-            for i, name in enumerate(self._classes):
+            for name, cat_id in zip(self._classes, self._cat_ids):
+                i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
                 one = evaluation.eval['precision'][:, :, i:i + 1]
                 part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i:i + 1]))
                 values = list(summarize(part, self.proposal_nums).values())[:6]

@@ -33,7 +33,7 @@ def content():
     annotations = []
     for image_id in (3, 5, 7, 11):
         for i in range(6):
-            width, height = rng.integers(10, 110, 2) if i % 2 else rng.integers(10, 32, 2)
+            width, height = rng.integers(*((97, 118) if i in (2, 3) else (34, 90) if i == 1 else (10, 32)), 2)
             box = [int(rng.integers(0, 160 - width)), int(rng.integers(0, 120 - height)), int(width), int(height)]
             rle = coco_mask.encode(np.asfortranarray(draw(box)))
             annotations.append(dict(
