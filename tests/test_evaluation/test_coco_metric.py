@@ -1,8 +1,7 @@
-"""CocoMetric against pycocotools itself and results made by hand."""
+"""CocoMetric against pycocotools' own summary, and its corners."""
 import contextlib
 import io
 import json
-import pickle
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -11,263 +10,167 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet.evaluation import CocoMetric, DumpDetResults
-from mmdet.evaluation.coco_metric import encode_masks
+from mmdet.evaluation import CocoMetric
 
-CLASSES = ('dog', 'person')  # not in the order of their ids
-SIZE = (120, 160)
-STATS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+CLASSES = ('cat', 'dog')
 
 
-def draw(box):
-    mask = np.zeros(SIZE, dtype=np.uint8)
-    x, y, w, h = (int(v) for v in box)
-    mask[y:y + h, x:x + w] = 1
+def rectangle(box, height=100, width=120):
+    mask = np.zeros((height, width), dtype=np.uint8)
+    x1, y1, x2, y2 = (int(v) for v in box)
+    mask[y1:y2, x1:x2] = 1
     return mask
 
 
-@pytest.fixture(scope='module')
-def content():
-    """Five images: objects of all sizes, a crowd, an image without objects."""
+@pytest.fixture
+def truth(tmp_path):
+    """A file of 6 images with boxes of all sizes and sparse category ids."""
     rng = np.random.default_rng(0)
-    annotations = []
-    for image_id in (3, 5, 7, 11):
-        for i in range(6):
-            width, height = rng.integers(*((97, 118) if i in (2, 3) else (34, 90) if i == 1 else (10, 32)), 2)
-            box = [int(rng.integers(0, 160 - width)), int(rng.integers(0, 120 - height)), int(width), int(height)]
-            rle = coco_mask.encode(np.asfortranarray(draw(box)))
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=image_id, category_id=(1, 18)[i % 2], bbox=box,
-                area=int(width * height), iscrowd=int(i == 5 and image_id == 5),
-                segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
-    images = [dict(id=i, file_name=f'{i}.jpg', height=SIZE[0], width=SIZE[1]) for i in (3, 5, 7, 11, 13)]
-    return dict(images=images, annotations=annotations,
-                categories=[dict(id=1, name='person'), dict(id=18, name='dog'), dict(id=90, name='cat')])
+    images, annotations = [], []
+    for i in range(6):
+        images.append(dict(id=10 + 3 * i, file_name='x', height=100, width=120))
+        for _ in range(5):
+            x, y = rng.integers(0, 50, 2)
+            w, h = rng.integers(5, 60, 2)
+            h = min(h, 100 - y)
+            rle = coco_mask.encode(np.asfortranarray(rectangle((x, y, x + w, y + h))))
+            annotations.append(dict(id=len(annotations) + 1, image_id=10 + 3 * i, iscrowd=0, area=int(w * h),
+                                    category_id=int(rng.choice([5, 77])), bbox=[int(v) for v in (x, y, w, h)],
+                                    segmentation=dict(size=[100, 120], counts=rle['counts'].decode())))
+    path = tmp_path / 'truth.json'
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=[
+        dict(id=77, name='dog'), dict(id=5, name='cat')])))
+    return path, json.loads(path.read_text())
 
 
-@pytest.fixture(scope='module')
-def ann_file(content, tmp_path_factory):
-    path = tmp_path_factory.mktemp('coco') / 'val.json'
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-def prediction(image_id, boxes, scores, labels, masks=True):
-    found = dict(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), scores=torch.tensor(scores),
-                 labels=torch.tensor(labels, dtype=torch.int64))
-    if masks:
-        drawn = [draw((x1, y1, x2 - x1, y2 - y1)) for x1, y1, x2, y2 in boxes]
-        found['masks'] = torch.from_numpy(np.array(drawn, dtype=bool).reshape(-1, *SIZE))
-    return dict(img_id=image_id, ori_shape=SIZE, pred_instances=found)
-
-
-def predictions(content, noise=0, extra=0, seed=0, masks=True):
-    """What is there, its boxes moved by up to ``noise`` pixels, and ``extra`` boxes that are not there."""
+def detections(data, noise=0., seed=0, keep=1.0):
+    """Samples as the evaluator gives them: the truth, moved by ``noise`` pixels."""
     rng = np.random.default_rng(seed)
-    out = []
-    for image in content['images']:
-        own = [a for a in content['annotations'] if a['image_id'] == image['id'] and not a['iscrowd']]
-        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in own)]
-        boxes = [(np.array(b) + rng.integers(-noise, noise + 1, 4)).clip(0).tolist() for b in boxes]
-        labels = [{18: 0, 1: 1}[a['category_id']] for a in own]
-        for _ in range(extra):
-            x, y, w, h = rng.integers(1, 50, 4)
-            boxes.append([int(x), int(y), int(x + w), int(y + h)])
-            labels.append(int(rng.integers(2)))
-        out.append(prediction(image['id'], boxes, rng.uniform(0.1, 1, len(boxes)).tolist(), labels, masks))
+    samples = []
+    for image in data['images']:
+        boxes, labels = [], []
+        for a in data['annotations']:
+            if a['image_id'] == image['id'] and rng.random() < keep:
+                x, y, w, h = a['bbox']
+                boxes.append(np.round(np.array([x, y, x + w, y + h]) + rng.normal(0, noise, 4)).clip(0))
+                labels.append([5, 77].index(a['category_id']))
+        boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        masks = np.array([rectangle(box) for box in boxes], dtype=bool).reshape(-1, 100, 120)
+        samples.append(dict(img_id=image['id'], pred_instances=dict(
+            bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(rng.random(len(boxes)).astype(np.float32)),
+            labels=torch.tensor(labels, dtype=torch.long), masks=torch.from_numpy(masks))))
+    return samples
+
+
+def metric(path, **kwargs):
+    out = CocoMetric(ann_file=str(path), **kwargs)
+    out.dataset_meta = dict(classes=CLASSES)
     return out
 
 
-def evaluate(metric, samples, size=5):
-    metric.dataset_meta = dict(classes=CLASSES)
+def run(metric, samples):
     for sample in samples:
         metric.process({}, [sample])
-    return metric.evaluate(size)
+    return metric.evaluate(len({sample['img_id'] for sample in samples}))
 
 
-def reference(ann_file, samples, kind, max_dets=(1, 10, 100), iou_thrs=None, use_cats=True):
-    """pycocotools by itself; its COCOeval after summarize()."""
-    items = []
-    for sample in samples:
-        found = sample['pred_instances']
-        for i, (x1, y1, x2, y2) in enumerate(found['bboxes'].double().tolist()):
-            item = dict(image_id=sample['img_id'], category_id=(18, 1)[found['labels'][i]],
-                        score=found['scores'][i].item())
-            if kind == 'segm':
-                item['segmentation'] = coco_mask.encode(np.asfortranarray(found['masks'][i].numpy().astype(np.uint8)))
-            else:
-                item['bbox'] = [x1, y1, x2 - x1, y2 - y1]
-            items.append(item)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(ann_file)
-        evaluation = COCOeval(coco, coco.loadRes(items), kind)
-        evaluation.params.catIds = [18, 1]
-        evaluation.params.maxDets = list(max_dets)
-        evaluation.params.useCats = int(use_cats)
-        if iou_thrs is not None:
-            evaluation.params.iouThrs = np.array(iou_thrs)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        if iou_thrs is None:
-            evaluation.summarize()
-    return evaluation
+@pytest.mark.parametrize('noise', [0., 2., 6.])
+def test_equals_pycocotools(truth, noise):
+    path, data = truth
+    samples = detections(data, noise, keep=0.8)
+    got = run(metric(path, metric=['bbox', 'segm'], proposal_nums=(1, 10, 100), metric_items=[
+        'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100',
+        'AR_l@100']), samples)
+    items = [dict(image_id=s['img_id'], category_id=[5, 77][label], score=float(score),
+                  bbox=[float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])],
+                  segmentation=coco_mask.encode(np.asfortranarray(rectangle(b))))
+             for s in samples for b, score, label in zip(*(s['pred_instances'][k] for k in (
+                 'bboxes', 'scores', 'labels')))]
+    for kind in ('bbox', 'segm'):
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(path))
+            keys = ('bbox', ) if kind == 'bbox' else ('segmentation', )
+            own = coco.loadRes([{k: v for k, v in item.items() if k in keys + ('image_id', 'category_id', 'score')}
+                                for item in items])
+            evaluation = COCOeval(coco, own, kind)
+            evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
+        np.testing.assert_allclose([v for k, v in got.items() if k.startswith(f'coco/{kind}')], evaluation.stats,
+                                   atol=5.1e-5)
 
 
-def test_perfect_detections(ann_file, content):
-    numbers = evaluate(CocoMetric(ann_file, metric=['bbox', 'segm']), predictions(content))
-    assert set(numbers) == {f'coco/{kind}_{name}' for kind in ('bbox', 'segm') for name in STATS}
-    assert all(value == 1 for value in numbers.values())
+def test_perfect_detections_have_ap_one(truth):
+    path, data = truth
+    got = run(metric(path, metric=['bbox', 'segm']), detections(data))
+    assert got['coco/bbox_mAP'] == got['coco/segm_mAP'] == 1 and len(got) == 12
+    got = run(metric(path, metric='proposal'), detections(data))
+    assert got['coco/AR@100'] == 1
 
 
-@pytest.mark.parametrize('kind', ['bbox', 'segm'])
-def test_twelve_numbers_are_pycocotools(ann_file, content, kind):
-    samples = predictions(content, noise=4, extra=5)
-    items = STATS + ('AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100')
-    metric = CocoMetric(ann_file, metric=kind, metric_items=items, proposal_nums=(1, 10, 100))
-    numbers = evaluate(metric, samples)
-    expected = reference(ann_file, samples, kind).stats
-    assert list(numbers) == [f'coco/{kind}_{item}' for item in items]
-    np.testing.assert_allclose(list(numbers.values()), expected, atol=5.1e-5)
-    assert 0.1 < expected[0] < 0.9 and len(set(expected.round(3))) > 8
+def test_duplicates_count_once_and_missing_images_are_an_error(truth):
+    path, data = truth
+    samples = detections(data, 3.)
+    once, twice = run(metric(path), samples), metric(path)
+    for sample in samples + samples[:2]:
+        twice.process({}, [sample])
+    assert twice.evaluate(6) == once
+    partial = metric(path)
+    partial.process({}, samples[:4])
+    with pytest.raises(ValueError, match='4 images.*6'):
+        partial.evaluate(6)
 
 
-def test_ap_counts_the_largest_number_of_detections(ann_file, content):
-    samples = predictions(content, noise=2, extra=60)
-    few = evaluate(CocoMetric(ann_file, proposal_nums=(1, 2, 3)), samples)['coco/bbox_mAP']
-    many = evaluate(CocoMetric(ann_file, proposal_nums=(1, 10, 200)), samples)['coco/bbox_mAP']
-    values = reference(ann_file, samples, 'bbox', (1, 2, 3), iou_thrs=np.linspace(.5, .95, 10)).eval['precision']
-    assert few == pytest.approx(values[..., 0, 2][values[..., 0, 2] > -1].mean(), abs=5.1e-5)
-    assert few != many
+def test_no_detections(truth):
+    path, data = truth
+    got = run(metric(path, metric=['bbox', 'segm']), detections(data, keep=0.))
+    assert got['coco/bbox_mAP'] == got['coco/segm_mAP'] == 0
 
 
-def test_thresholds(ann_file, content):
-    samples = predictions(content, noise=4)
-    numbers = evaluate(CocoMetric(ann_file, iou_thrs=[0.5, 0.6], metric_items=['mAP', 'mAP_50', 'mAP_75']), samples)
-    values = reference(ann_file, samples, 'bbox', iou_thrs=[0.5, 0.6]).eval['precision'][..., 0, 2]
-    assert numbers['coco/bbox_mAP'] == pytest.approx(values[values > -1].mean(), abs=5.1e-5)
-    assert numbers['coco/bbox_mAP_75'] == -1  # it was not asked for
-    one = evaluate(CocoMetric(ann_file, iou_thrs=0.5), samples)
-    assert one['coco/bbox_mAP'] == one['coco/bbox_mAP_50'] == numbers['coco/bbox_mAP_50']
+def test_maxdets_reach_ap(truth):
+    path, data = truth
+    few = run(metric(path, proposal_nums=(1, 2)), detections(data))
+    assert few['coco/bbox_mAP'] < 0.8
+    assert run(metric(path, proposal_nums=(1, 200)), detections(data))['coco/bbox_mAP'] == 1
 
 
-def test_proposals_have_no_classes(ann_file, content):
-    samples = predictions(content, noise=3, extra=4)
-    for sample in samples:
-        sample['pred_instances']['labels'].zero_()
-    numbers = evaluate(CocoMetric(ann_file, metric='proposal', proposal_nums=(1, 10, 100)), samples)
-    expected = reference(ann_file, samples, 'bbox', use_cats=False).stats
-    np.testing.assert_allclose(list(numbers.values()), expected[6:], atol=5.1e-5)
-    assert list(numbers)[:3] == ['coco/AR@1', 'coco/AR@10', 'coco/AR@100']
+def test_format_only_writes_coco_results(truth, tmp_path):
+    path, data = truth
+    prefix = tmp_path / 'deep' / 'results'
+    assert run(metric(path, metric=['bbox', 'segm'], format_only=True, outfile_prefix=str(prefix)),
+               detections(data)) == {}
+    boxes = json.loads((tmp_path / 'deep' / 'results.bbox.json').read_text())
+    assert len(boxes) == len(data['annotations']) and {b['category_id'] for b in boxes} == {5, 77}
+    first = sorted(a['bbox'] for a in data['annotations'] if a['image_id'] == 10)
+    assert sorted(b['bbox'] for b in boxes if b['image_id'] == 10) == first
+    masks = json.loads((tmp_path / 'deep' / 'results.segm.json').read_text())
+    assert isinstance(masks[0]['segmentation']['counts'], str)
 
 
-def test_an_image_counts_once(ann_file, content):
-    samples = predictions(content, noise=4, extra=3)
-    once = evaluate(CocoMetric(ann_file), samples)
-    assert evaluate(CocoMetric(ann_file), samples + samples[:2]) == once
-    assert evaluate(CocoMetric(ann_file), samples[::-1]) == once
-    with pytest.raises(ValueError, match='4 images, but the data set has 5'):
-        evaluate(CocoMetric(ann_file), samples[:4] + samples[:1])
+def test_tables_are_printed(truth, monkeypatch):
+    path, data = truth
+    lines = []
+    monkeypatch.setattr('mmdet.evaluation.coco_metric.print_log', lambda text, *_: lines.append(text))
+    run(metric(path), detections(data))
+    text = '\n'.join(lines)
+    for word in ('mAP_50', 'AR@1000', 'AR_l@1000', 'category', 'cat', 'dog', '1.000'):
+        assert word in text
+    lines.clear()
+    run(metric(path, classwise=False), detections(data))
+    assert 'category' not in '\n'.join(lines)
 
 
-def test_a_part_of_the_images(ann_file, content):
-    """Objects of images that were not asked for are not missed."""
-    assert evaluate(CocoMetric(ann_file), predictions(content)[:2], size=2)['coco/bbox_mAP'] == 1
-
-
-def test_no_detections_are_nought(ann_file, content, monkeypatch):
-    log = []
-    monkeypatch.setattr('mmdet.evaluation.coco_metric.print_log', lambda *args: log.append(str(args[0])))
-    samples = [prediction(image['id'], [], [], []) for image in content['images']]
-    numbers = evaluate(CocoMetric(ann_file, metric=['bbox', 'segm', 'proposal']), samples)
-    assert set(numbers.values()) == {0.0} and sum('no detections' in line for line in log) == 3
-
-
-def test_sizes_that_no_object_has_are_minus_one(content, tmp_path):
-    path = tmp_path / 'large.json'
-    large = [a for a in content['annotations'] if a['area'] > 96**2]
-    path.write_text(json.dumps(dict(content, annotations=large)))
-    numbers = evaluate(CocoMetric(str(path)), predictions(dict(content, annotations=large)))
-    assert numbers['coco/bbox_mAP_s'] == -1 and numbers['coco/bbox_mAP_l'] == 1
-
-
-def test_areas_and_crowd_flags_may_be_left_out(content, tmp_path):
-    bare = [{key: a[key] for key in ('image_id', 'bbox', 'category_id')}
-            for a in content['annotations'] if not a['iscrowd']]
-    path = tmp_path / 'bare.json'
-    path.write_text(json.dumps(dict(content, annotations=bare)))
-    assert evaluate(CocoMetric(str(path)), predictions(content))['coco/bbox_mAP'] == 1
-
-
-def test_table_of_classes(ann_file, content, monkeypatch):
-    log = []
-    monkeypatch.setattr('mmdet.evaluation.coco_metric.print_log', lambda *args: log.append(str(args[0])))
-    samples = predictions(content)
-    for sample in samples:  # no dog is found
-        found = sample['pred_instances']
-        sample['pred_instances'] = {key: value[found['labels'] == 1] for key, value in found.items()}
-    evaluate(CocoMetric(ann_file), samples)
-    table = {row.split('|')[1].strip(): row.split('|')[2].strip() for row in log[-1].splitlines() if '|' in row}
-    assert table['dog'] == '0.000' and table['person'] == '1.000' and table['mAP'] == '0.500'
-    assert {'AR@100', 'AR_l@1000', 'mAP_s'} <= set(table)
-    evaluate(CocoMetric(ann_file, classwise=False), samples)
-    assert 'person' not in log[-1]
-
-
-def test_files(ann_file, content, tmp_path):
-    samples = predictions(content, noise=2)
-    prefix = tmp_path / 'results' / 'test'
-    metric = CocoMetric(ann_file, metric=['bbox', 'segm'], format_only=True, outfile_prefix=str(prefix))
-    assert evaluate(metric, samples) == {}
-    boxes = json.loads((tmp_path / 'results/test.bbox.json').read_text())
-    x1, y1, x2, y2 = samples[0]['pred_instances']['bboxes'][0].tolist()
-    assert boxes[0]['bbox'] == [x1, y1, x2 - x1, y2 - y1] and boxes[0]['image_id'] == 3
-    assert {item['category_id'] for item in boxes} == {1, 18}
-    masks = json.loads((tmp_path / 'results/test.segm.json').read_text())
-    assert len(masks) == len(boxes) and 'bbox' not in masks[0]
-    drawn = coco_mask.decode(masks[0]['segmentation'])
-    assert np.array_equal(drawn, samples[0]['pred_instances']['masks'][0].numpy())
-    with contextlib.redirect_stdout(io.StringIO()):
-        COCO(ann_file).loadRes(masks)
-    assert sorted(path.name for path in prefix.parent.iterdir()) == ['test.bbox.json', 'test.segm.json']
-
-
-def test_masks_are_kept_encoded(ann_file, content):
-    metric = CocoMetric(ann_file, metric='segm')
-    metric.process({}, predictions(content)[:1])
-    assert len(pickle.dumps(metric.results)) < 5000  # six masks of 160 x 120
-    masks = np.random.default_rng(0).random((3, 20, 30)) > 0.5
-    assert np.array_equal(coco_mask.decode(encode_masks(masks)).transpose(2, 0, 1), masks)
-
-
-@pytest.mark.parametrize('kwargs, words', [
-    (dict(metric='bboxes'), "'bboxes'"), (dict(format_only=True), 'outfile_prefix'),
-])
-def test_wrong_arguments(ann_file, kwargs, words):
-    with pytest.raises(ValueError, match=words):
-        CocoMetric(ann_file, **kwargs)
-
-
-def test_wrong_input_is_named(ann_file, content, tmp_path):
-    with pytest.raises(FileNotFoundError, match='none.json'):
-        CocoMetric(str(tmp_path / 'none.json'))
-    with pytest.raises(ValueError, match='segm'):
-        evaluate(CocoMetric(ann_file, metric='segm'), predictions(content, masks=False))
-    with pytest.raises(ValueError, match="'mAP_99'"):
-        evaluate(CocoMetric(ann_file, metric_items=['mAP_99']), predictions(content))
-    metric = CocoMetric(ann_file)
-    metric.dataset_meta = dict(classes=('dog', 'horse'))
-    metric.process({}, predictions(content))
-    with pytest.raises(ValueError, match="'horse'"):
-        metric.evaluate(5)
-
-
-def test_dump(content, tmp_path):
-    path = tmp_path / 'results.pkl'
-    dump = DumpDetResults(out_file_path=str(path))
-    samples = predictions(content)
-    dump.process({}, samples)
-    dump.evaluate(5)
-    dumped = pickle.loads(path.read_bytes())
-    assert [item['img_id'] for item in dumped] == [3, 5, 7, 11, 13]
-    drawn = coco_mask.decode(dumped[0]['pred_instances']['masks'])
-    assert np.array_equal(drawn.transpose(2, 0, 1), samples[0]['pred_instances']['masks'].numpy())
+def test_bad_input(truth):
+    path, data = truth
+    with pytest.raises(ValueError, match="'mask'"):
+        CocoMetric(str(path), metric='mask')
+    with pytest.raises(ValueError, match='outfile_prefix'):
+        CocoMetric(str(path), format_only=True)
+    with pytest.raises(ValueError, match="metric_items.*'AP'"):
+        run(metric(path, metric_items=['AP']), detections(data))
+    wrong = metric(path)
+    wrong.dataset_meta = dict(classes=('cat', 'cow'))
+    with pytest.raises(ValueError, match="truth.json.*'cow'"):
+        run(wrong, detections(data))
+    samples = detections(data)
+    samples[0]['pred_instances'].pop('masks')
+    with pytest.raises(ValueError, match='segm.*masks'):
+        metric(path, metric='segm').process({}, samples[:1])
