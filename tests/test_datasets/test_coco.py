@@ -34,8 +34,8 @@ def annotation(i, image, category=7, bbox=(10, 5, 20, 10), **more):
 
 def coco(**change):
     data = dict(
-        images=[dict(id=3, file_name='a.jpg', height=40, width=60), dict(id=8, file_name='b.jpg', height=60, width=40),
-                dict(id=9, file_name='c.jpg', height=40, width=60), dict(id=10, file_name='d.jpg', height=20, width=20)],
+        images=[dict(id=i, file_name=f'{name}.jpg', height=height, width=width) for i, name, height, width in (
+            (3, 'a', 40, 60), (8, 'b', 60, 40), (9, 'c', 40, 60), (10, 'd', 20, 20))],
         categories=[dict(id=90, name='cat'), dict(id=7, name='dog'), dict(id=1, name='bird')],
         annotations=[
             annotation(1, 3), annotation(2, 3, 90, segmentation=dict(size=[40, 60], counts=RLE['counts'].decode())),

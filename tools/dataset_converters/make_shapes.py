@@ -11,6 +11,8 @@ import cv2
 from mmdet.datasets.shapes import SHAPES, make_image
 from mmdet.utils.cli import run_main
 
+MADE = {'annotations', 'train', 'val'}
+
 
 def make_split(folder: Path, name: str, number: int, size: int, first_seed: int) -> None:
     """Write images NAME/*.png and annotations/NAME.json below ``folder``."""
@@ -44,6 +46,9 @@ def main(argv=None):
             parser.error(f'--{name} must be at least {least}, got {getattr(args, name)}')
     if args.out.exists() and not args.force:
         raise FileExistsError(f'--out {args.out}: is there already; --force replaces it')
+    others = sorted({path.name for path in args.out.iterdir()} - MADE) if args.out.is_dir() else []
+    if others:
+        raise FileExistsError(f'--out {args.out}: holds {others[0]!r}, so it is no shapes set; --force replaces only one')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix='.shapes') as temporary:
         folder = Path(temporary) / 'set'

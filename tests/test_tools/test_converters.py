@@ -1,0 +1,50 @@
+"""What --force of make_shapes may replace; the labels of a converted VOC set in CocoDataset."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from mmdet.datasets import CocoDataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / 'dataset_converters' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_force_replaces_a_shapes_set_and_nothing_else(tmp_path):
+    make, out = tool('make_shapes').main, tmp_path / 'set'
+    command = ['--out', str(out), '--val', '1', '--size', '32', '--train']
+    make(command + ['3'])
+    first = (out / 'train' / '000000.png').read_bytes()
+    make(command + ['2', '--force'])
+    assert len(list((out / 'train').iterdir())) == 2 and (out / 'train' / '000000.png').read_bytes() == first
+    make(command + ['2', '--force', '--seed', '1'])
+    assert (out / 'train' / '000000.png').read_bytes() != first
+    (out / 'thesis.tex').write_text('years of work')
+    with pytest.raises(FileExistsError, match='thesis.tex'):
+        make(command + ['2', '--force'])
+    assert (out / 'thesis.tex').is_file() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_difficult_objects_of_voc_are_ignored_regions(tmp_path):
+    (tmp_path / 'Annotations').mkdir()
+    (tmp_path / 'ImageSets/Main').mkdir(parents=True)
+    (tmp_path / 'ImageSets/Main/val.txt').write_text('a\n')
+    objects = ''.join(
+        f'<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>3</xmin><ymin>5</ymin>'
+        f'<xmax>22</xmax><ymax>14</ymax></bndbox></object>' for name, difficult in (('dog', 0), ('cat', 1)))
+    (tmp_path / 'Annotations/a.xml').write_text(
+        f'<annotation><size><width>50</width><height>40</height></size>{objects}</annotation>')
+    out = tmp_path / 'val.json'
+    tool('pascal_voc').main([str(tmp_path), '--split', 'val', '--out', str(out), '--classes', 'dog', 'cat'])
+    assert json.loads(out.read_text())['images'][0]['file_name'] == 'a.jpg'
+    data = CocoDataset(ann_file=str(out), metainfo=dict(classes=('cat', 'dog')), test_mode=True)
+    dog, cat = data[0]['instances']
+    assert (dog['bbox'], dog['bbox_label'], dog['ignore_flag']) == ([2, 4, 22, 14], 1, 0)
+    assert (cat['bbox_label'], cat['ignore_flag']) == (0, 1)
