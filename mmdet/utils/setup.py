@@ -124,9 +124,13 @@ def prepare(cfg: Config, launcher: str) -> None:
     env = cfg.setdefault('env_cfg', {})
     dist_cfg = env.setdefault('dist_cfg', {})
     dist_cfg['backend'] = pick_backend(dist_cfg.get('backend', 'auto'))
-    if launcher == 'pytorch' and not torch.cuda.is_available() and not is_distributed():
-        # mmengine's own start selects a CUDA device first.
-        torch.distributed.init_process_group(**dist_cfg)
+    if launcher != 'none' and not torch.cuda.is_available():
+        # mmengine names a CUDA device, both to start the group and to wrap the model.
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        if launcher == 'pytorch' and not is_distributed():
+            torch.distributed.init_process_group(**dist_cfg)
 
 
 def pick_backend(wanted: str) -> str:
