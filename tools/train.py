@@ -3,6 +3,7 @@ import argparse
 import os
 import sys
 
+import torch
 from mmengine.config import DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -32,6 +33,8 @@ def parse_args(argv=None):
 def build_config(args):
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if args.amp:
+        if not torch.cuda.is_available():
+            raise ValueError('--amp: mixed precision needs a GPU and there is none here; leave it out')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:

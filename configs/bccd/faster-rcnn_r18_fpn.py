@@ -6,7 +6,7 @@ _base_ = [
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [

@@ -144,6 +144,15 @@ def test_extractor_equals_torchvision_and_keeps_every_map_in_the_graph():
         SingleRoIExtractor(dict(type='RoIAlign', output_size=7, sampling_rate=2), 3, [4])
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_maps_keep_the_regions_pixels(dtype):
+    feats = torch.arange(0, 640.).view(1, 1, 1, -1).expand(1, 1, 8, -1) / 640
+    rois = torch.tensor([[0., 2100.5, 4, 2130.5, 20]])  # bfloat16 would move it by several pixels
+    layer = SingleRoIExtractor(dict(type='RoIAlign', output_size=3), 1, [4])
+    torch.testing.assert_close(layer([feats.to(dtype)], rois).float(), layer([feats], rois), rtol=5e-3, atol=0)
+    assert layer([feats.to(dtype)], rois).dtype == dtype
+
+
 def sampling(num_pos, num_neg, seed=0):
     from mmdet.models.task_modules import SamplingResult
     torch.manual_seed(seed)

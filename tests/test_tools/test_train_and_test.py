@@ -79,6 +79,13 @@ def test_two_processes_train_and_evaluate_each_image_once(trained, tiny_config, 
     assert (tmp_path / 'two' / 'epoch_1.pth').is_file() and ap_of(output, 'bbox')
 
 
+def test_auto_scale_lr(tiny_config, tmp_path):
+    output = run(sys.executable, 'tools/train.py', tiny_config, '--auto-scale-lr', '--work-dir', tmp_path,
+                 '--cfg-options', 'train_cfg.max_epochs=1', 'val_cfg=None', 'val_dataloader=None',
+                 'val_evaluator=None')
+    assert re.search(r'LR has been automatically scaled from 0.01 to 0.005', output)  # batch 2, base 4
+
+
 def test_print_config(tiny_config):
     output = run(sys.executable, 'tools/print_config.py', tiny_config, '--cfg-options', 'train_cfg.max_epochs=7')
     assert 'max_epochs=7' in output and "type='CBN'" in output
@@ -179,6 +186,12 @@ def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained
     fails('test', tiny_config, trained[0] / 'epoch_2.pth', '--cfg-options', 'model.neck.out_channels=24',
           'model.rpn_head.in_channels=24', 'model.roi_head.bbox_head.in_channels=24',
           'model.roi_head.mask_head.in_channels=24', says=['another model', 'mismatched', 'neck'], writes=True)
+
+
+def test_options_that_cannot_be_met(fails, tiny_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    fails('train', tiny_config, '--amp', says=['--amp.*GPU'])
+    fails('train', tiny_config, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None', says=['base_batch_size'])
 
 
 @pytest.mark.parametrize('number', ['0', '-1', 'two', '100000'])

@@ -11,11 +11,11 @@ model = dict(
     rpn_head=dict(in_channels=128, feat_channels=128),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=128, roi_layer=dict(sampling_ratio=2)),
-        bbox_head=dict(in_channels=128, fc_out_channels=256),
+        bbox_head=dict(in_channels=128, fc_out_channels=512),
         mask_roi_extractor=dict(out_channels=128, roi_layer=dict(sampling_ratio=2)),
         mask_head=dict(num_convs=2, in_channels=128, conv_out_channels=128)),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=128)),
+        rpn=dict(sampler=dict(num=256)),
         rpn_proposal=dict(nms_pre=1000, max_per_img=500),
         rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300)))

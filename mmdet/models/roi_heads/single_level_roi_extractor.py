@@ -34,8 +34,12 @@ class RoIAlign:
 
     def __call__(self, feats: Tensor, rois: Tensor) -> Tensor:
         """Map (N, C, H, W), regions (K, 5) of image index and box, to (K, C, rows, columns)."""
-        return roi_align(feats, rois.to(feats.dtype), self.output_size, self.spatial_scale, self.sampling_ratio,
-                         self.aligned)
+        dtype = feats.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            feats = feats.float()  # half precision cannot tell pixels apart beyond 2048 (256 in bfloat16)
+        out = roi_align(feats, rois.to(feats.dtype), self.output_size, self.spatial_scale, self.sampling_ratio,
+                        self.aligned)
+        return out.to(dtype)
 
 
 @MODELS.register_module()
