@@ -1,6 +1,7 @@
 _base_ = './mask-rcnn_r18_fpn.py'
 
-norm_cfg = dict(type='CBN', buffer_num=3, burnin=1, by_epoch=True)
+# Burn-in until the learning rate drops, as in the published setting
+norm_cfg = dict(type='CBN', buffer_num=3, burnin=6, by_epoch=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     neck=dict(norm_cfg=norm_cfg),

@@ -1,0 +1,45 @@
+"""Every config builds; the README says what the configs say."""
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdet.registry import MODELS, TRANSFORMS
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*rcnn*.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_builds(path):
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(str(ROOT / path))
+    if '_base_/' not in path:
+        for key in ('train_pipeline', 'test_pipeline'):
+            for transform in cfg[key]:
+                TRANSFORMS.build(transform)
+        for key in ('train_dataloader', 'val_evaluator', 'optim_wrapper', 'param_scheduler', 'default_hooks'):
+            assert key in cfg
+        # What a run writes into its folder is read back.
+        assert Config.fromstring(cfg.pretty_text, '.py').model == cfg.model
+    cfg.model.backbone.init_cfg = None
+    if cfg.model.backbone.depth == 18:  # the large ones are built in test_detectors.py
+        MODELS.build(cfg.model)
+
+
+def test_norms_of_a_family_differ_in_nothing_else():
+    for folder, stem in (('nuclei', 'mask-rcnn_r18_fpn'), ('shapes', 'mask-rcnn_r18_fpn'),
+                         ('bccd', 'faster-rcnn_r18_fpn')):
+        texts = [re.sub(r'(#.*\n)?norm_cfg = .*\n', '', (ROOT / 'configs' / folder / f'{stem}_{norm}.py').read_text())
+                 for norm in ('bn', 'gn', 'cbn')]
+        assert texts[0] == texts[1] == texts[2]
+
+
+def test_readme_shows_a_config_that_is_there():
+    readme = (ROOT / 'README.md').read_text()
+    block = re.search(r'```python\n(_base_.*?)```', readme, re.S).group(1)
+    assert block == (ROOT / 'configs/cbn/mask_rcnn_r50_fpn_cbn_buffer3_burnin8_1x.py').read_text()
+    for link in re.findall(r'\]\(((?!http)[^)#]+)\)', readme):
+        assert (ROOT / link).exists(), link
