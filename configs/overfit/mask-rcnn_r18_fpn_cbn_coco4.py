@@ -33,7 +33,8 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=1,
     dataset=dict(_delete_=True, type='RepeatDataset', times=50, dataset=dict(pipeline=train_pipeline, **images)))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, pipeline=test_pipeline, **images))
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(_delete_=True, pipeline=test_pipeline, **images))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/coco/annotations/instances_train2017.json')
 test_evaluator = val_evaluator
