@@ -22,17 +22,22 @@ class BBoxTargets(NamedTuple):
 
 @MODELS.register_module()
 class ConvFCBBoxHead(BaseModule):
-    """Shared convolutions and fully connected layers, then one linear layer for classes and one for boxes.
+    """Shared convolutions and fully connected layers, then a branch for classes and one for boxes.
 
     Args:
-        num_shared_convs, num_shared_fcs: numbers of layers, ``conv_out_channels`` and ``fc_out_channels`` wide.
+        num_shared_convs, num_shared_fcs, num_cls_convs, num_cls_fcs, num_reg_convs, num_reg_fcs: numbers of layers,
+            ``conv_out_channels`` and ``fc_out_channels`` wide. Both branches end in one more linear layer.
         in_channels, roi_feat_size: of the regions' features.
         num_classes: without background.
         reg_class_agnostic: one box for all classes.
         norm_cfg: after the convolutions.
+
+    Raises:
+        ValueError: convolutions of a branch behind shared fully connected layers.
     """
 
-    def __init__(self, num_shared_convs: int = 0, num_shared_fcs: int = 0, in_channels: int = 256,
+    def __init__(self, num_shared_convs: int = 0, num_shared_fcs: int = 0, num_cls_convs: int = 0,
+                 num_cls_fcs: int = 0, num_reg_convs: int = 0, num_reg_fcs: int = 0, in_channels: int = 256,
                  conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
                  num_classes: int = 80, bbox_coder: dict = dict(
                      type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
@@ -43,35 +48,48 @@ class ConvFCBBoxHead(BaseModule):
         if init_cfg is None:
             init_cfg = [dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
                         dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
-                        dict(type='Xavier', distribution='uniform', override=dict(name='shared_fcs'))]
+                        dict(type='Xavier', distribution='uniform', override=[
+                            dict(name='shared_fcs'), dict(name='cls_fcs'), dict(name='reg_fcs')])]
         super().__init__(init_cfg)
+        if num_shared_fcs and (num_cls_convs or num_reg_convs):
+            raise ValueError(f'{type(self).__name__}: num_cls_convs={num_cls_convs}, num_reg_convs={num_reg_convs} '
+                             f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0')
         self.num_classes = num_classes
         self.reg_class_agnostic = reg_class_agnostic
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
-        width = in_channels
-        self.shared_convs = nn.ModuleList()
-        for _ in range(num_shared_convs):
-            self.shared_convs.append(
-                ConvModule(width, conv_out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg))
-            width = conv_out_channels
-        width *= roi_feat_size * roi_feat_size
-        self.shared_fcs = nn.ModuleList()
-        for _ in range(num_shared_fcs):
-            self.shared_fcs.append(nn.Linear(width, fc_out_channels))
-            width = fc_out_channels
-        self.fc_cls = nn.Linear(width, num_classes + 1)
-        self.fc_reg = nn.Linear(width, 4 if reg_class_agnostic else 4 * num_classes)
+
+        def branch(width: int, cells: int, num_convs: int, num_fcs: int):
+            """Layers on features of ``width`` channels and ``cells`` cells, and these two numbers behind them."""
+            convs, fcs = nn.ModuleList(), nn.ModuleList()
+            for _ in range(num_convs):
+                convs.append(ConvModule(width, conv_out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg))
+                width = conv_out_channels
+            for _ in range(num_fcs):
+                fcs.append(nn.Linear(width * cells, fc_out_channels))
+                width, cells = fc_out_channels, 1
+            return convs, fcs, width, cells
+
+        self.shared_convs, self.shared_fcs, *shared = branch(
+            in_channels, roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs)
+        self.cls_convs, self.cls_fcs, width, cells = branch(*shared, num_cls_convs, num_cls_fcs)
+        self.fc_cls = nn.Linear(width * cells, num_classes + 1)
+        self.reg_convs, self.reg_fcs, width, cells = branch(*shared, num_reg_convs, num_reg_fcs)
+        self.fc_reg = nn.Linear(width * cells, 4 if reg_class_agnostic else 4 * num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
-        for conv in self.shared_convs:
-            x = conv(x)
-        x = x.flatten(1)
-        for fc in self.shared_fcs:
-            x = F.relu(fc(x), inplace=True)
-        return self.fc_cls(x), self.fc_reg(x)
+        def run(convs, fcs, x):
+            for conv in convs:
+                x = conv(x)
+            for fc in fcs:
+                x = F.relu(fc(x.flatten(1)), inplace=True)
+            return x
+
+        x = run(self.shared_convs, self.shared_fcs, x)
+        scores, deltas = run(self.cls_convs, self.cls_fcs, x), run(self.reg_convs, self.reg_fcs, x)
+        return self.fc_cls(scores.flatten(1)), self.fc_reg(deltas.flatten(1))
 
     @torch.no_grad()
     def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
@@ -91,7 +109,7 @@ class ConvFCBBoxHead(BaseModule):
         """``loss_cls``, ``acc`` (percent) and ``loss_bbox``, averaged by the number of regions."""
         if not len(cls_score):
             return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
-        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).to(cls_score.dtype)
+        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).float()  # bfloat16 cannot count to 512
         positive = ((targets.labels >= 0) & (targets.labels < self.num_classes)).nonzero().flatten()
         losses = dict(loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
                       acc=accuracy(cls_score, targets.labels))

@@ -1,9 +1,10 @@
 """Mask of a region (He et al., Mask R-CNN, ICCV 2017)."""
 import math
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 import torch
+from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,16 +15,16 @@ from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
 
 
-def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
+def paste_mask(mask: Tensor, box: Sequence[float], height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
     """A region's mask in its place in the image, pixel centres at half numbers, bilinear.
 
     Args:
-        mask: probabilities (S, S'). box: (4,) in pixels of the image.
+        mask: probabilities (S, S'). box: x1, y1, x2, y2 in pixels of the image.
 
     Returns:
         The part of the (height, width) image that can be set, bool, and its (top, left) corner.
     """
-    x1, y1, x2, y2 = box.tolist()
+    x1, y1, x2, y2 = box
     # Interpolation with the nought around it reaches half a mask cell beyond the box.
     reach_x = 1 + math.ceil(abs(x2 - x1) / mask.shape[1])
     reach_y = 1 + math.ceil(abs(y2 - y1) / mask.shape[0])
@@ -33,7 +34,7 @@ def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: fl
         return mask.new_zeros(0, 0, dtype=torch.bool), (0, 0)
     x = torch.arange(left, right, device=mask.device, dtype=mask.dtype) + 0.5
     y = torch.arange(top, bottom, device=mask.device, dtype=mask.dtype) + 0.5
-    x, y = (x - box[0]) / (box[2] - box[0]) * 2 - 1, (y - box[1]) / (box[3] - box[1]) * 2 - 1
+    x, y = (x - x1) / (x2 - x1) * 2 - 1, (y - y1) / (y2 - y1) * 2 - 1
     grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
     pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
     return pasted >= threshold, (top, left)
@@ -49,12 +50,14 @@ class FCNMaskHead(BaseModule):
         class_agnostic: one mask for all classes.
         upsample_cfg: ``type='deconv'`` and ``scale_factor``.
         norm_cfg: after the hidden convolutions.
+        predictor_cfg: kind of the last convolution, as a ``conv_cfg``.
     """
 
     def __init__(self, num_convs: int = 4, roi_feat_size: int = 14, in_channels: int = 256,
                  conv_kernel_size: int = 3, conv_out_channels: int = 256, num_classes: int = 80,
                  class_agnostic: bool = False, upsample_cfg: dict = dict(type='deconv', scale_factor=2),
                  conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 predictor_cfg: Optional[dict] = dict(type='Conv'),
                  loss_mask: dict = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
@@ -70,7 +73,8 @@ class FCNMaskHead(BaseModule):
         factor = upsample_cfg.get('scale_factor', 2)
         width = conv_out_channels if num_convs else in_channels
         self.upsample = nn.ConvTranspose2d(width, conv_out_channels, factor, stride=factor)
-        self.conv_logits = nn.Conv2d(conv_out_channels, 1 if class_agnostic else num_classes, 1)
+        self.conv_logits = build_conv_layer(
+            predictor_cfg, conv_out_channels, 1 if class_agnostic else num_classes, 1)
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -122,7 +126,7 @@ class FCNMaskHead(BaseModule):
         out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=bboxes.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
         own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
-        for image, mask, box in zip(out, own, bboxes):
+        for image, mask, box in zip(out, own, bboxes.tolist()):
             part, (top, left) = paste_mask(mask, box, *shape, threshold)
             image[top:top + part.shape[0], left:left + part.shape[1]] = part
         return out
