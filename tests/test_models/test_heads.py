@@ -229,7 +229,7 @@ def brute_paste(mask, box, height, width, threshold):
 def test_paste_equals_brute_force(box, threshold):
     mask = torch.rand(7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     box = torch.tensor(box, dtype=torch.float64)
-    part, (top, left) = paste_mask(mask, box.tolist(), 24, 30, threshold)
+    part, (top, left) = paste_mask(mask, box, 24, 30, threshold)
     out = torch.zeros(24, 30, dtype=torch.bool)
     out[top:top + part.shape[0], left:left + part.shape[1]] = part
     assert torch.equal(out, brute_paste(mask, box.tolist(), 24, 30, threshold)) and out.any()
@@ -237,7 +237,7 @@ def test_paste_equals_brute_force(box, threshold):
 
 def test_paste_outside_the_image_or_without_area_is_empty():
     for box in ([40., 40, 50, 50], [-30., 0, -9, 9], [5., 5, 5, 9]):
-        assert paste_mask(torch.ones(4, 4), box, 20, 20, 0.5)[0].sum() == 0
+        assert paste_mask(torch.ones(4, 4), torch.tensor(box), 20, 20, 0.5)[0].sum() == 0
 
 
 def test_mask_head():

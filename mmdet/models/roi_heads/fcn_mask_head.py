@@ -1,6 +1,6 @@
 """Mask of a region (He et al., Mask R-CNN, ICCV 2017)."""
 import math
-from typing import Optional, Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -15,16 +15,16 @@ from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
 
 
-def paste_mask(mask: Tensor, box: Sequence[float], height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
+def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
     """A region's mask in its place in the image, pixel centres at half numbers, bilinear.
 
     Args:
-        mask: probabilities (S, S'). box: x1, y1, x2, y2 in pixels of the image.
+        mask: probabilities (S, S'). box: (4,) in pixels of the image.
 
     Returns:
         The part of the (height, width) image that can be set, bool, and its (top, left) corner.
     """
-    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = box.tolist()
     # Interpolation with the nought around it reaches half a mask cell beyond the box.
     reach_x = 1 + math.ceil(abs(x2 - x1) / mask.shape[1])
     reach_y = 1 + math.ceil(abs(y2 - y1) / mask.shape[0])
@@ -34,7 +34,7 @@ def paste_mask(mask: Tensor, box: Sequence[float], height: int, width: int, thre
         return mask.new_zeros(0, 0, dtype=torch.bool), (0, 0)
     x = torch.arange(left, right, device=mask.device, dtype=mask.dtype) + 0.5
     y = torch.arange(top, bottom, device=mask.device, dtype=mask.dtype) + 0.5
-    x, y = (x - x1) / (x2 - x1) * 2 - 1, (y - y1) / (y2 - y1) * 2 - 1
+    x, y = (x - box[0]) / (box[2] - box[0]) * 2 - 1, (y - box[1]) / (box[3] - box[1]) * 2 - 1
     grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
     pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
     return pasted >= threshold, (top, left)
@@ -126,7 +126,7 @@ class FCNMaskHead(BaseModule):
         out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=bboxes.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
         own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
-        for image, mask, box in zip(out, own, bboxes.tolist()):
+        for image, mask, box in zip(out, own, bboxes):
             part, (top, left) = paste_mask(mask, box, *shape, threshold)
             image[top:top + part.shape[0], left:left + part.shape[1]] = part
         return out
