@@ -253,6 +253,12 @@ def test_mask_head():
     assert masks.shape == (5, 20, 30) and masks[0].sum() == 64 and masks[0, 2:10, 2:10].all()
 
 
+def test_mask_predictor_is_built_by_its_config():
+    assert isinstance(FCNMaskHead(num_convs=1, predictor_cfg=dict(type='Conv')).conv_logits, nn.Conv2d)
+    with pytest.raises(KeyError, match='NoSuchConv'):
+        FCNMaskHead(num_convs=1, predictor_cfg=dict(type='NoSuchConv'))
+
+
 def test_mask_head_without_positives_gives_every_parameter_a_zero_gradient():
     head = FCNMaskHead(num_convs=2, in_channels=4, conv_out_channels=6, num_classes=3,
                        norm_cfg=dict(type='CBN', buffer_num=2))

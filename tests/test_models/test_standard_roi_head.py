@@ -157,3 +157,22 @@ def test_boxes_only():
     assert set(head.loss(feats, proposals, samples)) == {'loss_cls', 'acc', 'loss_bbox'}
     assert 'masks' not in head.predict(feats, proposals, samples)[0]
     assert not any('mask' in name for name in head.state_dict())
+
+
+@pytest.mark.parametrize('mask', [True, False])
+def test_rescale_divides_width_and_height_by_their_own_factors(mask):
+    head = roi_head(mask).eval()
+    if mask:
+        torch.nn.init.constant_(head.mask_head.conv_logits.bias, 9)  # masks fill their boxes
+    feats, proposals, samples = data((1, ))
+    plain = head.predict(feats, proposals, samples, rescale=False)[0]
+    samples[0].set_metainfo(dict(scale_factor=(0.5, 2.), ori_shape=(SIZE // 2, SIZE * 2)))
+    found = head.predict(feats, proposals, samples, rescale=True)[0]
+    torch.testing.assert_close(found.bboxes, plain.bboxes / torch.tensor([0.5, 2, 0.5, 2]))
+    torch.testing.assert_close(found.scores, plain.scores)
+    assert len(found) and (not mask or found.masks.shape[1:] == (SIZE // 2, SIZE * 2))
+    for (x1, y1, x2, y2), drawn in zip(found.bboxes.tolist(), found.masks if mask else []):
+        rows, columns = torch.arange(SIZE // 2) + 0.5, torch.arange(SIZE * 2) + 0.5
+        inside = ((rows > y1) & (rows < y2))[:, None] & (columns > x1) & (columns < x2)
+        # Logit 9 is set up to the half cell before the edge at least.
+        assert drawn.sum() > 0 and (drawn & ~inside).sum() == 0 and drawn.sum() >= 0.9 * inside.sum() - 8
