@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn_small.py', '../_base_/datasets/coco_instance.py', '../_base_/default_runtime.py'
 ]
 
-norm_cfg = dict(type='CBN', buffer_num=3, burnin=4, by_epoch=True)
+norm_cfg = dict(type='CBN', buffer_num=3, burnin=8, by_epoch=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     neck=dict(norm_cfg=norm_cfg),
@@ -39,12 +39,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/coco/annotations/instances_train2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', begin=0, end=5, by_epoch=True, milestones=[4], gamma=0.1)
+    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[8], gamma=0.1)
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
