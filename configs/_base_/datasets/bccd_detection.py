@@ -1,4 +1,4 @@
-# BCCD, blood cells, in COCO format
+# BCCD, blood cells, in COCO format; 640x480 images at 400x300, for a CPU
 dataset_type = 'CocoDataset'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
@@ -7,13 +7,13 @@ backend_args = None
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale_factor=1.0, keep_ratio=True),
+    dict(type='Resize', scale=(400, 300), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs')
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
-    dict(type='Resize', scale_factor=1.0, keep_ratio=True),
+    dict(type='Resize', scale=(400, 300), keep_ratio=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
