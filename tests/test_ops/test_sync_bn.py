@@ -2,12 +2,13 @@
 import os
 import tempfile
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from mmdet.ops.norm import SyncBN
+from mmdet.ops.norm import SyncBN, sync_bn
 
 COUNTS = (1, 3)  # ranks need not hold equally many
 
@@ -47,7 +48,27 @@ def test_two_processes_equal_the_joined_batch():
         torch.testing.assert_close(part[3], dict(bn.state_dict()), check_dtype=False)
 
 
-def test_alone_it_is_bn():
+@pytest.mark.parametrize('group', [False, True])
+def test_alone_it_is_bn(group, tmp_path):
+    if group:
+        dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        _check_alone()
+    finally:
+        if group:
+            dist.destroy_process_group()
+
+
+def _check_alone():
     bn, norm = nn.BatchNorm2d(5).double(), SyncBN(5).double()
     for train in (True, False):
         torch.testing.assert_close(norm.train(train)(_batch()), bn.train(train)(_batch()))
+
+
+def test_says_once_that_there_is_no_cuda(monkeypatch):
+    said = []
+    monkeypatch.setattr(sync_bn, '_said', set())
+    monkeypatch.setattr(sync_bn, 'print_log', lambda text, logger: said.append(text))
+    for _ in range(2):
+        SyncBN(5).double()(_batch())
+    assert len(said) == 1 and 'no CUDA' in said[0]

@@ -17,13 +17,14 @@ class SyncBN(nn.SyncBatchNorm):
     _abbr_ = 'bn'
 
     def forward(self, y: Tensor) -> Tensor:
-        in_group = dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
-        if y.is_cuda or not self.training or not in_group:
+        if y.is_cuda or not self.training:
             return super().forward(y)
         if not _said:
             _said.add(True)
             print_log('SyncBN: no CUDA here, statistics are synchronized by all-reduce on the CPU', 'current')
-        return self._synced(y)
+        in_group = dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
+        # torch's own forward refuses the CPU in any process group, also in one of a single process.
+        return self._synced(y) if in_group else super(nn.SyncBatchNorm, self).forward(y)
 
     def _synced(self, y: Tensor) -> Tensor:
         dims = [d for d in range(y.dim()) if d != 1]
