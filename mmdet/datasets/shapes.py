@@ -16,8 +16,9 @@ def _outline(shape: str, size: float, angle: float, centre: np.ndarray) -> np.nd
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    # Images of much the same brightness: otherwise batch statistics tell more of the images than of the shapes.
     ramp = np.linspace(0, 1, size)[:, None, None]
-    image = rng.uniform(40, 215, 3) * (1 - ramp) + rng.uniform(40, 215, 3) * ramp
+    image = rng.uniform(90, 165, 3) * (1 - ramp) + rng.uniform(90, 165, 3) * ramp
     return np.broadcast_to(image, (size, size, 3)).copy()
 
 
