@@ -21,12 +21,12 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(nms_pre=300, max_per_img=200), rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)))
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=8)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=7, val_interval=7)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', begin=0, end=8, by_epoch=True, milestones=[6], gamma=0.1)
+    dict(type='MultiStepLR', begin=0, end=7, by_epoch=True, milestones=[6], gamma=0.1)
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
