@@ -126,7 +126,7 @@ class FCNMaskHead(BaseModule):
         out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=bboxes.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
         own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
-        for image, mask, box in zip(out, own, bboxes):
+        for image, mask, box in zip(out, own, bboxes.cpu()):  # one transfer, not one for each box
             part, (top, left) = paste_mask(mask, box, *shape, threshold)
             image[top:top + part.shape[0], left:left + part.shape[1]] = part
         return out

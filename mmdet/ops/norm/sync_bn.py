@@ -21,7 +21,7 @@ class SyncBN(nn.SyncBatchNorm):
             return super().forward(y)
         if not _said:
             _said.add(True)
-            print_log('SyncBN: no CUDA here, statistics are synchronized by all-reduce on the CPU', 'current')
+            print_log('SyncBN: no CUDA here: all-reduce between several processes, BN in a single one', 'current')
         in_group = dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
         # torch's own forward refuses the CPU in any process group, also in one of a single process.
         return self._synced(y) if in_group else super(nn.SyncBatchNorm, self).forward(y)
