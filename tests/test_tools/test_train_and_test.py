@@ -41,7 +41,7 @@ def test_train_writes_checkpoints_and_says_time_and_memory(trained):
     assert int(re.search(r'peak resident memory: (\d+) MiB', output).group(1)) > 100
     assert re.search(r'CBN: \d+ layers', output) and 'loss_mask' in output and 'coco/segm_mAP' in output
     checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
-    assert len(checkpoint['cbn_window']) == 20 + 8 + 1  # R-18, FPN, mask head
+    assert len(checkpoint['cbn_window']) == 20 + 8 + 4 + 1  # R-18, FPN, box head, mask head
     assert all(len(state['window']) == 3 for name, state in checkpoint['cbn_window'].items() if 'backbone' in name)
 
 
