@@ -3,14 +3,17 @@ _base_ = [
     '../_base_/models/mask-rcnn_r18_fpn_small.py', '../_base_/datasets/coco_instance.py', '../_base_/default_runtime.py'
 ]
 
-norm_cfg = dict(type='CBN', buffer_num=3, burnin=8, by_epoch=True)
+norm_cfg = dict(type='CBN', buffer_num=3, burnin=4, by_epoch=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     neck=dict(norm_cfg=norm_cfg),
     rpn_head=dict(anchor_generator=dict(scales=[4])),
-    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)))
+    roi_head=dict(
+        bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=128, norm_cfg=norm_cfg),
+        mask_head=dict(norm_cfg=norm_cfg)),
+    train_cfg=dict(rcnn=dict(sampler=dict(pos_fraction=0.5))))
 
-indices = [0, 4, 5, 6]
+indices = [0, 19, 28, 38]  # of one size: no padding, so that a batch looks to the norms as an image does in testing
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -44,9 +47,9 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[8], gamma=0.1)
+    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[9], gamma=0.1)
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
+    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001),
     clip_grad=dict(max_norm=35, norm_type=2))
