@@ -1,9 +1,94 @@
-"""Corners of the region proposal network; losses and proposals by plain loops are in test_heads.py."""
+"""Region proposal network: losses and proposals against plain loops, corners."""
 import pytest
 import torch
+from mmengine.structures import InstanceData
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.structures import DetDataSample
+
+RPN_TRAIN = dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.3, min_pos_iou=0.1),
+                 sampler=dict(type='RandomSampler', num=1000, pos_fraction=0.5, add_gt_as_proposals=False),
+                 allowed_border=-1, pos_weight=-1)
+RPN_TEST = dict(nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
+
+
+def sample(boxes=((4., 4, 24, 20), (30, 10, 60, 50)), size=64):
+    gt = DetDataSample(metainfo=dict(img_shape=(size, size), pad_shape=(size, size), ori_shape=(size, size),
+                                     scale_factor=(1., 1.)))
+    boxes = torch.tensor(boxes).reshape(-1, 4)
+    gt.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(len(boxes)) % 2)
+    gt.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    return gt
+
+
+def rpn():
+    torch.manual_seed(0)
+    head = RPNHead(4, feat_channels=4, train_cfg=RPN_TRAIN, test_cfg=RPN_TEST, anchor_generator=dict(
+        type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=[8, 16]))
+    for conv in (head.rpn_conv, head.rpn_cls, head.rpn_reg):
+        nn.init.normal_(conv.weight, std=0.3)
+    return head, [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
+
+
+def test_losses_by_hand():
+    head, feats = rpn()
+    samples = [sample(), sample([[10., 10, 40, 40]])]
+    losses = head.loss(feats, samples)
+    scores, deltas = head(feats)
+    anchors = torch.cat(head.prior_generator.grid_priors([(8, 8), (4, 4)]))
+    cls = box = number = 0
+    for i, gt in enumerate(samples):
+        logits = torch.cat([s[i].permute(1, 2, 0).flatten() for s in scores])
+        moves = torch.cat([d[i].permute(1, 2, 0).reshape(-1, 4) for d in deltas])
+        result = head.assigner.assign(InstanceData(priors=anchors), gt.gt_instances)
+        used, positive = result.gt_inds >= 0, result.gt_inds > 0
+        cls = cls + F.binary_cross_entropy_with_logits(logits[used], positive[used].float(), reduction='sum')
+        target = head.bbox_coder.encode(anchors[positive], gt.gt_instances.bboxes[result.gt_inds[positive] - 1])
+        box = box + (moves[positive] - target).abs().sum()
+        number += used.sum()
+        assert positive.any() and not used.all()
+    torch.testing.assert_close(sum(losses['loss_rpn_cls']), cls / number)
+    torch.testing.assert_close(sum(losses['loss_rpn_bbox']), box / number)
+    assert len(losses['loss_rpn_cls']) == 2
+
+
+def test_allowed_border_leaves_out_anchors_that_reach_out():
+    head, feats = rpn()
+    head.train_cfg = dict(RPN_TRAIN, allowed_border=0)
+    anchors = torch.cat(head.prior_generator.grid_priors([(8, 8), (4, 4)]))
+    targets = head._targets(anchors, torch.ones(len(anchors), dtype=torch.bool), sample())
+    inside = ((anchors >= 0) & (anchors < 64)).all(1)
+    assert not targets.label_weights[~inside].any() and targets.label_weights[inside].any()
+
+
+def test_proposals_equal_plain_loops():
+    head, feats = rpn()
+    result = head.predict(feats, [sample(), sample()])[1]
+    scores, deltas = head(feats)
+    candidates = []
+    for level, (s, d, a) in enumerate(zip(scores, deltas, head.prior_generator.grid_priors([(8, 8), (4, 4)]))):
+        s, d = s[1].permute(1, 2, 0).flatten().sigmoid(), d[1].permute(1, 2, 0).reshape(-1, 4)
+        boxes = head.bbox_coder.decode(a, d, (64, 64))
+        best = s.argsort(descending=True)[:50]
+        candidates += [(s[i].item(), boxes[i], level) for i in best if (boxes[i, 2:] > boxes[i, :2]).all()]
+    kept = []
+    for score, box, level in sorted(candidates, key=lambda c: -c[0]):
+        if all(level != other or box_iou(box[None], b[None]) <= 0.7 for _, b, other in kept):
+            kept.append((score, box, level))
+    torch.testing.assert_close(result.bboxes, torch.stack([k[1] for k in kept[:20]]))
+    torch.testing.assert_close(result.scores, torch.tensor([k[0] for k in kept[:20]]))
+
+
+def test_without_objects_trains_on_background():
+    head, feats = rpn()
+    losses, proposals = head.loss_and_predict(feats, [sample(()), sample(())], dict(RPN_TEST, max_per_img=3))
+    total = sum(losses['loss_rpn_cls']) + sum(losses['loss_rpn_bbox'])
+    total.backward()
+    assert sum(losses['loss_rpn_bbox']).item() == 0 and head.rpn_reg.weight.grad is not None
+    assert head.rpn_cls.weight.grad.any() and len(proposals[0]) == 3
 
 
 def meta(scale=(1., 1.), shape=(32, 48)):

@@ -158,8 +158,8 @@ class ResNet(BaseModule):
         except (URLError, ConnectionError) as error:
             raise FileNotFoundError(
                 f"backbone.init_cfg: {self.init_cfg['checkpoint']} could not be downloaded ({error}). Put the file "
-                f'into {torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, or '
-                'start at random with --cfg-options model.backbone.init_cfg=None') from None
+                f'into {torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, '
+                'or start at random with --cfg-options model.backbone.init_cfg=None') from None
         if self.zero_init_residual and not self.pretrained:
             for module in self.modules():
                 if isinstance(module, _Block):
