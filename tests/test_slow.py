@@ -13,7 +13,7 @@ COCO = ROOT.parent / 'shared' / 'data' / 'coco100'
 
 def train(config, *options):
     done = subprocess.run(
-        [sys.executable, 'tools/train.py', config, *map(str, options)], cwd=ROOT, text=True,
+        [sys.executable, 'tools/train.py', config, *map(str, options), 'randomness.seed=0'], cwd=ROOT, text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout[-3000:]
     return {key: float(value) for key, value in re.findall(r'coco/(\w+): (-?[\d.]+)', done.stdout)}

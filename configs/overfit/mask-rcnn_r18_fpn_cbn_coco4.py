@@ -47,7 +47,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[9], gamma=0.1)
+    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[8], gamma=0.1)
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
