@@ -13,7 +13,7 @@ model = dict(
         mask_head=dict(norm_cfg=norm_cfg)),
     train_cfg=dict(rcnn=dict(sampler=dict(pos_fraction=0.5))))
 
-indices = [0, 19, 28, 38]  # of one size: no padding, so that a batch looks to the norms as an image does in testing
+indices = [0, 19, 28, 38]  # two upright and two lying images, 17 objects
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
