@@ -24,17 +24,28 @@ def sample(boxes=((4., 4, 24, 20), (30, 10, 60, 50)), size=64):
     return gt
 
 
-def rpn():
+def build(strides, **options):
     torch.manual_seed(0)
-    head = RPNHead(4, feat_channels=4, train_cfg=RPN_TRAIN, test_cfg=RPN_TEST, anchor_generator=dict(
-        type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=[8, 16]))
+    return RPNHead(4, feat_channels=4, anchor_generator=dict(
+        type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=strides), **options)
+
+
+def two_levels():
+    """A head with large weights, and maps of two images."""
+    head = build([8, 16], train_cfg=RPN_TRAIN, test_cfg=RPN_TEST)
     for conv in (head.rpn_conv, head.rpn_cls, head.rpn_reg):
         nn.init.normal_(conv.weight, std=0.3)
     return head, [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
 
 
+def one_level(**options):
+    """A head that keeps all its candidates, and the map of an image."""
+    head = build([8], test_cfg=dict(RPN_TEST, nms_pre=-1, max_per_img=30), **options)
+    return head, [torch.randn(1, 4, 4, 6)]
+
+
 def test_losses_by_hand():
-    head, feats = rpn()
+    head, feats = two_levels()
     samples = [sample(), sample([[10., 10, 40, 40]])]
     losses = head.loss(feats, samples)
     scores, deltas = head(feats)
@@ -56,7 +67,7 @@ def test_losses_by_hand():
 
 
 def test_allowed_border_leaves_out_anchors_that_reach_out():
-    head, feats = rpn()
+    head, feats = two_levels()
     head.train_cfg = dict(RPN_TRAIN, allowed_border=0)
     anchors = torch.cat(head.prior_generator.grid_priors([(8, 8), (4, 4)]))
     targets = head._targets(anchors, torch.ones(len(anchors), dtype=torch.bool), sample())
@@ -65,7 +76,7 @@ def test_allowed_border_leaves_out_anchors_that_reach_out():
 
 
 def test_proposals_equal_plain_loops():
-    head, feats = rpn()
+    head, feats = two_levels()
     result = head.predict(feats, [sample(), sample()])[1]
     scores, deltas = head(feats)
     candidates = []
@@ -83,7 +94,7 @@ def test_proposals_equal_plain_loops():
 
 
 def test_without_objects_trains_on_background():
-    head, feats = rpn()
+    head, feats = two_levels()
     losses, proposals = head.loss_and_predict(feats, [sample(()), sample(())], dict(RPN_TEST, max_per_img=3))
     total = sum(losses['loss_rpn_cls']) + sum(losses['loss_rpn_bbox'])
     total.backward()
@@ -95,40 +106,33 @@ def meta(scale=(1., 1.), shape=(32, 48)):
     return DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape, scale_factor=scale))
 
 
-def head(**options):
-    torch.manual_seed(0)
-    test_cfg = dict(nms_pre=-1, max_per_img=30, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
-    return RPNHead(3, feat_channels=4, test_cfg=test_cfg, anchor_generator=dict(
-        type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=[8]), **options)
-
-
 def test_rescale_divides_width_and_height_by_their_own_factors():
-    rpn, feats = head(), [torch.randn(1, 3, 4, 6)]
-    plain = rpn.predict(feats, [meta()])[0]
-    scaled = rpn.predict(feats, [meta((0.5, 2.))], rescale=True)[0]
+    head, feats = one_level()
+    plain = head.predict(feats, [meta()])[0]
+    scaled = head.predict(feats, [meta((0.5, 2.))], rescale=True)[0]
     torch.testing.assert_close(scaled.bboxes, plain.bboxes / torch.tensor([0.5, 2, 0.5, 2]))
-    torch.testing.assert_close(rpn.predict(feats, [meta((0.5, 2.))])[0].bboxes, plain.bboxes)
+    torch.testing.assert_close(head.predict(feats, [meta((0.5, 2.))])[0].bboxes, plain.bboxes)
 
 
 def test_proposals_stay_in_the_image_and_are_large_enough():
-    rpn, feats = head(), [torch.randn(1, 3, 4, 6)]
-    found = rpn.predict(feats, [meta(shape=(20, 40))])[0]
+    head, feats = one_level()
+    found = head.predict(feats, [meta(shape=(20, 40))])[0]
     assert (found.bboxes >= 0).all() and (found.bboxes <= torch.tensor([40, 20, 40, 20])).all() and len(found)
     assert (found.scores.diff() <= 0).all() and not found.labels.any()
-    rpn.test_cfg['min_bbox_size'] = 14
-    size = rpn.predict(feats, [meta()])[0].bboxes.unflatten(1, (2, 2)).diff(dim=1)
+    head.test_cfg['min_bbox_size'] = 14
+    size = head.predict(feats, [meta()])[0].bboxes.unflatten(1, (2, 2)).diff(dim=1)
     assert len(size) and (size > 14).all()
-    rpn.test_cfg['min_bbox_size'] = 1000
-    assert rpn.predict(feats, [meta()])[0].bboxes.shape == (0, 4)
+    head.test_cfg['min_bbox_size'] = 1000
+    assert head.predict(feats, [meta()])[0].bboxes.shape == (0, 4)
 
 
 def test_several_hidden_convolutions():
-    rpn = head(num_convs=2)
-    keys = set(rpn.state_dict())
+    head, _ = one_level(num_convs=2)
+    keys = set(head.state_dict())
     assert {'rpn_conv.0.conv.weight', 'rpn_conv.1.conv.bias'} <= keys
-    rpn.init_weights()
-    assert rpn.rpn_conv[1].conv.weight.abs().max() < 0.05 and not rpn.rpn_cls.bias.any()
-    scores, deltas = rpn([torch.randn(2, 3, 4, 6)])
+    head.init_weights()
+    assert head.rpn_conv[1].conv.weight.abs().max() < 0.05 and not head.rpn_cls.bias.any()
+    scores, deltas = head([torch.randn(2, 4, 4, 6)])
     assert scores[0].shape == (2, 2, 4, 6) and deltas[0].shape == (2, 8, 4, 6)
 
 
@@ -136,4 +140,4 @@ def test_several_hidden_convolutions():
                                            (dict(loss_cls=dict(type='CrossEntropyLoss')), 'use_sigmoid')])
 def test_what_is_no_rpn_is_refused(options, text):
     with pytest.raises(ValueError, match=text):
-        head(**options)
+        one_level(**options)
