@@ -7,14 +7,15 @@ import mmcv.cnn
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .cbn import CBN
+from .cbn import CBN, CBNPlus, SyncCBN
 from .sync_bn import SyncBN
 
 # mmcv keeps the norms in the root registry, where its build_norm_layer looks them up.
-MODELS.register_module('CBN', module=CBN, force=True)
-MODELS.register_module('SyncBN', module=SyncBN, force=True)
+for _name, _layer in (('CBN', CBN), ('CBN+', CBNPlus), ('SyncCBN', SyncCBN), ('SyncBN', SyncBN)):
+    MODELS.register_module(_name, module=_layer, force=True)
 
-NORM_TYPES = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'GN', 'LN', 'IN', 'IN1d', 'IN2d', 'IN3d', 'CBN')
+NORM_TYPES = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'GN', 'LN', 'IN', 'IN1d', 'IN2d', 'IN3d', 'CBN',
+              'CBN+', 'SyncCBN')
 
 
 def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '') -> tuple[str, nn.Module]:

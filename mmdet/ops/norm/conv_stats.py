@@ -2,13 +2,21 @@
 
 Write ``x_p`` for the input patch under output position ``p``: D numbers for each of G groups, M positions in all.
 Output channel c is ``y_cp = <w_c, x_p>`` (+ bias), so its mean is ``<w_c, m>`` with ``m = E_p[x_p]`` and half the
-gradient of its variance is ``E_p[(y_cp - mu_c) x_p]``: a weight gradient. Works for every convolution of torch
+gradient of its variance is ``g_c = E_p[(y_cp - mu_c) x_p]``: a weight gradient. Works for every convolution of torch
 (1d to 3d, strided, dilated, grouped, transposed) and for linear layers; weights are handled as a (C_out, D) matrix.
 """
+from functools import lru_cache
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .kernels import per_channel, positions, stats_dtype
+
+#: fewest maps (RoIs, say) left in a sample for whole maps to be sampled instead of positions
+MIN_SAMPLED_MAPS = 16
 
 
 def check_conv(conv: nn.Module) -> None:
@@ -27,46 +35,177 @@ def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
     return weight.transpose(1, 2).reshape(groups * weight.shape[2], -1)
 
 
-def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor) -> Tensor:
+def weight_tensor(conv: nn.Module, matrix: Tensor) -> Tensor:
+    """The inverse of :func:`weight_matrix`: (C_out, D) in the shape of ``conv.weight``."""
+    shape = conv.weight.shape
+    if not isinstance(conv, _ConvTransposeNd):
+        return matrix.reshape(shape)
+    matrix = matrix.reshape(conv.groups, shape[1], shape[0] // conv.groups, -1)
+    return matrix.transpose(1, 2).reshape(shape)
+
+
+def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
+    """The input and the zero padding that is left to do."""
+    if isinstance(conv.padding, str) or conv.padding_mode != 'zeros':
+        mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
+        return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), [0] * len(conv.stride)
+    return x, list(conv.padding)
+
+
+def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1,
+                dtype: Optional[torch.dtype] = None) -> Tensor:
     """Gradient of ``sum(grad_output * conv(x))`` with respect to the weights, as (C_out, D).
 
     Args:
         x: input of the layer.
-        grad_output: same shape as its output; may hold one channel for each group instead of C_out (then the
-            result has G rows).
+        grad_output: same shape as its output, or of every ``step``-th position along each axis (not for transposed
+            convolutions).
+        dtype: of the products and the result; by default the input's.
     """
+    dtype = dtype or x.dtype
     if isinstance(conv, nn.Linear):
-        return grad_output.flatten(0, -2).t() @ x.flatten(0, -2)
-    groups, padding = conv.groups, conv.padding
-    if isinstance(padding, str) or conv.padding_mode != 'zeros':
-        mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-        padding = [0] * len(conv.stride)
+        return grad_output.to(dtype).t() @ x.to(dtype)
+    if _pointwise(conv) and conv.groups == 1 and not isinstance(conv, _ConvTransposeNd) and not x.is_cuda:
+        # One product of matrices: on a CPU cheaper than the convolution's own, which reorders its arguments.
+        return _channel_rows(grad_output, dtype) @ _channel_rows(x, dtype).t()
+    x, padding = _padded(conv, x)
     transposed = isinstance(conv, _ConvTransposeNd)
-    channels = grad_output.shape[1]
-    shape = (x.shape[1], channels // groups) if transposed else (channels, x.shape[1] // groups)
+    stride = [s * step for s in conv.stride]
     # Only the shape of the weight is read: an expanded scalar costs nothing.
-    weight = x.new_zeros(()).expand(*shape, *conv.kernel_size)
+    weight = x.new_zeros((), dtype=dtype).expand(conv.weight.shape)
     grad = torch.ops.aten.convolution_backward(
-        grad_output.contiguous(), x, weight, None, conv.stride, padding, conv.dilation, transposed,
-        conv.output_padding, groups, (False, True, False))[1]
+        grad_output.to(dtype), x.to(dtype), weight, None, stride, padding, conv.dilation, transposed,
+        conv.output_padding, conv.groups, (False, True, False))[1]
     return weight_matrix(conv, grad)
 
 
+def _channel_rows(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, *) as (C, N * positions), converted in the same pass."""
+    rows = torch.empty((t.shape[1], len(t), *t.shape[2:]), dtype=dtype, device=t.device)
+    return rows.copy_(t.transpose(0, 1)).flatten(1)
+
+
+@lru_cache(maxsize=256)
+def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool,
+          dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(kernel, size): 1 where an input position lies under a tap for some output position, along one axis."""
+    # Along an axis each pair of tap and input position meets in at most one output position.
+    tap = torch.arange(kernel, device=device).unsqueeze(1) * dilation
+    place = torch.arange(size, device=device)
+    if transposed:
+        target = place * stride + tap - padding
+        met = (target >= 0) & (target < out)
+    else:
+        target = place + padding - tap
+        met = (target % stride == 0) & (target >= 0) & (target < out * stride)
+    return met.to(dtype)
+
+
 def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
-    """Mean input patch ``m = E_p[x_p]``, (G, D).
+    """Mean input patch ``m = E_p[x_p]``, (G, D), in float32 or wider.
+
+    Sums over the batch first and then, axis by axis, over the positions that each tap of the kernel sees: no
+    convolution.
 
     Args:
-        x: input of the layer, (N, C_in, *spatial), or (..., C_in) for a linear layer.
+        x: input of the layer, (N, C_in, *spatial), or (N, C_in) for a linear layer.
         output_shape: shape of the layer's output for ``x``, (N, C_out, *spatial).
     """
+    dtype = stats_dtype(x.dtype)
     if isinstance(conv, nn.Linear):
-        return x.flatten(0, -2).mean(0, keepdim=True)
-    # The sum over the batch first: the gradient that follows then runs over one image and one channel a group.
-    spatial = output_shape[2:]
-    positions = output_shape[0] * spatial.numel()
-    ones = x.new_full((1, conv.groups, *spatial), 1 / positions)
-    return weight_grad(conv, x.sum(0, keepdim=True), ones)
+        return x.mean(0, keepdim=True, dtype=dtype)
+    if _pointwise(conv):
+        dims = [0, *range(2, x.dim())]
+        return x.mean(dims, dtype=dtype).view(conv.groups, -1)
+    x, padding = _padded(conv, x)
+    transposed = isinstance(conv, _ConvTransposeNd)
+    sums = x.sum(0, dtype=dtype)  # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
+    last = len(conv.kernel_size) - 1
+    for axis in range(last, -1, -1):
+        taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis], padding[axis],
+                     conv.dilation[axis], transposed, dtype, x.device)
+        sums = sums @ taps.t() if axis == last else (taps @ sums).flatten(-2)
+    return sums.reshape(conv.groups, -1) / (output_shape[0] * output_shape[2:].numel())
+
+
+def _pointwise(conv: nn.Module) -> bool:
+    """Whether every input position is an output position: 1x1, no stride, no padding."""
+    ones = set(conv.kernel_size) | set(conv.stride)
+    return ones == {1} and not isinstance(conv.padding, str) and not any(conv.padding) and not any(conv.output_padding)
+
+
+def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, Tensor, int]:
+    """A part of the positions: about one in ``stride**2``.
+
+    Of many small maps whole maps are taken (cheaper than a strided weight gradient), of few large ones every
+    ``stride``-th row and column.
+
+    Returns:
+        input, output, and the step between the output's positions along each axis.
+    """
+    if stride == 1:
+        return x, y, 1
+    maps = stride**2
+    if y.dim() == 2 or len(y) >= MIN_SAMPLED_MAPS * maps:
+        return x[::maps], y[::maps], 1
+    if isinstance(conv, _ConvTransposeNd):
+        return x, y, 1  # strided positions would meet some of the taps only
+    strided = (slice(None), slice(None), *(slice(None, None, stride), ) * (y.dim() - 2))
+    if _pointwise(conv):
+        return x[strided], y[strided], 1
+    return x, y[strided], stride
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (x86: AVX512_BF16)."""
+    supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
+    return device.type == 'cpu' and supported is not None and supported()
+
+
+def slope_product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype]) -> torch.dtype:
+    """The dtype in which the slopes' products are taken: ``wanted``, or the fastest that does not show.
+
+    A slope is a ratio, used for the small step that the weights took: the rounding of a bfloat16 factor changes the
+    carried statistics by about 1e-5 of that step. Half precision activations keep their own dtype.
+    """
+    if wanted is not None:
+        return wanted
+    dense = getattr(conv, 'groups', 1) == 1
+    return torch.bfloat16 if x.dtype == torch.float32 and dense and native_bfloat16(x.device) else x.dtype
+
+
+def slopes(conv: nn.Module, x: Tensor, y: Tensor, weight: Tensor, stats: tuple[Tensor, Tensor], stride: int = 1,
+           dtype: Optional[torch.dtype] = None) -> tuple[Tensor, Tensor]:
+    """``a_c = g_c / <g_c, w_c>``: the direction in which a filter's standard deviation changes, relative to itself.
+
+    Args:
+        x, y: input and output of ``conv``.
+        weight: (C_out, D), the weights that made ``y``, in the statistics' dtype.
+        stats: mean and variance of ``y``.
+        stride: take one position in ``stride**2``, see :func:`sample`.
+        dtype: of the products, see :func:`slope_product_dtype`.
+
+    Returns:
+        ``a``, (C_out, D), with ``<a_c, w_c> = 1``, or 0 for a channel without variance; and ``1 - <a_c, w_c>``, (C_out,).
+    """
+    x_part, y_part, step = sample(conv, x, y, stride)
+    mean, var = stats
+    if y_part is not y:
+        # A sample is centred on its own mean: then <g_c, w_c> is its variance, never negative.
+        mean = y_part.mean([d for d in range(y.dim()) if d != 1], dtype=mean.dtype)
+    count = positions(y_part)
+    centred = y_part - per_channel(mean, y).to(y.dtype)
+    scale = 1.
+    if y.dtype == torch.float16:  # a ratio is free of scale; this one keeps its parts from overflow and underflow
+        scale = (var.clamp(min=1e-12) * count).rsqrt()
+        centred = centred * per_channel(scale, y).to(y.dtype)
+    dtype = slope_product_dtype(conv, x, dtype)
+    grad = weight_grad(conv, x_part, centred, step, dtype).to(mean.dtype)
+    own = row_dot(grad, weight)
+    # For a channel that is constant up to rounding the gradient is noise: its weights explain no variance.
+    real = own > 0.1 * scale * count * var
+    factor = torch.where(real, 1 / own, 0)
+    return grad.mul_(factor.unsqueeze(1)), 1 - own * factor
 
 
 def row_dot(rows: Tensor, weight: Tensor) -> Tensor:

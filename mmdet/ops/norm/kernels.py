@@ -1,0 +1,80 @@
+"""The passes over the activations: statistics, normalization and its backward, by the framework's fused kernels.
+
+Statistics are per channel, (C,), and float32 or wider whatever the activations are. ``y`` is (N, C, *).
+"""
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def stats_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the statistics of activations of ``dtype``."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """(C,) as a view that broadcasts over ``like`` (N, C, *)."""
+    return values.view(1, -1, *(1, ) * (like.dim() - 2))
+
+
+def positions(y: Tensor) -> int:
+    """Number of values of each channel."""
+    return y.numel() // y.shape[1] if y.shape[1] else 0
+
+
+def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel; zeros where there is no position."""
+    dtype = stats_dtype(y.dtype)
+    if y.numel() == 0:
+        return y.new_zeros(y.shape[1], dtype=dtype), y.new_zeros(y.shape[1], dtype=dtype)
+    if y.is_cuda:
+        return torch.batch_norm_update_stats(y, None, None, 0.)  # BN's own kernel, one pass
+    # On a CPU BN's kernel takes three times as long as these two passes.
+    y = y.to(dtype)
+    count, flat = positions(y), y.flatten(2) if y.dim() > 2 else y.t().unsqueeze(0)
+    mean = flat.sum(2).sum(0) / count
+    return mean, torch.linalg.vector_norm(flat - mean.view(1, -1, 1), dim=2).square().sum(0) / count
+
+
+def normalize(y: Tensor, mean: Tensor, var: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor],
+              eps: float) -> Tensor:
+    """``gamma * (y - mean) / sqrt(var + eps) + beta`` in ``y``'s dtype."""
+    if y.numel() == 0:
+        return y.clone()
+    return F.batch_norm(y, mean, var, gamma, beta, False, 0., eps)
+
+
+def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum(grad)`` and ``sum(grad * y_hat)`` of each channel, ``y_hat = (y - mean) * invstd``."""
+    if y.numel() == 0:
+        return torch.zeros_like(mean), torch.zeros_like(mean)
+    if y.is_cuda:
+        total, centred = torch.batch_norm_backward_reduce(grad, y, mean, invstd, None, True, False, False)[:2]
+        return total, centred * invstd
+    ones = torch.ones_like(mean)  # without a weight the kernel leaves its gradient out
+    _, projected, total = torch.ops.aten.native_batch_norm_backward(
+        grad, y, ones, None, None, mean, invstd, True, 0., (False, True, True))
+    return total, projected
+
+
+def backward_input(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor, gamma: Optional[Tensor], total: Tensor,
+                   projected: Tensor) -> Tensor:
+    """``gamma * invstd * (grad - total - y_hat * projected)``, the gradient of the layer's input.
+
+    Args:
+        total, projected: :func:`backward_sums` over everything that was pooled, times a position's share of the pool.
+    """
+    if y.numel() == 0:
+        return torch.zeros_like(y)
+    scale = invstd if gamma is None else invstd * gamma
+    if y.is_cuda:
+        # The kernel divides by the count, SyncBatchNorm's total: the share is in the sums already.
+        one = torch.ones(1, dtype=torch.int32, device=y.device)
+        return torch.batch_norm_backward_elemt(grad, y, mean, invstd, gamma, total, projected / invstd, one)
+    # Two fused passes: -scale * (total + y_hat * projected), then the gradient on top.
+    pulled = F.batch_norm(y, mean, invstd.reciprocal().square(), -scale * projected, -scale * total, False, 0., 0.)
+    return pulled.addcmul_(grad, per_channel(scale, y).to(y.dtype))
