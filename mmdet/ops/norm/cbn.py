@@ -194,7 +194,7 @@ class CBN(_BatchNorm):
 
     def feed(self, x: Tensor, conv: nn.Module, y: Tensor) -> None:
         """Tell the layer that ``y``, which comes next, is ``conv(x)``."""
-        self._fed = (x, conv, y)
+        self._fed = (x, conv, y, version(y))
 
     def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
         """Normalize ``y = conv(x)``; in training ``x`` and ``conv`` are needed unless ``buffer_num`` is 0.
@@ -218,7 +218,7 @@ class CBN(_BatchNorm):
         if self.buffer_num == 0:
             x = conv = None
         else:
-            if conv is None and fed is not None and fed[2] is y:
+            if conv is None and fed is not None and fed[2] is y and fed[3] == version(y):
                 x, conv = fed[:2]
             self._check_conv(y, x, conv, fed)
             self.burnin_steps  # raises before any work if the burn-in's length is not known
@@ -268,7 +268,7 @@ class CBN(_BatchNorm):
             raise RuntimeError(
                 f"CBN{self._where()}: in training it needs the convolution before it and that convolution's input"
                 f'{found}. Call it through mmdet.ops.norm.conv_norm(conv, norm, x), convert the model with '
-                'mmdet.ops.norm.convert_norm, or use BN, SyncBN or GN here.')
+                'mmdet.ops.norm.convert_norm(model, cfg, example_inputs), or use BN, SyncBN or GN here.')
         check_conv(conv)
         if isinstance(conv, nn.Linear) and y.dim() != 2:
             raise ValueError(f'CBN{self._where()}: after nn.Linear it takes (N, {self.num_features}), got '
@@ -304,6 +304,11 @@ class CBN(_BatchNorm):
     def extra_repr(self) -> str:
         names = [name for name in inspect.signature(CBN.__init__).parameters if name not in _BN_ARGUMENTS]
         return f'{super().extra_repr()}, ' + ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
+
+
+def version(y: Tensor) -> int:
+    """Grows whenever ``y`` is changed in place."""
+    return 0 if y.is_inference() else y._version
 
 
 _BN_ARGUMENTS = ('self', 'num_features', 'eps', 'momentum', 'affine', 'track_running_stats')
