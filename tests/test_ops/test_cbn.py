@@ -37,6 +37,16 @@ CONVS = {
 }
 
 
+SETTINGS = {
+    'paper': dict(),
+    'window': dict(compensation='secant', backprop='window'),
+    'exponential': dict(compensation='secant', backprop='window', pool='exponential', running_stats='pooled'),
+    'sampled': dict(sample_stride=2),
+    'naive': dict(compensation='none'),
+}
+every_setting = pytest.mark.parametrize('setting', SETTINGS)
+
+
 def make(kind, dtype=torch.float64, seed=0, **norm):
     torch.manual_seed(seed)
     conv = CONVS[kind][0]().to(dtype)
@@ -161,50 +171,83 @@ def test_gradient_accumulation_is_exact():
     torch.testing.assert_close(out, joined, rtol=1e-9, atol=1e-9)
 
 
-def test_no_position_and_one_position():
-    conv, norm = make('3x3', buffer_num=2)
-    conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
-    before = norm.window_state()
+@every_setting
+def test_no_position_and_one_position(setting):
+    conv, norm = make('3x3', buffer_num=2, **SETTINGS[setting])
+    for _ in range(2):
+        conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
+    before, running = norm.window_state(), norm.running_mean.clone()
     conv.zero_grad(), norm.zero_grad()
     empty = conv_norm(conv, norm, torch.zeros(0, 4, 5, 5, dtype=torch.float64))
     empty.sum().backward()
-    assert empty.shape == (0, 6, 5, 5) and norm.step == before['step'] and len(norm.window) == 1
+    assert empty.shape == (0, 6, 5, 5) and norm.step == before['step'] and torch.equal(norm.running_mean, running)
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(norm.window_state()['window']['entries'],
+                                                           before['window']['entries']) for key in ('mean', 'var'))
     assert all(p.grad is not None and not p.grad.any() for p in [conv.weight, norm.weight, norm.bias])
 
-    conv, norm = make('1x1', buffer_num=2)
+    conv, norm = make('1x1', buffer_num=2, **SETTINGS[setting])
     for i in range(3):
         x = batch('1x1', i)[:1, :, :1, :1].requires_grad_()
         out = conv_norm(conv, norm, x)
         out.sum().backward()
         assert out.isfinite().all() and x.grad.isfinite().all() and norm.running_var.isfinite().all()
+        assert conv.weight.grad.isfinite().all()
 
 
-def test_constant_channel_stays_finite():
-    conv, norm = make('bias', dtype=torch.float32, buffer_num=2)
+@every_setting
+def test_constant_channel_stays_finite(setting):
+    conv, norm = make('bias', dtype=torch.float32, buffer_num=2, **SETTINGS[setting])
     with torch.no_grad():
         conv.weight[0] = 0
-    for i in range(4):
+    for i in range(5):
         out = conv_norm(conv, norm, batch('bias', i, torch.float32))
+        conv.zero_grad()
         out.square().sum().backward()
         assert out.isfinite().all() and conv.weight.grad.isfinite().all()
+        with torch.no_grad():  # it comes to life
+            conv.weight -= 1e-3 * conv.weight.grad
 
 
-def test_overflowed_batch_is_left_out():
-    conv, norm = make('3x3', buffer_num=3)
-    _, clean = make('3x3', buffer_num=3)
-    twin = copy.deepcopy(conv)
-    for i in range(5):
-        x = batch('3x3', i)
+@every_setting
+@pytest.mark.parametrize('value', [float('inf'), float('nan'), 1e38])
+def test_overflowed_batch_is_left_out(setting, value):
+    conv, norm = make('3x3', dtype=torch.float32, buffer_num=3, **SETTINGS[setting])
+    twin, clean = copy.deepcopy(conv), copy.deepcopy(norm)
+    for i in range(6):
+        x = batch('3x3', i, torch.float32)
         if i == 2:
             bad = x.clone()
-            bad[0, 0, 0, 0] = float('inf')
+            bad[0, 0, 2, 2] = value
             conv_norm(conv, norm, bad).sum().backward()
+            conv.zero_grad(), norm.zero_grad()
         out, want = conv_norm(conv, norm, x), conv_norm(twin, clean, x)
-        (out.sum() + want.sum()).backward()
-        if i < 3:  # from then on the overflowed entry takes one place of the window
+        (out.square().sum() + want.square().sum()).backward()
+        if i < 3 and setting != 'exponential':  # from then on the overflowed entry takes one place of the window
             torch.testing.assert_close(out, want)
-        assert out.isfinite().all()
+        assert out.isfinite().all() and conv.weight.grad.isfinite().all()
     assert norm.running_mean.isfinite().all() and norm.running_var.isfinite().all()
+    for _ in range(30):  # the window forgets it
+        for c, n in ((conv, norm), (twin, clean)):
+            conv_norm(c, n, x).sum().backward()
+    torch.testing.assert_close(conv_norm(conv, norm, x), conv_norm(twin, clean, x), rtol=1e-3, atol=1e-3)
+
+
+@every_setting
+def test_window_is_dropped_when_weights_jump(setting):
+    """Weights loaded into the convolution alone or initialized anew: the earlier batches say nothing of them."""
+    if setting == 'naive':
+        return  # follows no weights
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(8, 32, 3, padding=1), CBN(32, buffer_num=3, **SETTINGS[setting])
+    bn = nn.BatchNorm2d(32)
+    for _ in range(4):
+        conv_norm(conv, norm, torch.randn(2, 8, 9, 9) + 1).sum().backward()
+    conv.reset_parameters()
+    for i in range(2):
+        x = torch.randn(2, 8, 9, 9) + 1
+        out = conv_norm(conv, norm, x)
+        assert torch.allclose(out, bn(conv(x)), atol=1e-5) == (i == 0)
+        out.sum().backward()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -279,6 +322,40 @@ def test_deepcopy_takes_its_own_window():
     assert twin.window.entries[0].mean is not norm.window.entries[0].mean
 
 
+@every_setting
+def test_average_model_pickle_and_compile(setting):
+    """An averaged copy of the model has a window of its own, a pickled one takes it along, and a compiled model trains."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = make('3x3', dtype=torch.float32, buffer_num=2, **SETTINGS[setting])
+
+        def forward(self, x):
+            return conv_norm(self.conv, self.norm, x.clone()).relu().mean((2, 3))
+
+    net = Net()
+    average = torch.optim.swa_utils.AveragedModel(net)
+    other, compiled = copy.deepcopy(net), torch.compile(net, backend='eager')
+    for i in range(4):
+        x = batch('3x3', i, torch.float32)
+        assert torch.equal(compiled(x), other(x))
+        compiled(x).square().sum().backward()
+        other(x).square().sum().backward()
+        average.update_parameters(net)
+    assert len(average.module.norm.window) == 0 and average.module.norm.step == 0
+    assert net.norm.step == other.norm.step == 4
+    file = io.BytesIO()
+    torch.save(net.norm, file)
+    file.seek(0)
+    restored = torch.load(file, weights_only=False)
+    assert torch.equal(conv_norm(net.conv, restored, x), conv_norm(net.conv, net.norm, x))
+    net.eval(), compiled.eval()
+    assert torch.equal(compiled(x), net(x))
+
+
 def test_channels_last_and_no_affine():
     conv, norm = make('3x3', buffer_num=2, affine=False)
     twin = copy.deepcopy(norm)
@@ -301,10 +378,60 @@ def test_needs_a_convolution():
         conv_norm(nn.Identity(), norm, torch.randn(1, 6, 3, 3))
 
 
-@pytest.mark.parametrize('bad', [dict(buffer_num=-1), dict(buffer_num=1.5), dict(burnin=-2), dict(rho=2)])
-def test_bad_values_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        CBN(4, **bad)
+@pytest.mark.parametrize('bad, says', [
+    (dict(buffer_num=-1), '0 or more.*-1'), (dict(buffer_num=1.5), '1.5'), (dict(burnin=-2), '-2'),
+    (dict(rho=2), 'between 0 .* and 1.*2'), (dict(sample_stride=0), '1 or more.*0'),
+    (dict(compensation='tailor'), "'taylor', 'secant', 'none'.*'tailor'"), (dict(backprop='all'), "'window'.*'all'"),
+    (dict(pool='ema'), "'exponential'.*'ema'"), (dict(running_stats='ema'), "'pooled'.*'ema'"),
+    (dict(backprop='window', compensation='none'), "compensation='taylor' or 'secant'"),
+])
+def test_bad_values_are_refused(bad, says):
+    with pytest.raises(ValueError, match=f'{next(iter(bad))}.*{says}'):
+        build_norm_layer(dict(type='CBN', **bad), 4)
+
+
+def test_short_names():
+    plus, sync = (build_norm_layer(dict(type=name), 4)[1] for name in ('CBN+', 'SyncCBN'))
+    assert (plus.compensation, plus.backprop, plus.pool, plus.running_stats, plus.sample_stride) == (
+        'secant', 'window', 'exponential', 'pooled', 2) and plus.buffer_num == 15 and not plus.sync
+    assert sync.sync and isinstance(sync, CBN)
+    assert build_norm_layer(dict(type='CBN+', buffer_num=3, sample_stride=1), 4)[1].sample_stride == 1
+    with pytest.raises(TypeError, match="bufer_num.*mean 'buffer_num'"):
+        build_norm_layer(dict(type='CBN+', bufer_num=3), 4)
+
+
+def test_window_of_another_setting_is_left_out():
+    conv, norm = make('3x3', buffer_num=2)
+    conv_norm(conv, norm, batch('3x3', 0)).sum().backward()
+    for setting in (dict(pool='exponential'), dict(compensation='none')):
+        other = CBN(6, buffer_num=2, **setting).double()
+        other.load_window_state(norm.window_state())
+        assert not other.window and other.step == 1
+
+
+def test_running_statistics_follow_the_pool():
+    """What training normalizes with, so that evaluation does: on batches of different means the two are far apart."""
+    batches = [batch('3x3', i) for i in range(5)]
+    spread = {}
+    for kind in ('batch', 'pooled'):
+        conv, norm = make('3x3', buffer_num=4, running_stats=kind, momentum=None)
+        with torch.no_grad():
+            conv.weight.abs_()
+        for _ in range(8):
+            for x in batches:
+                conv_norm(conv, norm, x).sum().backward()
+        spread[kind] = norm.running_var
+    with torch.no_grad():
+        truth = torch.cat([conv(x) for x in batches]).transpose(0, 1).flatten(1).var(1)
+    assert ((spread['pooled'] / truth - 1).abs() < 0.2).all() and (spread['batch'] < 0.7 * truth).all()
+
+
+def test_input_on_another_device_is_refused():
+    conv, norm = make('3x3', buffer_num=2)
+    with pytest.raises(ValueError, match='input is on meta, the layer on cpu'):
+        norm(torch.zeros(1, 6, 3, 3, device='meta'))
+    with pytest.raises(ValueError, match='nn.Linear.*flatten'):
+        conv_norm(nn.Linear(5, 6), CBN(6), torch.randn(2, 6, 5))
 
 
 def test_build_norm_layer():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mmdet.ops.norm import CBN, conv_norm
 from mmdet.ops.norm.conv_stats import mean_patch, sample, slopes, weight_grad, weight_matrix, weight_tensor
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import ExponentialWindow, carry, make_entry
+from mmdet.ops.norm.window import ExponentialWindow, carry, make_entry, pool
 
 CONVS = {
     '3x3': (lambda: nn.Conv2d(4, 6, 3, padding=1, bias=False), (2, 4, 7, 6)),
@@ -133,6 +133,18 @@ def test_secant_is_exact_for_a_rescaled_filter():
     for factor in (0.9, 1.3, -1.2):
         carried = carry([entry_of(conv, x)], factor * matrix, 'secant')
         torch.testing.assert_close(carried.vars[0], true_stats(conv, x, factor * conv.weight)[1].detach())
+
+
+def test_a_finer_partition_has_the_closer_secant():
+    """Carrying parts of a batch (processes' shares, say) and pooling them is between the whole's secant and the truth."""
+    conv, x = make('3x3'), torch.cat([batch('3x3', i) for i in range(4)])
+    weight = conv.weight.detach() + 0.1 * torch.randn(conv.weight.shape, dtype=torch.float64)
+    matrix = weight_matrix(conv, weight)
+    whole = carry([entry_of(conv, x)], matrix, 'secant').vars[0]
+    parts = carry([entry_of(conv, part) for part in x.chunk(4)], matrix, 'secant')
+    finer = pool(parts.weights, parts.means, parts.vars)[1]
+    truth = true_stats(conv, x, weight)[1].detach()
+    assert (whole < finer).all() and (finer < truth).all()
 
 
 def reference(conv, batches, x, norm, compensation, weights, rho=1.):

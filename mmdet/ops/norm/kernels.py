@@ -11,6 +11,11 @@ from torch.nn import functional as F
 _HALF = (torch.float16, torch.bfloat16)
 
 
+def _fused(y: Tensor) -> bool:
+    """Whether SyncBatchNorm's kernels, which take the sums apart from the elements, are there."""
+    return y.is_cuda
+
+
 def stats_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of the statistics of activations of ``dtype``."""
     return torch.float32 if dtype in _HALF else dtype
@@ -31,7 +36,7 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     dtype = stats_dtype(y.dtype)
     if y.numel() == 0:
         return y.new_zeros(y.shape[1], dtype=dtype), y.new_zeros(y.shape[1], dtype=dtype)
-    if y.is_cuda:
+    if _fused(y):
         return torch.batch_norm_update_stats(y, None, None, 0.)  # BN's own kernel, one pass
     # On a CPU BN's kernel takes three times as long as these two passes.
     y = y.to(dtype)
@@ -52,7 +57,7 @@ def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tupl
     """``sum(grad)`` and ``sum(grad * y_hat)`` of each channel, ``y_hat = (y - mean) * invstd``."""
     if y.numel() == 0:
         return torch.zeros_like(mean), torch.zeros_like(mean)
-    if y.is_cuda:
+    if _fused(y):
         total, centred = torch.batch_norm_backward_reduce(grad, y, mean, invstd, None, True, False, False)[:2]
         return total, centred * invstd
     ones = torch.ones_like(mean)  # without a weight the kernel leaves its gradient out
@@ -71,7 +76,7 @@ def backward_input(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor, gamma:
     if y.numel() == 0:
         return torch.zeros_like(y)
     scale = invstd if gamma is None else invstd * gamma
-    if y.is_cuda:
+    if _fused(y):
         # The kernel divides by the count, SyncBatchNorm's total: the share is in the sums already.
         one = torch.ones(1, dtype=torch.int32, device=y.device)
         return torch.batch_norm_backward_elemt(grad, y, mean, invstd, gamma, total, projected / invstd, one)
