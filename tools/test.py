@@ -4,8 +4,8 @@ import os
 import sys
 
 from mmengine.config import DictAction
-from mmengine.runner import Runner
 
+from mmdet.engine import DetRunner
 from mmdet.utils.cli import run_main
 from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare
 
@@ -42,7 +42,7 @@ def main(argv=None):
         cfg.setdefault('default_hooks', {})
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir)
     prepare(cfg, args.launcher)
-    runner = Runner.from_cfg(cfg)
+    runner = DetRunner.from_cfg(cfg)
     if args.out:
         from mmdet.evaluation import DumpDetResults
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
