@@ -1,6 +1,7 @@
 """Hooks on a small model with mmengine's runner."""
 import mmap
 import time
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmdet.engine.hooks import CBNHook, CheckpointCheckHook, compare_checkpoint
+from mmdet.engine.hooks import CBNHook, CheckpointCheckHook, cbn_hook, compare_checkpoint
 from mmdet.engine.hooks.resource_hook import process_start, resident_bytes
 from mmdet.ops.norm import CBN, conv_norm
 
@@ -56,6 +57,57 @@ def test_cbn_hook_keeps_the_window_over_a_resume():
     hook.after_load_checkpoint(runner_of(tuned), checkpoint)
     hook.before_train(runner_of(tuned))
     assert tuned.norm.step == 0 and not tuned.norm.window
+
+
+def filled(steps):
+    """A net after some steps, its window in it."""
+    net = Net()
+    CBNHook().before_train(runner_of(net))
+    net.norm.step = 14
+    for _ in range(steps):
+        net(torch.randn(2, 3, 6, 6)).sum().backward()
+    return net
+
+
+def restored(windows, monkeypatch, rank):
+    monkeypatch.setattr(cbn_hook, 'get_rank', lambda: rank)
+    net, hook = Net(), CBNHook()
+    hook.after_load_checkpoint(runner_of(net), dict(cbn_window=windows))
+    hook.before_train(runner_of(net, resume=True, iteration=99))
+    return net.norm
+
+
+def test_each_process_gets_its_own_window(monkeypatch):
+    nets = [filled(1), filled(2)]
+    states = [[cbn_hook.to_cpu(net.norm.window_state()) for _ in range(2)] for net in nets]
+    monkeypatch.setattr(cbn_hook, 'all_gather_object', lambda own: [own, states[1][0]])
+    hook, checkpoint = CBNHook(), {}
+    hook.collect_checkpoint(runner_of(nets[0]))
+    hook.before_save_checkpoint(runner_of(nets[0]), checkpoint)
+    windows = checkpoint['cbn_window']
+    assert [list(window) for window in windows] == [['norm'], ['norm']]
+    layers = [restored(windows, monkeypatch, rank) for rank in range(3)]
+    assert [layer.step for layer in layers] == [15, 16, 15]
+    assert layers[0].pools and layers[1].pools and not layers[2].pools
+    old = restored(windows[0], monkeypatch, 0)  # one dict: as it was written before
+    assert old.step == 15 and old.pools
+
+
+def test_only_the_first_process_keeps_all_windows(monkeypatch):
+    monkeypatch.setattr(cbn_hook, 'is_main_process', lambda: False)
+    assert cbn_hook.gather_windows(Net()) == []
+
+
+def test_tensors_move_to_the_cpu_whatever_they_are_in():
+    Pair = namedtuple('Pair', 'a b')
+    there = torch.zeros(2, device='meta')  # stands for a GPU
+    seen = []
+    state = dict(step=3, window=[Pair(there, (there, 'x'))], more=dict(none=None, t=torch.ones(1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, 'cpu', lambda self: seen.append(self) or torch.full(self.shape, 7.))
+        moved = cbn_hook.to_cpu(state)
+    assert len(seen) == 3 and type(moved['window'][0]) is Pair and moved['window'][0].b[1] == 'x'
+    assert moved['step'] == 3 and moved['more']['none'] is None and moved['more']['t'].item() == 7
 
 
 def test_resume_without_a_window_does_not_burn_in_again():

@@ -1,11 +1,11 @@
 """What CBN layers need from the runner."""
-from typing import Optional
+from typing import Any, Optional, Union
 
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmdet.ops.norm import CBN
 from mmdet.registry import HOOKS
@@ -18,16 +18,49 @@ def cbn_layers(model: nn.Module) -> dict[str, CBN]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CBN)}
 
 
+def to_cpu(state: Any) -> Any:
+    """Nested dicts, lists and tuples with every tensor on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, dict):
+        return {key: to_cpu(value) for key, value in state.items()}
+    if isinstance(state, tuple) and hasattr(state, '_fields'):
+        return type(state)(*map(to_cpu, state))
+    if isinstance(state, (list, tuple)):
+        return type(state)(map(to_cpu, state))
+    return state
+
+
+def gather_windows(model: nn.Module) -> list[dict]:
+    """Each process' windows, a dict from layer name to ``window_state()`` with tensors on the CPU.
+
+    A collective: every process calls it. Only the first gets them; the others get an empty list.
+    """
+    windows = []
+    for name, layer in cbn_layers(model).items():
+        # Layer by layer: NCCL sends through GPU memory.
+        states = all_gather_object(to_cpu(layer.window_state()))
+        if is_main_process():
+            windows = windows or [{} for _ in states]
+            for window, state in zip(windows, states):
+                window[name] = state
+    return windows
+
+
 @HOOKS.register_module()
 class CBNHook(Hook):
     """Tells CBN layers their names and an epoch's length, and keeps their windows in the checkpoints.
 
-    The windows are saved under the checkpoint's key ``cbn_window``, beside the weights and not among them. They
-    come back when a run is resumed and are dropped when other weights are loaded.
+    The windows are saved under the checkpoint's key ``cbn_window``, beside the weights and not among them: a list
+    with a dict (layer name to ``window_state()``) for each process. With mmengine's own runner, which saves in the
+    first process only, the list has one entry. They come back when a run is resumed and are dropped when other
+    weights are loaded. A process that has no entry, because there were fewer, starts with an empty window and no
+    second burn-in.
     """
 
     def __init__(self) -> None:
-        self._saved: Optional[dict] = None
+        self._saved: Optional[list[dict]] = None
+        self._collected: Optional[list[dict]] = None
 
     def before_train(self, runner: Runner) -> None:
         layers = cbn_layers(runner.model)
@@ -43,20 +76,30 @@ class CBNHook(Hook):
                                f'burn-in {first.burnin_steps} iterations')
 
     def _restore(self, runner: Runner, layers: dict[str, CBN]) -> None:
-        saved, self._saved = self._saved, None
+        saved, self._saved = self._saved or [{}], None
+        own = get_rank() < len(saved)
+        windows = saved[get_rank() if own else 0]
         for name, layer in layers.items():
-            if saved and name in saved:
-                layer.load_window_state(saved[name])
-                if get_rank() != 0:  # the file holds the windows of rank 0; the others' fill within a few batches
+            if name in windows:
+                layer.load_window_state(windows[name])
+                if not own:
                     layer.drop_window()
             else:
                 layer.step = runner.iter  # a run begun without CBN, or before this hook: no second burn-in
 
+    def collect_checkpoint(self, runner: Runner) -> None:
+        """Called by :class:`~mmdet.engine.DetRunner` in every process before a checkpoint is written."""
+        self._collected = gather_windows(runner.model)
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        windows = {name: layer.window_state() for name, layer in cbn_layers(runner.model).items()}
+        windows, self._collected = self._collected, None
+        if windows is None:
+            own = {name: to_cpu(layer.window_state()) for name, layer in cbn_layers(runner.model).items()}
+            windows = [own] if own else []
         if windows:
             checkpoint['cbn_window'] = windows
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # Called before the weights are loaded, which drops the windows: restored in before_train.
-        self._saved = checkpoint.get('cbn_window')
+        saved: Union[list, dict, None] = checkpoint.get('cbn_window')
+        self._saved = [saved] if isinstance(saved, dict) else saved  # a dict: written before there was a list
