@@ -6,10 +6,10 @@ import sys
 import torch
 from mmengine.config import DictAction
 from mmengine.logging import print_log
-from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmdet.engine import DetRunner
 from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare
+from mmdet.utils.setup import check_checkpoint_file, check_config, find_checkpoint, load_config, prepare
 
 
 def parse_args(argv=None):
@@ -43,8 +43,6 @@ def build_config(args):
         cfg.auto_scale_lr.enable = True
     if args.resume == 'auto':
         cfg.resume, cfg.load_from = True, None
-        if find_latest_checkpoint(cfg.work_dir) is None:
-            print_log(f'--resume: {cfg.work_dir} holds no checkpoint yet; training starts at the beginning', 'current')
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
     return cfg
@@ -54,11 +52,15 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = build_config(args)
     check_config(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
-    source = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
-    if source:
-        check_checkpoint_file(source)
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = find_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+        if not cfg.resume:
+            print_log(f'--resume: {cfg.work_dir} holds no checkpoint yet; training starts at the beginning', 'current')
+    if cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from)
     prepare(cfg, args.launcher)
-    Runner.from_cfg(cfg).train()
+    DetRunner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

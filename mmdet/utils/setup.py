@@ -1,4 +1,5 @@
 """From a config file and command-line options to a config that the runner can run."""
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -108,6 +109,35 @@ def check_checkpoint_file(path: str) -> None:
     if not (zipfile.is_zipfile(path) if head == b'PK' else head[:1] == b'\x80'):
         raise ValueError(f'checkpoint {path}: not a checkpoint, or cut off; expected a file written by '
                          'tools/train.py or torch.save')
+
+
+def find_checkpoint(work_dir: str) -> Optional[str]:
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names, or else the newest whole one.
+
+    ``last_checkpoint`` may be lost with the machine, or name the place from which the work dir was moved. None if
+    there is neither it nor a file ``epoch_*.pth`` or ``iter_*.pth``.
+
+    Raises:
+        FileNotFoundError, ValueError: there are such files, but none can be read.
+    """
+    folder = Path(work_dir)
+    pointer = folder / 'last_checkpoint'
+    named = pointer.read_text().strip() if pointer.is_file() else ''
+    found = [path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    first = None
+    for path in ([named] if named else []) + [str(path) for path in found]:
+        try:
+            check_checkpoint_file(path)
+        except (FileNotFoundError, ValueError) as error:
+            first = first or error
+            continue
+        if first is not None:
+            print_log(f'--resume: {first}; going on from {path}', 'current', logging.WARNING)
+        return path
+    if first is not None:
+        raise first
+    return None
 
 
 def prepare(cfg: Config, launcher: str) -> None:

@@ -1,0 +1,52 @@
+"""Checkpoints of which one is there at any moment."""
+from typing import Any
+
+from mmengine.hooks import CheckpointHook as _CheckpointHook
+from mmengine.runner import Runner
+
+from mmdet.registry import HOOKS
+
+
+class LateRemoval:
+    """A file backend that keeps the files it is asked to remove until :meth:`flush`."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._waiting: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self._waiting.append(path)
+
+    def flush(self, keep: set) -> None:
+        """Remove them now, but for those that have been written anew."""
+        for path in self._waiting:
+            if path not in keep and self._backend.isfile(path):
+                self._backend.remove(path)
+        self._waiting.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+@HOOKS.register_module()
+class CheckpointHook(_CheckpointHook):
+    """mmengine's hook, but old checkpoints are removed after the new one is written and not before.
+
+    So a run that is killed while it writes can be resumed with ``max_keep_ckpts=1``, too, and keeps its best weights.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self.file_backend = LateRemoval(self.file_backend)
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        super()._save_checkpoint(runner)
+        self._flush()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._flush()
+
+    def _flush(self) -> None:
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        self.file_backend.flush({self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best})

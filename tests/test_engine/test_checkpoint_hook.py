@@ -1,0 +1,43 @@
+"""There is a checkpoint to resume from at any moment."""
+from types import SimpleNamespace
+
+import pytest
+from mmengine.fileio import LocalBackend
+from mmengine.logging import MessageHub, MMLogger
+
+from mmdet.engine.hooks import CheckpointHook
+from mmdet.engine.hooks.checkpoint_hook import LateRemoval
+
+
+def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
+    (tmp_path / 'epoch_1.pth').write_text('old')
+    runner = SimpleNamespace(work_dir=str(tmp_path), epoch=1, iter=4, logger=MMLogger.get_instance('test'),
+                             message_hub=MessageHub.get_instance('late'), train_loop=None)
+    runner.message_hub.update_info('keep_ckpt_ids', [1])
+    hook = CheckpointHook(interval=1, max_keep_ckpts=1)
+    hook.before_train(runner)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    runner.save_checkpoint = killed
+    with pytest.raises(KeyboardInterrupt):
+        hook.after_train_epoch(runner)
+    assert (tmp_path / 'epoch_1.pth').read_text() == 'old'
+    runner.message_hub.update_info('keep_ckpt_ids', [1])
+    hook.before_train(runner)
+    runner.save_checkpoint = lambda folder, name, *args, **kwargs: (tmp_path / name).write_text('new')
+    hook.after_train_epoch(runner)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_2.pth')
+
+
+def test_late_removal_spares_what_was_written_again(tmp_path):
+    backend = LateRemoval(LocalBackend())
+    for name in 'ab':
+        (tmp_path / name).write_text(name)
+        backend.remove(str(tmp_path / name))
+    assert len(list(tmp_path.iterdir())) == 2
+    backend.flush({str(tmp_path / 'b')})
+    backend.flush(set())
+    assert [path.name for path in tmp_path.iterdir()] == ['b']
