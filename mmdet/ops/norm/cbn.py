@@ -218,7 +218,7 @@ class CBN(_BatchNorm):
         if self.buffer_num == 0:
             x = conv = None
         else:
-            if conv is None and fed is not None and fed[2] is y and fed[3] == version(y):
+            if conv is None and fed is not None and same_values(y, *fed[2:]):
                 x, conv = fed[:2]
             self._check_conv(y, x, conv, fed)
             self.burnin_steps  # raises before any work if the burn-in's length is not known
@@ -309,6 +309,13 @@ class CBN(_BatchNorm):
 def version(y: Tensor) -> int:
     """Grows whenever ``y`` is changed in place."""
     return 0 if y.is_inference() else y._version
+
+
+def same_values(y: Tensor, earlier: Tensor, earlier_version: int) -> bool:
+    """Whether ``y`` is ``earlier`` or an alias (a module's backward hooks make one), not changed in place since."""
+    alias = y is earlier or (y.dtype == earlier.dtype and y.shape == earlier.shape and y.stride() == earlier.stride()
+                             and y.data_ptr() == earlier.data_ptr() != 0)
+    return alias and version(y) == earlier_version
 
 
 _BN_ARGUMENTS = ('self', 'num_features', 'eps', 'momentum', 'affine', 'track_running_stats')
