@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmdet.engine import CBNHook, DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop
 from mmdet.engine.hooks import cbn_layers
+from mmdet.engine.runner import loops
 from mmdet.ops.norm import CBN, conv_norm
 
 LENGTH, BATCH = 7, 2  # 4 batches an epoch
@@ -33,11 +34,12 @@ class Noise(Dataset):
 
 
 class Net(BaseModel):
+    norm_cfg: dict = {}
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
-        self.norm = CBN(4, buffer_num=2, burnin=2)
+        self.norm = CBN(4, buffer_num=2, burnin=2, **self.norm_cfg)
         self.drop = nn.Dropout(0.3)
         self.fc = nn.Linear(4, 1)
 
@@ -181,11 +183,28 @@ def test_loop_of_iterations(tmp_path, sampler, stop):
     check(tmp_path, stop, loader=loader, train_cfg=dict(type='IterBasedTrainLoop', max_iters=11), interval=1)
 
 
-def test_accumulation(tmp_path, capfd):
+def test_accumulation(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(loops, 'print_log', lambda text, *_: said.append(text))
     check(tmp_path, 7, accumulate=2, interval=2)
+    assert not said
     run(tmp_path / 'odd', 3, seed=3, accumulate=2, interval=3)
     _, rest = run(tmp_path / 'odd', resume=True, accumulate=2, interval=3)
-    assert rest[0] == (0, 3, 3)
+    assert rest[0] == (0, 3, 3) and 'iteration 3, inside an accumulation of 2' in said[0]
+
+
+def test_processes_of_which_one_has_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(loops, 'all_gather_object', lambda own: [own, 0])
+    run(tmp_path, 4, seed=3, interval=2)
+    with pytest.raises(RuntimeError, match=r'iterations \[4, 0\].*Every machine.*' + tmp_path.name):
+        run(tmp_path, resume=True, interval=2)
+
+
+@pytest.mark.parametrize('norm', [dict(pool='exponential', compensation='secant'), dict(backprop='window'),
+                                  dict(compensation='none', running_stats='pooled'), dict(sample_stride=2)])
+def test_every_kind_of_window(tmp_path, monkeypatch, norm):
+    monkeypatch.setattr(Net, 'norm_cfg', norm)
+    check(tmp_path, 6, interval=1)
 
 
 def test_a_loader_built_by_the_caller_loads_and_throws_away(tmp_path):

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any, Iterator, Union
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
@@ -35,6 +35,11 @@ class _Resumable:
         return self.runner.seed - (get_rank() if self.runner._randomness_cfg.get('diff_rank_seed') else 0)
 
     def run(self) -> Any:
+        """Train; RuntimeError if not every process has read the same checkpoint."""
+        starts = all_gather_object(self._iter)
+        if len(set(starts)) > 1:
+            raise RuntimeError(f'the processes start at iterations {starts}: not all have read the same checkpoint. '
+                               f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}')
         # The samplers were built before the checkpoint was read, perhaps with another seed.
         batch_sampler = self.dataloader.batch_sampler
         if isinstance(batch_sampler, SeededBatchSampler):
