@@ -11,11 +11,13 @@ from mmdet.engine.hooks.checkpoint_hook import LateRemoval
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
     (tmp_path / 'epoch_1.pth').write_text('old')
+    (tmp_path / '.epoch_2.pth.ab12').write_text('half')
     runner = SimpleNamespace(work_dir=str(tmp_path), epoch=1, iter=4, logger=MMLogger.get_instance('test'),
                              message_hub=MessageHub.get_instance('late'), train_loop=None)
     runner.message_hub.update_info('keep_ckpt_ids', [1])
     hook = CheckpointHook(interval=1, max_keep_ckpts=1)
     hook.before_train(runner)
+    assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt

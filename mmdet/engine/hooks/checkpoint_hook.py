@@ -1,6 +1,8 @@
 """Checkpoints of which one is there at any moment."""
+from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
@@ -33,10 +35,15 @@ class CheckpointHook(_CheckpointHook):
     """mmengine's hook, but old checkpoints are removed after the new one is written and not before.
 
     So a run that is killed while it writes can be resumed with ``max_keep_ckpts=1``, too, and keeps its best weights.
+    What such runs had written of a checkpoint is removed at the next start.
     """
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if is_main_process() and Path(self.out_dir).is_dir():
+            for name in ('epoch', 'iter', 'best'):  # write_atomic's temporary files
+                for path in Path(self.out_dir).glob(f'.{name}_*.pth.*'):
+                    path.unlink(missing_ok=True)
         self.file_backend = LateRemoval(self.file_backend)
 
     def _save_checkpoint(self, runner: Runner) -> None:
