@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet.ops.norm import build_norm_layer
 from mmdet.registry import MODELS, TRANSFORMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,26 @@ def test_norms_of_a_family_differ_in_nothing_else():
         texts = [re.sub(r'(#.*\n)?norm_cfg = .*\n', '', (ROOT / 'configs' / folder / f'{stem}_{norm}.py').read_text())
                  for norm in ('bn', 'gn', 'cbn')]
         assert texts[0] == texts[1] == texts[2]
+
+
+@pytest.mark.parametrize('model', ['faster', 'mask'])
+def test_variants_of_the_published_cbn_config(model):
+    """They differ from the paper's in the norm alone, and in it by what their names say."""
+    def read(variant):
+        path = ROOT / 'configs' / 'cbn' / f'{model}_rcnn_r50_fpn_{variant}_1x.py'
+        return re.sub(r'(#.*\n)?norm_cfg = .*\n', '', path.read_text()), Config.fromfile(str(path)).norm_cfg
+
+    text, paper = read('cbn_buffer3_burnin8')
+    differences = dict(
+        cbn_fast=dict(compensation='secant', sample_stride=2), synccbn=dict(type='SyncCBN'),
+        cbnplus=dict(type='CBN+', buffer_num=15, burnin=500))
+    for variant, changes in differences.items():
+        other, norm = read(variant)
+        assert other == text
+        kept = {} if variant == 'cbnplus' else paper
+        assert norm == {**kept, **changes}
+        layer = build_norm_layer(norm, 8)[1]
+        assert layer.sync == (variant == 'synccbn') and layer.sample_stride == (1 if variant == 'synccbn' else 2)
 
 
 def test_readme_shows_a_config_that_is_there():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmdet.ops.norm import CBN, conv_norm
+from mmdet.ops.norm import CBN, conv_norm, conv_stats
 from mmdet.ops.norm.conv_stats import mean_patch, sample, slopes, weight_grad, weight_matrix, weight_tensor
 from mmdet.ops.norm.kernels import batch_stats
 from mmdet.ops.norm.window import ExponentialWindow, carry, make_entry, pool
@@ -338,8 +338,9 @@ def test_exponential_window_is_stable(length, compensation):
 # -- sampling -------------------------------------------------------------------------------------------------------
 
 
-def test_sampled_slopes_are_those_of_the_sample():
+def test_sampled_slopes_are_those_of_the_sample(monkeypatch):
     """A strided weight gradient equals the gradient of the sampled positions."""
+    monkeypatch.setattr(conv_stats, 'MIN_SAMPLED_POSITIONS', 1)
     for kind in ('3x3', 'stride', 'dilation', 'groups', 'same', 'reflect', 'conv1d', 'conv3d', '1x1', 'padded_1x1'):
         conv, x = make(kind), batch(kind, 1)
         y = conv(x).detach()
@@ -350,7 +351,14 @@ def test_sampled_slopes_are_those_of_the_sample():
         torch.testing.assert_close(weight_grad(conv, x_part, y_part, step), weight_grad(conv, x, grad))
 
 
-@pytest.mark.parametrize('kind, shape', [('3x3', (2, 4, 40, 40)), ('3x3', (256, 4, 7, 7)), ('linear', (900, 5)),
+def test_few_positions_are_not_sampled():
+    conv, x = make('3x3'), torch.zeros(2, 4, 20, 20)
+    assert sample(conv, x, torch.zeros(2, 6, 20, 20), 2)[1].shape == (2, 6, 20, 20)
+    assert sample(conv, x, torch.zeros(2, 6, 24, 24), 4)[1].shape == (2, 6, 12, 12)
+    assert sample(conv, x, torch.zeros(2, 6, 64, 64), 4)[1].shape == (2, 6, 16, 16)
+
+
+@pytest.mark.parametrize('kind, shape', [('3x3', (2, 4, 40, 40)), ('3x3', (256, 4, 7, 7)), ('linear', (2000, 5)),
                                          ('transposed', (300, 4, 5, 5))])
 def test_sampling_estimates_the_same_slopes(kind, shape):
     conv, generator = make(kind), torch.Generator().manual_seed(0)

@@ -17,6 +17,8 @@ from .kernels import per_channel, positions, stats_dtype
 
 #: fewest maps (RoIs, say) left in a sample for whole maps to be sampled instead of positions
 MIN_SAMPLED_MAPS = 16
+#: fewest positions that a sample is left with: of fewer the estimate is noise, and all of them cost little
+MIN_SAMPLED_POSITIONS = 256
 
 
 def check_conv(conv: nn.Module) -> None:
@@ -135,7 +137,7 @@ def _pointwise(conv: nn.Module) -> bool:
 
 
 def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, Tensor, int]:
-    """A part of the positions: about one in ``stride**2``.
+    """A part of the positions: about one in ``stride**2``, with a smaller stride where that would leave few.
 
     Of many small maps whole maps are taken (cheaper than a strided weight gradient), of few large ones every
     ``stride``-th row and column.
@@ -143,9 +145,11 @@ def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, 
     Returns:
         input, output, and the step between the output's positions along each axis.
     """
+    while stride > 1 and positions(y) < MIN_SAMPLED_POSITIONS * stride**2:
+        stride -= 1
+    maps = stride**2
     if stride == 1:
         return x, y, 1
-    maps = stride**2
     if y.dim() == 2 or len(y) >= MIN_SAMPLED_MAPS * maps:
         return x[::maps], y[::maps], 1
     if isinstance(conv, _ConvTransposeNd):

@@ -1,0 +1,132 @@
+"""What a norm costs in a whole training step, as a ratio to BN in the same run.
+
+    python tools/benchmarks/train_step.py [CONFIG] [--device cuda] [--batch-size 2] [--image-size 320 480]
+
+Builds the config's detector once for each norm, which goes where the published table has it (FPN, box head, mask
+head), and trains it on made-up images and objects: loss, backward, optimizer. The detectors take turns.
+"""
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+sys.path.insert(0, str(Path(__file__).parent))
+from norm_layer import peak_bytes, timed  # noqa: E402
+
+from mmdet.ops.norm import CBN  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmdet.structures.mask import BitmapMasks  # noqa: E402
+from mmdet.utils.cli import run_main  # noqa: E402
+from mmdet.utils.setup import load_config  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+NORMS = {
+    'none': None,
+    'BN': dict(type='BN'),
+    'SyncBN': dict(type='SyncBN'),
+    'GN': dict(type='GN', num_groups=32),
+    'CBN exact, float32 slopes': dict(type='CBN', buffer_num=3, slope_dtype='float32'),
+    'CBN exact': dict(type='CBN', buffer_num=3),
+    'CBN secant, sample_stride=2': dict(type='CBN', buffer_num=3, compensation='secant', sample_stride=2),
+    'CBN+ (window of 16)': dict(type='CBN+'),
+}
+
+
+def build(config, norm, device):
+    """The config's detector in training mode with ``norm`` in neck and heads, and its optimizer."""
+    cfg = Config(config._cfg_dict.to_dict())
+    cfg.model.backbone.init_cfg = None
+    cfg.model.neck.norm_cfg = norm
+    for head in ('bbox_head', 'mask_head'):
+        if head in cfg.model.roi_head:
+            cfg.model.roi_head[head].norm_cfg = norm
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.to(device).train()
+    # So small a step that every detector keeps on doing the same work.
+    return model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-5, momentum=0.9)
+
+
+def make_batch(size, number, classes, masks):
+    """Random images with 10 boxes each, as the data loader gives them."""
+    generator = np.random.default_rng(0)
+    height, width = size
+    inputs, samples = [], []
+    for _ in range(number):
+        inputs.append(torch.from_numpy(generator.integers(0, 256, (3, height, width), dtype=np.uint8)))
+        corner = generator.uniform(0, 0.6, (10, 2)) * (width, height)
+        side = generator.uniform(0.1, 0.4, (10, 2)) * (width, height)
+        boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
+        instances = InstanceData(bboxes=torch.from_numpy(boxes),
+                                 labels=torch.from_numpy(generator.integers(0, classes, 10)))
+        if masks:
+            planes = np.zeros((10, height, width), dtype=np.uint8)
+            for plane, (x1, y1, x2, y2) in zip(planes, boxes.astype(int)):
+                plane[y1:y2, x1:x2] = 1
+            instances.masks = BitmapMasks(planes, height, width)
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+        sample.gt_instances, sample.ignored_instances = instances, instances[:0]
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def step(model, optimizer, batch):
+    torch.manual_seed(0)  # the samplers draw
+    data = model.data_preprocessor(batch, True)
+    losses = model(**data, mode='loss')
+    loss, _ = model.parse_losses(losses)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/cbn/mask_rcnn_r50_fpn_1x.py'))
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--batch-size', type=int, default=2)
+    parser.add_argument('--image-size', type=int, nargs=2, default=[320, 480], metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument('--norms', nargs='+', default=list(NORMS), choices=list(NORMS), metavar='NORM',
+                        help=f"of {', '.join(map(repr, NORMS))}; BN is always there")
+    args = parser.parse_args()
+    if args.rounds < 1 or args.batch_size < 1:
+        parser.error('--rounds and --batch-size must be 1 or more')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: there is no CUDA device here')
+    init_default_scope('mmdet')
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    config = load_config(args.config)
+    masks = 'mask_head' in config.model.roi_head
+    batch = make_batch(tuple(args.image_size), args.batch_size, config.model.roi_head.bbox_head.num_classes, masks)
+    detectors = {name: build(config, norm, args.device) for name, norm in NORMS.items()
+                 if name in args.norms or name == 'BN'}
+    layers = {name: sum(isinstance(m, CBN) for m in model.modules()) for name, (model, _) in detectors.items()}
+    for detector in detectors.values():
+        for _ in range(2):
+            step(*detector, batch)
+    seconds = {name: [] for name in detectors}
+    for _ in range(args.rounds):
+        for name, detector in detectors.items():
+            seconds[name].append(timed(lambda: step(*detector, batch), args.device))
+    peaks = {name: peak_bytes(lambda: step(*detector, batch), args.device) for name, detector in detectors.items()}
+    print(f'{Path(args.config).name}, {args.batch_size} images of {args.image_size}, {args.device}, '
+          f'torch {torch.__version__}; medians of {args.rounds} rounds')
+    print('| norm | CBN layers | step, ms | / BN | peak memory / BN |\n|---|---|---|---|---|')
+    for name, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, seconds['BN']))
+        print(f'| {name} | {layers[name] or ""} | {1e3 * statistics.median(values):.0f} | {ratio:.3f} | '
+              f'{peaks[name] / peaks["BN"]:.2f} |')
+
+
+if __name__ == '__main__':
+    sys.exit(run_main(main))
