@@ -22,5 +22,5 @@ setup(
     packages=find_packages(include=['mmdet', 'mmdet.*']),
     python_requires='>=3.10',
     install_requires=requirements('requirements.txt'),
-    extras_require={'tests': ['pytest', 'scikit-learn']},
+    extras_require={'tests': ['pytest', 'scikit-learn', 'timm']},
 )

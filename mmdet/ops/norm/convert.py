@@ -1,0 +1,353 @@
+"""Swap the BN layers of any model for CBN (or another norm), and back."""
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from .build import build_norm_layer
+from .cbn import CBN, same_values, version
+from .sync_bn import SyncBN
+
+_FOLLOWS = {  # what can feed a norm of so many dimensions
+    nn.BatchNorm1d: (nn.Linear, nn.Conv1d, nn.ConvTranspose1d),
+    nn.BatchNorm2d: (nn.Conv2d, nn.ConvTranspose2d),
+    nn.BatchNorm3d: (nn.Conv3d, nn.ConvTranspose3d)}
+_BN = tuple(_FOLLOWS)
+_CONVS = sum(_FOLLOWS.values(), ())
+_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward)
+_MODULE_STATE = tuple(vars(nn.Module()))  # parameters, buffers, children, hooks, the training flag
+
+Names = dict[nn.Module, str]
+Pairs = dict[nn.Module, Union[nn.Module, str]]  # norm -> its convolution, or why there is none
+
+
+@dataclass
+class ConvertReport:
+    """What :func:`convert_norm` did.
+
+    Attributes:
+        target: the type of the new layers.
+        converted: name of each new layer -> name of the convolution that feeds it; None where no hook feeds it
+            (the new layer is no CBN, or the model hands the convolution over, see :func:`.conv_norm`).
+        left: name of each norm layer that was left as it was -> why.
+    """
+    target: str
+    converted: dict[str, Optional[str]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        head = f'{self.target}: {len(self.converted)} layers converted, {len(self.left)} left as they were'
+        return '\n'.join([head, *(f"  {name or '(the model itself)'}: {why}" for name, why in self.left.items())])
+
+
+class _Hook:
+    """A forward hook that survives copying and pickling: it keeps its handle, by which torch keeps its number free."""
+
+    def attach(self, module: nn.Module, **kwargs) -> None:
+        self.handle = module.register_forward_hook(self, **kwargs)
+
+    @classmethod
+    def on(cls, module: nn.Module) -> list:
+        """The module's hooks of this class."""
+        return [hook for hook in module._forward_hooks.values() if isinstance(hook, cls)]
+
+
+class Feed(_Hook):
+    """Hook of a convolution: tells the CBN after it what made its next input."""
+
+    def __init__(self, norm: CBN) -> None:
+        self.norm = norm
+
+    @torch.compiler.disable
+    def __call__(self, conv: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> None:
+        if self.norm.training and self.norm.buffer_num:
+            self.norm.feed(_rows(conv, _first(args, kwargs)), conv, _rows(conv, y))
+        else:
+            self.norm._fed = None  # of a training forward that never reached the norm
+
+
+class ApplyAct(_Hook):
+    """Hook of the layer that replaced timm's BatchNormAct2d: its ``drop`` and ``act``."""
+
+    def __call__(self, norm: nn.Module, args: tuple, z: Tensor) -> Tensor:
+        return norm.act(norm.drop(z))
+
+
+def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> ConvertReport:
+    """Replace the batch norms of ``model`` (BN, SyncBN, CBN), in place.
+
+    A CBN needs the convolution or linear layer that feeds it. Without ``example_inputs`` it is found from the order of
+    the modules where that leaves no doubt: directly before the norm in an ``nn.Sequential``, or among a module's
+    children, if none of its other convolutions could be meant. With ``example_inputs`` the model runs once, in
+    evaluation mode and without gradient, and what is seen decides; the order only for layers that were not called. A
+    norm without one stays as it is; the report says why. A pair that turns out wrong in training raises RuntimeError.
+
+    The new layers hold the same Parameter and buffer objects under the same names, and the old ones' eps, momentum
+    (unless in ``cfg``) and mode. ``dict(type='BN')`` gives back the classes there were. GN has no running statistics:
+    from it there is no way back. From CBN to CBN the iteration count stays, the window starts empty. Convert before
+    ``torch.compile``.
+
+    Args:
+        model: any module.
+        cfg: as in :func:`.build_norm_layer`; types BN, SyncBN, GN, CBN, CBN+, SyncCBN.
+        example_inputs: ``model(x)`` for anything but a tuple, ``model(*x)``, or a dict, ``model(**x)``.
+
+    Returns:
+        What was converted, and what was not.
+
+    Raises:
+        KeyError, TypeError: as :func:`.build_norm_layer`.
+        ValueError: a value out of range, ``affine`` or ``track_running_stats`` in ``cfg``, or a norm of another kind.
+    """
+    target = build_norm_layer(cfg, cfg.get('num_groups', 1) if isinstance(cfg, dict) else 1)[1]
+    _check_target(target, cfg)
+    report = ConvertReport(getattr(cfg['type'], '__name__', cfg['type']))
+    names = {each: name for name, each in model.named_modules() if not isinstance(each, torch.jit.ScriptModule)}
+    norms = _norms(model, names, target, report)
+    feeds = {feed.norm: (module, feed) for module in names for feed in Feed.on(module)}
+    pairs = {}
+    if isinstance(target, CBN):
+        pairs = _pairs(model, names, norms, {norm: conv for norm, (conv, _) in feeds.items()}, example_inputs)
+    layers = {}
+    for norm in norms:
+        if isinstance(pairs.get(norm), str):
+            report.left[names[norm]] = pairs[norm]
+        elif isinstance(target, nn.GroupNorm) and norm.num_features % target.num_groups:
+            report.left[names[norm]] = f'{norm.num_features} channels are not divisible by {target.num_groups} groups'
+        else:
+            layers[norm] = _new_layer(norm, cfg, target)
+    # Whatever can fail is behind us: the model changes as a whole or not at all.
+    for norm, layer in layers.items():
+        if norm in feeds:
+            feeds[norm][1].handle.remove()
+        _take_over(norm, layer, cfg, names[norm])
+        conv = pairs.get(norm)
+        if conv is not None:
+            Feed(layer).attach(conv, with_kwargs=True)
+        report.converted[names[norm]] = None if conv is None else names[conv]
+    for module in names:
+        for name, child in list(module._modules.items()):
+            if child in layers:
+                module.add_module(name, layers[child])
+    return report
+
+
+def _check_target(target: nn.Module, cfg: dict) -> None:
+    if not isinstance(target, (_BatchNorm, nn.GroupNorm)):
+        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, CBN, CBN+ or SyncCBN, got type={cfg['type']!r}")
+    for key in ('affine', 'track_running_stats'):
+        if key in cfg:
+            raise ValueError(f'convert_norm: each layer keeps its parameters and buffers; leave {key!r} out of the cfg')
+
+
+def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertReport) -> list[nn.Module]:
+    """The layers to replace; the report gets those that cannot be."""
+    norms = []
+    for module, name in names.items():
+        batch_norm = isinstance(module, _BatchNorm)
+        frozen = 'FrozenBatchNorm' in type(module).__name__
+        if not (batch_norm or frozen) or isinstance(target, _BN) and (frozen or isinstance(module, _BN)):
+            continue
+        kind = type(module).__name__
+        if frozen:
+            report.left[name] = f'{kind} has constant statistics'
+        elif module is model:
+            report.left[name] = f'a lone {kind} cannot be replaced in place; build the other layer instead'
+        elif isinstance(module, LazyModuleMixin):
+            report.left[name] = f'{kind} has no size yet; run the model once'
+        elif not _has_act(module) and ('forward' in vars(module) or type(module).forward not in _NORM_FORWARDS):
+            report.left[name] = f'{kind} has a forward of its own'
+        elif 'weight' not in module._parameters:
+            report.left[name] = f'the weight of {kind} is parametrized'
+        else:
+            norms.append(module)
+    return norms
+
+
+# -- the new layer --------------------------------------------------------------------------------------------------
+
+
+def _new_layer(norm: nn.Module, cfg: dict, target: nn.Module) -> nn.Module:
+    """A layer of the wanted type, without the old one's state."""
+    if not isinstance(target, _BN) or not hasattr(norm, '_origin'):
+        return build_norm_layer(cfg, norm.num_features)[1]
+    kind, attributes = norm._origin
+    layer = kind.__new__(kind)  # not its __init__, which may take anything; what that left behind is known
+    nn.Module.__init__(layer)
+    vars(layer).update(attributes)
+    return layer
+
+
+def _take_over(norm: nn.Module, layer: nn.Module, cfg: dict, name: str) -> None:
+    """Move parameters, buffers, children, hooks and settings from ``norm`` to ``layer``."""
+    acts = _has_act(norm)
+    vars(layer).update((key, vars(norm)[key]) for key in _MODULE_STATE if key in vars(norm))
+    if isinstance(layer, nn.GroupNorm):
+        layer._buffers = {}
+    for key in ('affine', 'track_running_stats', 'eps', 'momentum'):
+        if hasattr(layer, key):
+            setattr(layer, key, cfg.get(key, getattr(norm, key)))
+    if 'requires_grad' in cfg:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(cfg['requires_grad'])
+    for hook in ApplyAct.on(layer):
+        hook.handle.remove()
+    if acts and not _timm_act(layer):
+        ApplyAct().attach(layer, prepend=True)
+    if not isinstance(layer, (nn.GroupNorm, *_BN)):
+        if isinstance(norm, _BN):
+            layer._origin = type(norm), {key: value for key, value in vars(norm).items() if key not in _MODULE_STATE}
+        elif hasattr(norm, '_origin'):
+            layer._origin = norm._origin
+    if isinstance(layer, CBN):
+        layer.layer_name = name
+        if isinstance(norm, CBN):
+            layer.step, layer.epoch_length = norm.step, norm.epoch_length
+
+
+def _timm_act(norm: nn.Module) -> bool:
+    kind = type(norm)
+    return kind.__module__.split('.')[0] == 'timm' and kind.__name__ in ('BatchNormAct2d', 'SyncBatchNormAct')
+
+
+def _has_act(norm: nn.Module) -> bool:
+    return _timm_act(norm) or bool(ApplyAct.on(norm))
+
+
+# -- pairs ----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(model: nn.Module, names: Names, norms: list[nn.Module], hooked: Pairs, inputs: Any) -> Pairs:
+    """The convolution of each norm, or why there is none; a CBN that the model feeds itself may be missing."""
+    by_order = _pairs_by_order(names, norms)
+    if inputs is None:
+        hint = '; example_inputs would tell'
+        pairs = {norm: f'{pair}{hint}' if isinstance(pair, str) else pair for norm, pair in by_order.items()}
+        # A CBN has its hook, or is in a model that calls conv_norm.
+        return {norm: pair for norm, pair in pairs.items() if not isinstance(norm, CBN)} | hooked
+    pairs = _pairs_by_run(model, names, norms, inputs)
+    for norm in norms:
+        if norm not in pairs:
+            pair = by_order[norm]
+            pairs[norm] = 'not called with example_inputs' if isinstance(pair, str) else pair
+    return pairs
+
+
+def _pairs_by_order(names: Names, norms: list[nn.Module]) -> Pairs:
+    places: dict[nn.Module, list] = {norm: [] for norm in norms}
+    for parent in names:
+        children = [child for child in parent._modules.values() if child is not None]
+        before = list(zip(children, [None, *children]))
+        fitting = {conv for norm, conv in before if norm in places and _fits(conv, norm)}
+        sequential = type(parent).forward is nn.Sequential.forward and 'forward' not in vars(parent)
+        for norm, conv in before:
+            if norm in places:
+                rivals = [] if sequential else [c for c in children if c not in fitting and _fits(c, norm)]
+                places[norm].append(_ordered(names, parent, norm, conv, rivals))
+    return {norm: _only(names, found) for norm, found in places.items()}
+
+
+def _ordered(names: Names, parent: nn.Module, norm: nn.Module, conv: Optional[nn.Module],
+             rivals: list[nn.Module]) -> Union[nn.Module, str]:
+    if conv is None:
+        return f'nothing comes before it in {type(parent).__name__}'
+    if not _fits(conv, norm):
+        return f'{_label(names, conv)} comes before it, no convolution that fits'
+    if rivals:
+        return f'{_label(names, conv)} or {_label(names, rivals[0])} may feed it'
+    return _plain(names, conv) or conv
+
+
+def _pairs_by_run(model: nn.Module, names: Names, norms: list[nn.Module], inputs: Any) -> Pairs:
+    made: dict[int, tuple] = {}  # id -> tensor, maker, version; the tensor is kept, so that its id stays its own
+    latest: dict[nn.Module, Tensor] = {}
+    fed: dict[nn.Module, list] = {norm: [] for norm in norms}
+
+    def produce(module, args, output):
+        if isinstance(output, Tensor):
+            output = _rows(module, output)
+            made[id(output)] = output, module, version(output)
+            latest[module] = output
+
+    def receive(norm, args, kwargs):
+        y = _first(args, kwargs)
+        alias = (each for each in reversed(made.values()) if same_values(y, each[0], each[2]))
+        tensor, source, before = made.get(id(y)) or next(alias, (None, None, 0))
+        fed[norm].append(_observed(names, source, version(y) != before, latest.get(source) is tensor))
+
+    handles = []
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        for module in names:
+            # nn.Identity makes nothing; anything else that returns its input does something to it in training.
+            if isinstance(module, _CONVS + (_BatchNorm, )) or not module._modules and type(module) is not nn.Identity:
+                handles.append(module.register_forward_hook(produce))
+            if module in fed:
+                handles.append(module.register_forward_pre_hook(receive, with_kwargs=True))
+        with torch.no_grad():
+            if isinstance(inputs, dict):
+                model(**inputs)
+            else:
+                model(*inputs if isinstance(inputs, tuple) else (inputs, ))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {norm: _only(names, found) for norm, found in fed.items() if found}
+
+
+def _observed(names: Names, source: Optional[nn.Module], changed: bool, latest: bool) -> Union[nn.Module, str]:
+    if source is None:
+        return 'its input is made by an operation outside of any layer'
+    if not isinstance(source, _CONVS):
+        return f'{_label(names, source)} feeds it, no convolution'
+    if changed:
+        return f'its input is changed in place after {_label(names, source)}'
+    if not latest:
+        return f'{_label(names, source)} runs again before it is called'
+    return _plain(names, source) or source
+
+
+def _only(names: Names, found: list) -> Union[nn.Module, str]:
+    """The convolution, if it is the same everywhere."""
+    for pair in found:
+        if isinstance(pair, str):
+            return pair
+    convs = list(dict.fromkeys(found))
+    return convs[0] if len(convs) == 1 else 'several feed it: ' + ', '.join(_label(names, conv) for conv in convs)
+
+
+def _fits(conv: Optional[nn.Module], norm: nn.Module) -> bool:
+    """Whether the layers go together by kind and channels."""
+    kinds = next((convs for kind, convs in _FOLLOWS.items() if isinstance(norm, kind)), _CONVS)
+    if not isinstance(conv, kinds):
+        return False
+    return (conv.out_features if isinstance(conv, nn.Linear) else conv.out_channels) == norm.num_features
+
+
+def _plain(names: Names, conv: nn.Module) -> Optional[str]:
+    """None if the layer computes what its torch base does with ``conv.weight``, else what is wrong."""
+    base = next(kind for kind in _CONVS if isinstance(conv, kind))
+    for name in ('forward', '_conv_forward'):
+        if name in vars(conv) or getattr(type(conv), name, None) is not getattr(base, name, None):
+            return f'{_label(names, conv)}, which feeds it, has a forward of its own'
+    return None
+
+
+def _rows(module: nn.Module, t: Tensor) -> Tensor:
+    """What is left of a linear layer's input or output when the model flattens it, for the norm, to (N, C)."""
+    return t.flatten(0, -2) if isinstance(module, nn.Linear) and t.dim() > 2 else t
+
+
+def _label(names: Names, module: nn.Module) -> str:
+    return f"{type(module).__name__} {names.get(module, '')!r}"
+
+
+def _first(args: tuple, kwargs: dict) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
