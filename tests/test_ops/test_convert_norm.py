@@ -92,7 +92,7 @@ def test_all_of_resnet50_is_paired(inputs):
         assert conv_name == (norm[:-1] + '0' if 'downsample' in norm else norm.replace('bn', 'conv'))
         assert model.get_submodule(norm).layer_name == norm
         assert Feed.on(model.get_submodule(conv_name))[0].norm is model.get_submodule(norm)
-    assert str(report) == 'CBN: 53 layers converted, 0 left as they were'
+    assert str(report) == 'CBN: 53 converted, 0 left as they were'
 
 
 @pytest.mark.parametrize('kind, count', [('resnet50', 53), ('resnet10t', 14), ('regnetx_002', 44)])

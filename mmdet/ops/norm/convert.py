@@ -39,7 +39,7 @@ class ConvertReport:
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        head = f'{self.target}: {len(self.converted)} layers converted, {len(self.left)} left as they were'
+        head = f'{self.target}: {len(self.converted)} converted, {len(self.left)} left as they were'
         return '\n'.join([head, *(f"  {name or '(the model itself)'}: {why}" for name, why in self.left.items())])
 
 
