@@ -63,7 +63,8 @@ def test_forward_and_backward_equal_autograd(way, shape, affine):
         invstd = (pooled_var + 1e-5).rsqrt()
         total, projected = kernels.backward_sums(grad, y, pooled_mean, invstd)
         share = 0.4 / kernels.positions(y)
-        grad_y = kernels.backward_input(grad, y, pooled_mean, invstd, gamma, total * share, projected * share)
+        grad_y = kernels.backward_input(grad, y, pooled_mean, pooled_var, invstd, gamma, 1e-5, total * share,
+                                        projected * share)
     torch.testing.assert_close(grad_y, expected[0])
     if affine:
         torch.testing.assert_close((projected, total), expected[1:])

@@ -129,6 +129,6 @@ def test_under_data_parallel_weights_stay_equal_and_windows_are_each_processs_ow
     for other in others:
         assert torch.equal(first['weight'], other['weight']) and torch.equal(first['grad'], other['grad'])
         assert other['window']['step'] == 4
-        assert not torch.equal(first['window']['window']['entries'][0]['mean'],
-                               other['window']['window']['entries'][0]['mean'])
+        assert not torch.equal(first['window']['window']['entries'][0]['stats'],
+                               other['window']['window']['entries'][0]['stats'])
     assert first['grad'].any()

@@ -218,30 +218,30 @@ def plot(cells, norms, batch_sizes, seeds, epochs):
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.09, 0.11, 0.68, 0.78))
     sizes = sorted(batch_sizes, reverse=True)
-    means = {label: [statistics.mean(cells[label, size]) for size in sizes] for label in norms}
+    right = len(sizes) - 0.7
+    axes.set_xlim(-0.3, right)
     reference = statistics.mean(cells[REFERENCE])
-    axes.axhline(_scale(reference), color='0.45', linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    axes.axhline(_scale(reference), color='black', linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    names = [(f'{REFERENCE[0]}, batch {REFERENCE[1]}', reference, 'black')]
     for i, label in enumerate(norms):
-        colour = colormaps['tab10'](list(NORMS).index(label) % 10)
+        style = list(NORMS).index(label)  # a norm's own, whichever are drawn
+        colour, marker = colormaps['tab10']((0, 1, 2, 3, 4, 5, 6, 9, 8)[style % 9]), 'osD^vP*Xp'[style % 9]
+        means = [statistics.mean(cells[label, size]) for size in sizes]
+        low, high = (_scale([mean + sign * spread(cells[label, size]) for mean, size in zip(means, sizes)])
+                     for sign in (-1, 1))
         # Side by side, so that error bars do not hide each other.
         x = np.arange(len(sizes)) + 0.035 * (i - (len(norms) - 1) / 2)
-        low, high = (_scale([m + sign * spread(cells[label, size]) for m, size in zip(means[label], sizes)])
-                     for sign in (-1, 1))
-        y = _scale(means[label])
-        axes.errorbar(x, y, (y - low, high - y), color=colour, marker='osD^vP*Xp'[list(NORMS).index(label) % 9],
-                      markersize=5.5, linewidth=1.5, elinewidth=1, capsize=2.5, zorder=2)
+        y = _scale(means)
+        axes.errorbar(x, y, (y - low, high - y), color=colour, marker=marker, markersize=5.5, linewidth=1.5,
+                      elinewidth=1, capsize=2.5, zorder=2)
+        names.append((label, means[-1], colour))
     bottom, top = axes.get_ylim()
-    ends = [_scale(means[label][-1]) for label in norms] + [_scale(reference)]
-    texts = [f'{label}  {means[label][-1]:.1f}' for label in norms] + [
-        f'{REFERENCE[0]}, batch {REFERENCE[1]}  {reference:.1f}']
-    colours = [colormaps['tab10'](list(NORMS).index(label) % 10) for label in norms] + ['0.35']
-    right = len(sizes) - 1 + 0.3
-    axes.set_xlim(-0.3, right)
     axes.set_ylim(bottom, top)
-    for text, colour, end, place in zip(texts, colours, ends, _spaced(ends, 0.048 * (top - bottom))):
-        axes.annotate(text, (right, end), (right + 0.14 * (right + 0.3) / 2, place), color=colour, fontsize=9,
-                      va='center', annotation_clip=False,
-                      arrowprops=dict(arrowstyle='-', color=colour, linewidth=0.7, shrinkA=1, shrinkB=0))
+    ends = [_scale(mean) for _, mean, _ in names]
+    margin = 0.02 * (right + 0.3)
+    for (label, mean, colour), end, place in zip(names, ends, _spaced(ends, 0.045 * (top - bottom))):
+        axes.plot([right, right + 2 * margin], [end, place], color=colour, linewidth=0.8, clip_on=False)
+        axes.text(right + 2.5 * margin, place, f'{label}  {mean:.1f}', color=colour, fontsize=9, va='center')
     axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     ticks = [t for t in (0, 20, 40, 60, 80, 90, 95, 97, 98, 99, 99.5, 100) if bottom <= _scale(t) <= top]
     axes.set_yticks(_scale(ticks), [f'{t:g}' for t in ticks])

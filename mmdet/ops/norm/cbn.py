@@ -5,6 +5,7 @@ The weights have moved since: the earlier statistics are carried to today's weig
 and without old weights, so that no autograd call is needed. The mathematics is in ``docs/cbn.md``.
 """
 import inspect
+import operator
 from functools import partialmethod
 from typing import Optional
 
@@ -153,9 +154,10 @@ class CBN(_BatchNorm):
         saved = state['window']
         entries = saved['entries']
         for entry in entries:
-            if entry['mean'].shape != (self.num_features, ):
-                raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {len(entry["mean"])} channels, '
-                                 f'this layer has {self.num_features}')
+            channels = entry['stats'].shape[1]
+            if channels != self.num_features:
+                raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this layer '
+                                 f'has {self.num_features}')
         follows = self.compensation != 'none'
         if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in entries):
             print_log(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
@@ -185,10 +187,12 @@ class CBN(_BatchNorm):
             dtype = None if self.slope_dtype == 'auto' else mean.dtype
             follow = patch, *slopes(conv, x, y, matrix, batch, self.sample_stride, dtype)
         else:  # other processes had positions: a place in the window without weight
-            follow = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), torch.zeros_like(matrix), 1 + 0 * var
+            follow = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), torch.zeros_like(matrix), torch.zeros_like(var)
         entry = make_entry(pooled.weight, mean, var, *follow)
         length = self.buffer_num if self.two_stage else length
-        self.window.push(entry, matrix, length, self.compensation, self.rho)
+        # Nothing came between forward and backward, as a rule: the entries are those that were carried.
+        same = len(pooled.entries) == len(self.window) and all(map(operator.is_, pooled.entries, self.window.entries))
+        self.window.push(entry, matrix, length, self.compensation, self.rho, pooled.carried if same else None)
 
     # -- forward ------------------------------------------------------------------------------------------------
 
@@ -225,7 +229,8 @@ class CBN(_BatchNorm):
         sync = self.sync and syncs()
         if y.numel() == 0 and not sync:
             return self._no_positions(y)
-        with torch.no_grad():
+        # Autocast would take small products, statistics among them, in half precision.
+        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
             batch = batch_stats(y)
             pooled = self._pool(y, batch, conv, sync)
             self._update_running_stats(pooled)
@@ -235,7 +240,7 @@ class CBN(_BatchNorm):
         weight, bias = (conv.weight, conv.bias) if self.backprop == 'window' and pooled.entries else (None, None)
 
         def window_grad(grad_means, grad_vars):
-            grad = carry_backward(pooled.entries, pooled.carried, grad_means, grad_vars, self.compensation, self.rho)
+            grad = carry_backward(pooled.entries, pooled.carried, grad_means, grad_vars, self.rho)
             return weight_tensor(conv, grad)
 
         return PooledNorm.apply(
@@ -246,7 +251,7 @@ class CBN(_BatchNorm):
         if conv is None or not self.pools:
             return pool_batch(y, *batch, sync=sync)
         dtype = stats_dtype(y.dtype)
-        if any(entry.mean.device != y.device or entry.mean.dtype != dtype for entry in self.window.entries):
+        if any(entry.stats.device != y.device or entry.stats.dtype != dtype for entry in self.window.entries):
             self.window.map_(lambda t: t.to(y.device, dtype))
         entries, own, old = self.window.members(self.window_length(self.step))
         matrix = weight_matrix(conv, conv.weight).to(dtype)

@@ -190,7 +190,8 @@ def slopes(conv: nn.Module, x: Tensor, y: Tensor, weight: Tensor, stats: tuple[T
         dtype: of the products, see :func:`slope_product_dtype`.
 
     Returns:
-        ``a``, (C_out, D), with ``<a_c, w_c> = 1``, or 0 for a channel without variance; and ``1 - <a_c, w_c>``, (C_out,).
+        ``a``, (C_out, D), with ``<a_c, w_c> = 1``; and ``<g_c, w_c>`` up to a factor, (C_out,). Both are 0 for a
+        channel without variance.
     """
     x_part, y_part, step = sample(conv, x, y, stride)
     mean, var = stats
@@ -199,17 +200,18 @@ def slopes(conv: nn.Module, x: Tensor, y: Tensor, weight: Tensor, stats: tuple[T
         mean = y_part.mean([d for d in range(y.dim()) if d != 1], dtype=mean.dtype)
     count = positions(y_part)
     centred = y_part - per_channel(mean, y).to(y.dtype)
-    scale = 1.
+    least = 0.1 * count * var
     if y.dtype == torch.float16:  # a ratio is free of scale; this one keeps its parts from overflow and underflow
         scale = (var.clamp(min=1e-12) * count).rsqrt()
         centred = centred * per_channel(scale, y).to(y.dtype)
+        least = least * scale
     dtype = slope_product_dtype(conv, x, dtype)
     grad = weight_grad(conv, x_part, centred, step, dtype).to(mean.dtype)
     own = row_dot(grad, weight)
     # For a channel that is constant up to rounding the gradient is noise: its weights explain no variance.
-    real = own > 0.1 * scale * count * var
-    factor = torch.where(real, 1 / own, 0)
-    return grad.mul_(factor.unsqueeze(1)), 1 - own * factor
+    noise = own <= least
+    own.masked_fill_(noise, 0)
+    return grad.mul_(own.reciprocal().masked_fill_(noise, 0).unsqueeze(1)), own
 
 
 def row_dot(rows: Tensor, weight: Tensor) -> Tensor:
@@ -221,4 +223,6 @@ def row_dot(rows: Tensor, weight: Tensor) -> Tensor:
     """
     if len(rows) == len(weight):
         return (rows * weight).sum(1)
+    if len(rows) == 1:
+        return weight.mv(rows[0])
     return (weight.unflatten(0, (len(rows), -1)) @ rows.unsqueeze(2)).flatten()

@@ -60,26 +60,27 @@ def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tupl
     if _fused(y):
         total, centred = torch.batch_norm_backward_reduce(grad, y, mean, invstd, None, True, False, False)[:2]
         return total, centred * invstd
-    ones = torch.ones_like(mean)  # without a weight the kernel leaves its gradient out
+    # The weight's value does not matter here, but without one the kernel leaves its gradient out.
     _, projected, total = torch.ops.aten.native_batch_norm_backward(
-        grad, y, ones, None, None, mean, invstd, True, 0., (False, True, True))
+        grad, y, invstd, None, None, mean, invstd, True, 0., (False, True, True))
     return total, projected
 
 
-def backward_input(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor, gamma: Optional[Tensor], total: Tensor,
-                   projected: Tensor) -> Tensor:
+def backward_input(grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, invstd: Tensor, gamma: Optional[Tensor],
+                   eps: float, total: Tensor, projected: Tensor) -> Tensor:
     """``gamma * invstd * (grad - total - y_hat * projected)``, the gradient of the layer's input.
 
     Args:
+        invstd: ``1 / sqrt(var + eps)``.
         total, projected: :func:`backward_sums` over everything that was pooled, times a position's share of the pool.
     """
     if y.numel() == 0:
         return torch.zeros_like(y)
-    scale = invstd if gamma is None else invstd * gamma
     if _fused(y):
         # The kernel divides by the count, SyncBatchNorm's total: the share is in the sums already.
         one = torch.ones(1, dtype=torch.int32, device=y.device)
         return torch.batch_norm_backward_elemt(grad, y, mean, invstd, gamma, total, projected / invstd, one)
     # Two fused passes: -scale * (total + y_hat * projected), then the gradient on top.
-    pulled = F.batch_norm(y, mean, invstd.reciprocal().square(), -scale * projected, -scale * total, False, 0., 0.)
+    scale = invstd if gamma is None else invstd * gamma
+    pulled = F.batch_norm(y, mean, var, -scale * projected, -scale * total, False, 0., eps)
     return pulled.addcmul_(grad, per_channel(scale, y).to(y.dtype))

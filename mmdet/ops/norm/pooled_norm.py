@@ -47,38 +47,37 @@ def pool_batch(y: Tensor, mean: Tensor, var: Tensor, group: Group = None, sync: 
         own, old: weight of the current iteration, and factor of the entries' weights.
     """
     count = positions(y)
-    early, means, variances = mean.new_zeros(0), mean.new_zeros(0, len(mean)), mean.new_zeros(0, len(mean))
     if carried is not None:
-        early, means, variances = old * carried.weights, carried.means, carried.vars
-        means = means if bias is None else means + bias
-    if sync:
-        counts, early_weights, all_means, all_vars = _exchange(count, mean, var, early, means, variances, group)
-        all_count = counts.sum()
-        batches = counts / all_count.clamp(min=1)
-        weight = count / all_count.clamp(min=1)
-        mean, var = _pool(counts, all_means[:len(counts)], all_vars[:len(counts)])
-        weights = torch.cat([own * batches, early_weights])
-    else:
-        weight, all_count = mean.new_ones(()), count
+        means = carried.means if bias is None else carried.means + bias
+        early = carried.weights if old == 1 else old * carried.weights
+    if not sync:
+        weight = mean.new_ones(())
         if carried is None:
             return Pool(mean, var, weight, weight / count, mean, var, count)
-        weights = torch.cat([weight.view(1) * own, early])
-        all_means, all_vars = torch.cat([mean.unsqueeze(0), means]), torch.cat([var.unsqueeze(0), variances])
+        pooled_mean, pooled_var, shares = pool(
+            torch.cat([mean.new_full((1, ), own), early]), torch.cat([mean.unsqueeze(0), means]),
+            torch.cat([var.unsqueeze(0), carried.vars]))
+        return Pool(pooled_mean, pooled_var, weight, shares[0] / count, mean, var, count, entries, carried, shares[1:],
+                    means)
+    if carried is None:
+        summary = [mean.new_zeros(1), torch.zeros_like(mean), torch.zeros_like(mean)]
+    else:
+        summary = [early.sum().view(1), *pool(early, means, carried.vars)[:2]]
+    counts, early_weights, all_means, all_vars = _exchange(count, mean, var, *summary, group)
+    all_count = counts.sum()
+    some = all_count.clamp(min=1)
+    batch_mean, batch_var, _ = pool(counts, all_means[:len(counts)], all_vars[:len(counts)])
+    weights = torch.cat([own / some * counts, early_weights])
+    pooled_mean, pooled_var, _ = pool(weights, all_means, all_vars)
     total = weights.sum().clamp(min=torch.finfo(mean.dtype).tiny)
-    per_position = own / (total * (all_count.clamp(min=1) if sync else count))
-    return Pool(*_pool(weights, all_means, all_vars), weight, per_position, mean, var, all_count, entries, carried,
-                early / total, means)
+    pooled = Pool(pooled_mean, pooled_var, count / some, own / (total * some), batch_mean, batch_var, all_count)
+    return pooled if carried is None else pooled._replace(
+        entries=entries, carried=carried, shares=early / total, means=means)
 
 
-def _pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`.window.pool`, finite also where all weights are 0."""
-    return pool(torch.where(weights.sum() > 0, weights, 1.), means, variances)
-
-
-def _exchange(count, mean, var, early, means, variances, group):
+def _exchange(count, mean, var, early_weight, early_mean, early_var, group):
     """Positions of the P processes' batches, weights of their pooled entries; means and variances of both, (2P, C)."""
-    summary = (torch.zeros_like(mean), ) * 2 if len(early) == 0 else _pool(early, means, variances)
-    message = torch.cat([mean.new_tensor([count]), early.sum().view(1), mean, var, *summary])
+    message = torch.cat([mean.new_tensor([count]), early_weight, mean, var, early_mean, early_var])
     received = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
     dist.all_gather(received, message, group=group)
     counts, weights, numbers = torch.stack(received).split([1, 1, 4 * len(mean)], 1)
@@ -100,9 +99,8 @@ def update_running_stats(layer: nn.Module, mean: Tensor, var: Tensor, count: Uni
     rate = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)
     var = var * (count / (max(count - 1, 1) if isinstance(count, int) else (count - 1).clamp(min=1)))
     for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
-        new = new.to(running.dtype)
-        usable = torch.isfinite(new) if isinstance(seen, int) else torch.isfinite(new) & (seen > 0)
-        running.lerp_(torch.where(usable, new, running), rate)
+        step = (new.to(running.dtype) - running).nan_to_num_(0, 0, 0)
+        running.add_(step if isinstance(seen, int) else step * (seen > 0), alpha=rate)
 
 
 class PooledNorm(torch.autograd.Function):
@@ -123,14 +121,21 @@ class PooledNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y, gamma, beta, weight, bias, x, fixed, pooled: Pool, eps: float, sync: bool, group: Group,
                 window_grad: Optional[Callable], after: Optional[Callable]):
-        ctx.pooled, ctx.sync, ctx.group, ctx.window_grad, ctx.after = pooled, sync, group, window_grad, after
+        ctx.pooled, ctx.eps, ctx.sync, ctx.group = pooled, eps, sync, group
+        ctx.window_grad, ctx.after = window_grad, after
         invstd = torch.rsqrt(pooled.var + eps)
         ctx.save_for_backward(y, gamma, x, fixed, invstd)
-        return normalize(y, pooled.mean, pooled.var, gamma, beta, eps)
+        with torch.autocast(y.device.type, enabled=False):
+            return normalize(y, pooled.mean, pooled.var, gamma, beta, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):
+            return PooledNorm._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx, grad):
         y, gamma, x, fixed, invstd = ctx.saved_tensors
         pooled, needs = ctx.pooled, ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last) if _channels_last(y) else grad.contiguous()
@@ -142,8 +147,8 @@ class PooledNorm(torch.autograd.Function):
             total, projected = both
         grad_y = grad_weight = grad_bias = None
         if needs[0]:
-            grad_y = backward_input(grad, y, pooled.mean, invstd, wide, total * pooled.per_position,
-                                    projected * pooled.per_position)
+            grad_y = backward_input(grad, y, pooled.mean, pooled.var, invstd, wide, ctx.eps,
+                                    total * pooled.per_position, projected * pooled.per_position)
         if ctx.window_grad is not None and pooled.carried is not None and (needs[3] or needs[4]):
             scale = invstd if wide is None else invstd * wide
             grad_mean, grad_var = -scale * total, -0.5 * scale * invstd * projected

@@ -15,20 +15,23 @@ COMPENSATIONS = ('taylor', 'secant', 'none')
 
 
 class Entry(NamedTuple):
-    """An earlier batch: its statistics and what they need to follow the weights. G groups, D numbers a filter.
-
-    Without compensation the last three are None.
-    """
+    """An earlier batch: its statistics and what they need to follow the weights. G groups, D numbers a filter."""
     weight: Tensor  # (): its weight in the pool; 0 for a batch that overflowed
-    mean: Tensor  # (C_out,): without the convolution's bias
-    var: Tensor  # (C_out,): biased
+    stats: Tensor  # (3, C_out): mean without the convolution's bias; biased variance; 1 where there is no slope, else 0
     patch: Optional[Tensor] = None  # (G, D): mean input patch m, so that the mean is <w_c, m>
     slope: Optional[Tensor] = None  # (C_out, D): a_c = g_c / <g_c, w0_c>, g_c = half the variance's gradient
-    offset: Optional[Tensor] = None  # (C_out,): 1 where there is no slope, which makes <a_c, w_c> + offset 1 at w0
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> 'Entry':
         """``fn`` of every tensor."""
         return Entry(*(None if t is None else fn(t) for t in self))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.stats[0]
+
+    @property
+    def var(self) -> Tensor:
+        return self.stats[1]
 
 
 class Carried(NamedTuple):
@@ -36,20 +39,31 @@ class Carried(NamedTuple):
     weights: Tensor  # (n,)
     means: Tensor  # (n, C_out): without the convolution's bias
     vars: Tensor  # (n, C_out)
-    shifts: Optional[Tensor] = None  # (n, C_out): change of the mean; None without compensation
-    growths: Optional[Tensor] = None  # (n, C_out): relative change of the standard deviation, to first order
+    shifts: Optional[Tensor] = None  # (n, C_out): change of the mean; Taylor only
+    half_slopes: Optional[Tensor] = None  # (n, C_out): half the derivative of the variance by <a, w>
+    ratios: Optional[Tensor] = None  # (n, C_out): <a, w>, 1 at the old weights
 
 
 def make_entry(weight: Tensor, mean: Tensor, var: Tensor, patch: Optional[Tensor] = None,
-               slope: Optional[Tensor] = None, offset: Optional[Tensor] = None) -> Entry:
-    """An entry of the batch just seen; one that is not finite is kept as zeros with weight 0. Takes over ``slope``."""
-    # No host synchronization; small sums tell, as a slope that is not finite has an offset that is not.
-    parts = [t for t in (mean, var, patch, offset) if t is not None]
-    finite = torch.isfinite(torch.stack([t.sum() for t in parts]).sum())
+               slope: Optional[Tensor] = None, own: Optional[Tensor] = None) -> Entry:
+    """An entry of the batch just seen; one that is not finite is kept as zeros with weight 0. Takes over ``slope``.
+
+    Args:
+        own: (C_out,), :func:`.conv_stats.slopes`' second result.
+    """
+    slopeless = torch.zeros_like(mean) if own is None else (own <= 0).to(mean.dtype)
+    stats = torch.stack([mean, var, slopeless])
+    # No host synchronization; small sums tell, as a slope that is not finite has an ``own`` that is not.
+    total = sum(t.sum() for t in (stats, patch, own) if t is not None)
+    bad = (total - total) != 0
     if slope is not None:
-        slope.masked_fill_(~finite, 0)
-    return Entry(*(t if t is None or t is slope else torch.where(finite, t, 0)
-                   for t in (weight, mean, var, patch, slope, offset)))
+        slope.masked_fill_(bad, 0)
+        patch = patch.masked_fill(bad, 0)
+    return Entry(weight.masked_fill(bad, 0), stats.masked_fill_(bad, 0), patch, slope)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: float = 1.0) -> Carried:
@@ -68,57 +82,61 @@ def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: floa
         matrix: today's weights, (C_out, D).
         rho: scale of the compensation: the way from the old weights to today's that is accounted for, 0 to 1.
     """
-    weights = torch.stack([entry.weight for entry in entries])
-    means = torch.stack([entry.mean for entry in entries])
-    variances = torch.stack([entry.var for entry in entries])
+    weights = _stack([entry.weight for entry in entries])
+    means, variances, slopeless = _stack([entry.stats for entry in entries]).unbind(1)
     if compensation == 'none':
         return Carried(weights, means, variances)
-    shifts = rho * (torch.stack([row_dot(entry.patch, matrix) for entry in entries]) - means)
-    steps = torch.stack([row_dot(entry.slope, matrix) + entry.offset for entry in entries]) - 1
+    ratios = _stack([row_dot(entry.slope, matrix) for entry in entries]) + slopeless
     # Filters that turned away from what they were (weights re-initialized or loaded) are no small step: dropped.
-    jumped = (steps.abs() > 0.5).to(steps.dtype).mean(1) > 0.5
-    weights = torch.where(jumped, 0, weights)
-    growths = rho * steps
+    turned = ((ratios - 1).abs() > 0.5).sum(1) > 0.5 * len(matrix)
+    weights = weights.masked_fill(turned, 0)
+    new_means = _stack([row_dot(entry.patch, matrix) for entry in entries])
+    far = ratios
+    if rho != 1:
+        new_means, far = torch.lerp(means, new_means, rho), 1 + rho * (ratios - 1)
     if compensation == 'secant':
-        variances = variances * (1 + growths).square()
-    else:
-        variances = (variances * (1 + 2 * growths) - shifts.square()).clamp(min=0)
-    return Carried(weights, means + shifts, variances, shifts, growths)
+        half_slopes = variances * far
+        return Carried(weights, new_means, half_slopes * far, None, half_slopes, ratios)
+    shifts = new_means - means
+    new_variances = (torch.addcmul(variances * (2 * far - 1), shifts, shifts, value=-1)).clamp_(min=0)
+    return Carried(weights, new_means, new_variances, shifts, variances, ratios)
 
 
 def carry_backward(entries: Sequence[Entry], carried: Carried, grad_means: Tensor, grad_vars: Tensor,
-                   compensation: str, rho: float = 1.0) -> Tensor:
+                   rho: float = 1.0) -> Tensor:
     """Gradient with respect to the weights, (C_out, D), of what :func:`carry` returned.
 
     Args:
         carried: the result of :func:`carry` for ``entries``.
         grad_means, grad_vars: (n, C_out).
     """
-    initial = torch.stack([entry.var for entry in entries])
-    if compensation == 'secant':
-        grad_steps = 2 * rho * initial * (1 + carried.growths) * grad_vars
-        grad_shifts = rho * grad_means
-    else:
-        grad_vars = torch.where(carried.vars > 0, grad_vars, 0)
-        grad_steps = 2 * rho * initial * grad_vars
-        grad_shifts = rho * (grad_means - 2 * carried.shifts * grad_vars)
+    if carried.shifts is not None:
+        grad_vars = grad_vars * (carried.vars > 0)
+        grad_means = torch.addcmul(grad_means, carried.shifts, grad_vars, value=-2)
+    if rho != 1:
+        grad_means = rho * grad_means
     patches = torch.stack([entry.patch for entry in entries], 1)  # (G, n, D)
-    grad = (grad_shifts.t().unflatten(0, (len(patches), -1)) @ patches).flatten(0, 1)
-    for entry, coefficient in zip(entries, grad_steps):
+    grad = (grad_means.t().unflatten(0, (len(patches), -1)) @ patches).flatten(0, 1)
+    by_ratio = 2 * rho * carried.half_slopes * grad_vars
+    for entry, coefficient in zip(entries, by_ratio):
         grad.addcmul_(entry.slope, coefficient.unsqueeze(1))
     return grad
 
 
-def pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+def pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Total mean and variance: within plus between, so that nothing cancels in float32.
 
     Args:
-        weights: (n,), at least one above 0; need not sum to 1.
+        weights: (n,); need not sum to 1. All 0 gives zeros.
         means, variances: (n, C).
+
+    Returns:
+        mean (C,), variance (C,), and shares (n,), which sum to 1.
     """
-    share = (weights / weights.sum()).unsqueeze(1)
-    mean = (share * means).sum(0)
-    return mean, (share * (variances + (means - mean).square())).sum(0)
+    shares = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    mean = shares @ means
+    between = means - mean
+    return mean, shares @ torch.addcmul(variances, between, between), shares
 
 
 class SlidingWindow:
@@ -146,8 +164,14 @@ class SlidingWindow:
         """
         return list(self.entries)[-length:] if length else [], 1., 1.
 
-    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float) -> None:
-        """Take a batch in; ``matrix`` are the weights that made it, (C_out, D)."""
+    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float,
+             carried: Optional[Carried] = None) -> None:
+        """Take a batch in.
+
+        Args:
+            matrix: the weights that made the batch, (C_out, D).
+            carried: what :func:`carry` says of the entries under them, if known.
+        """
         self.entries.append(entry)
 
     def map_(self, fn: Callable[[Tensor], Tensor]) -> None:
@@ -194,12 +218,13 @@ class ExponentialWindow(SlidingWindow):
         blend = 1 / (min(self.count, length) + 1)
         return (list(self.entries) if blend < 1 else []), blend, 1 - blend
 
-    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float) -> None:
+    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float,
+             carried: Optional[Carried] = None) -> None:
         entries, own, old = self.members(length)
         self.count = min(min(self.count, length) + 1, self.length)
         if entries:
-            carried = carry(entries, matrix, compensation, rho)
-            entry = _blend(entries[0], carried, old * carried.weights[0], entry, own * entry.weight, matrix, rho)
+            carried = carried or carry(entries, matrix, compensation, rho)
+            entry = _blend(entries[0], carried, old, entry, own, matrix, compensation)
         self.entries.append(entry)
 
     def clear(self) -> None:
@@ -214,24 +239,33 @@ class ExponentialWindow(SlidingWindow):
         self.count = min(int(state['count']), self.length)
 
 
-def _blend(earlier: Entry, carried: Carried, weight: Tensor, new: Entry, new_weight: Tensor, matrix: Tensor,
-           rho: float) -> Entry:
-    """The mixture of an earlier average, carried to the weights ``matrix``, and a new batch under them."""
-    total_weight = weight + new_weight
-    b = torch.where(total_weight > 0, new_weight / total_weight, 0)
+def _blend(earlier: Entry, carried: Carried, old: float, new: Entry, own: float, matrix: Tensor,
+           compensation: str) -> Entry:
+    """The mixture of an earlier average, carried to the weights ``matrix``, and a new batch under them.
+
+    Args:
+        old, own: what to multiply the weights of the earlier average and of the new batch by.
+    """
+    new_weight = own * new.weight
+    weight = torch.add(new_weight, carried.weights[0], alpha=old)
+    b = new_weight / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    c = 1 - b
     mean, var = carried.means[0], carried.vars[0]
     delta = new.mean - mean
-    total = (1 - b) * var + b * new.var + b * (1 - b) * delta.square()
+    cross, new_part = b * c * delta, b * new.var
+    total = torch.addcmul(torch.addcmul(new_part, c, var), cross, delta)
     if new.patch is None:
-        return Entry(total_weight, mean + b * delta, total)
-    ratio = 1 + carried.growths[0] / (rho or 1)  # <a, w>
-    kept = torch.where(ratio.abs() > 1e-6, (1 - b) * var / ratio, 0)
+        return Entry(weight, torch.stack([torch.addcmul(mean, b, delta), total, new.stats[2]]))
+    if compensation == 'secant':
+        kept = c * carried.half_slopes[0]  # V / <a, w> without the division
+    else:
+        ratio = carried.ratios[0]
+        kept = (c * var / ratio).masked_fill_(ratio.abs() < 1e-6, 0)
     functional = earlier.slope * kept.unsqueeze(1)
-    functional.addcmul_(new.slope, (b * new.var).unsqueeze(1))
-    step = (new.patch - earlier.patch).unsqueeze(1)  # (G, 1, D)
-    cross = (b * (1 - b) * delta).unflatten(0, (len(step), -1)).unsqueeze(2)  # (G, C/G, 1)
-    functional.unflatten(0, (len(step), -1)).addcmul_(cross, step)
-    own = row_dot(functional, matrix)
-    slope = torch.where((own > 0.5 * total).unsqueeze(1), functional / own.unsqueeze(1), 0)
-    patch = earlier.patch + b * (new.patch - earlier.patch)
-    return Entry(total_weight, mean + b * delta, total, patch, slope, 1 - row_dot(slope, matrix))
+    functional.addcmul_(new.slope, new_part.unsqueeze(1))
+    step = new.patch - earlier.patch  # (G, D)
+    functional.unflatten(0, (len(step), -1)).addcmul_(cross.view(len(step), -1, 1), step.unsqueeze(1))
+    slopeless = (own_var := row_dot(functional, matrix)) <= 0.5 * total
+    functional.mul_(own_var.reciprocal_().masked_fill_(slopeless, 0).unsqueeze(1))
+    stats = torch.stack([torch.addcmul(mean, b, delta), total, slopeless.to(total.dtype)])
+    return Entry(weight, stats, torch.addcmul(earlier.patch, b, step), functional)
