@@ -280,9 +280,9 @@ class CBN(_BatchNorm):
                              f'{tuple(y.shape)}; flatten the other dimensions into N')
 
     def _no_positions(self, y: Tensor) -> Tensor:
-        if not self.affine:
-            return y * 1
-        return y * per_channel(self.weight, y).to(y.dtype) + per_channel(self.bias, y).to(y.dtype)
+        for own, combine in ((self.weight, torch.mul), (self.bias, torch.add)):
+            y = y * 1 if own is None else combine(y, per_channel(own, y).to(y.dtype))
+        return y
 
     def _update_running_stats(self, pooled: Pool) -> None:
         # Activation checkpointing recomputes the forward inside the backward: not a second batch.
