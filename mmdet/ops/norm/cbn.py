@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .conv_stats import check_conv, mean_patch, row_dot, slopes, weight_matrix, weight_tensor
-from .kernels import batch_stats, per_channel, stats_dtype
+from .kernels import batch_stats, per_channel, stats_dtype, without_autocast
 from .pooled_norm import Pool, PooledNorm, pool_batch, syncs, update_running_stats
 from .window import COMPENSATIONS, ExponentialWindow, SlidingWindow, carry, carry_backward, make_entry
 
@@ -229,8 +229,7 @@ class CBN(_BatchNorm):
         sync = self.sync and syncs()
         if y.numel() == 0 and not sync:
             return self._no_positions(y)
-        # Autocast would take small products, statistics among them, in half precision.
-        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(y.device):
             batch = batch_stats(y)
             pooled = self._pool(y, batch, conv, sync)
             self._update_running_stats(pooled)

@@ -206,12 +206,12 @@ def slopes(conv: nn.Module, x: Tensor, y: Tensor, weight: Tensor, stats: tuple[T
         centred = centred * per_channel(scale, y).to(y.dtype)
         least = least * scale
     dtype = slope_product_dtype(conv, x, dtype)
-    grad = weight_grad(conv, x_part, centred, step, dtype).to(mean.dtype)
-    own = row_dot(grad, weight)
+    grad = weight_grad(conv, x_part, centred, step, dtype)
+    own = row_dot(grad, weight)  # in the wider of the two dtypes
     # For a channel that is constant up to rounding the gradient is noise: its weights explain no variance.
     noise = own <= least
     own.masked_fill_(noise, 0)
-    return grad.mul_(own.reciprocal().masked_fill_(noise, 0).unsqueeze(1)), own
+    return grad * own.reciprocal().masked_fill_(noise, 0).unsqueeze(1), own
 
 
 def row_dot(rows: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Statistics are per channel, (C,), and float32 or wider whatever the activations are. ``y`` is (N, C, *).
 """
-from typing import Optional
+from contextlib import nullcontext
+from typing import ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ _HALF = (torch.float16, torch.bfloat16)
 def _fused(y: Tensor) -> bool:
     """Whether SyncBatchNorm's kernels, which take the sums apart from the elements, are there."""
     return y.is_cuda
+
+
+def without_autocast(device: torch.device) -> ContextManager:
+    """Autocast, where it is on, would take small products, statistics among them, in half precision."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def stats_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .kernels import backward_input, backward_sums, normalize, positions
+from .kernels import backward_input, backward_sums, normalize, positions, without_autocast
 from .window import Carried, Entry, pool
 
 Group = Optional[object]
@@ -125,13 +125,13 @@ class PooledNorm(torch.autograd.Function):
         ctx.window_grad, ctx.after = window_grad, after
         invstd = torch.rsqrt(pooled.var + eps)
         ctx.save_for_backward(y, gamma, x, fixed, invstd)
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device):
             return normalize(y, pooled.mean, pooled.var, gamma, beta, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autocast(grad.device):
             return PooledNorm._backward(ctx, grad)
 
     @staticmethod

@@ -53,10 +53,12 @@ def make_entry(weight: Tensor, mean: Tensor, var: Tensor, patch: Optional[Tensor
     """
     slopeless = torch.zeros_like(mean) if own is None else (own <= 0).to(mean.dtype)
     stats = torch.stack([mean, var, slopeless])
-    # No host synchronization; small sums tell, as a slope that is not finite has an ``own`` that is not.
-    total = sum(t.sum() for t in (stats, patch, own) if t is not None)
+    # Small sums tell, as a slope that is not finite has an ``own`` that is not.
+    total = stats.sum() if patch is None else stats.sum() + patch.sum() + own.sum()
     bad = (total - total) != 0
-    if slope is not None:
+    if not stats.is_cuda and not bad:
+        return Entry(weight, stats, patch, slope)
+    if slope is not None:  # on a GPU without asking: no host synchronization
         slope.masked_fill_(bad, 0)
         patch = patch.masked_fill(bad, 0)
     return Entry(weight.masked_fill(bad, 0), stats.masked_fill_(bad, 0), patch, slope)
