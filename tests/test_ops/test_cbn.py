@@ -332,7 +332,7 @@ def test_deepcopy_takes_its_own_window():
 
 @every_setting
 def test_average_model_pickle_and_compile(setting):
-    """An averaged copy of the model has a window of its own, a pickled one takes it along, and a compiled model trains."""
+    """An averaged copy of the model has a window of its own, a pickled one takes it along, a compiled one trains."""
     torch.manual_seed(0)
 
     class Net(nn.Module):

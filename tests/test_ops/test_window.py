@@ -136,7 +136,7 @@ def test_secant_is_exact_for_a_rescaled_filter():
 
 
 def test_a_finer_partition_has_the_closer_secant():
-    """Carrying parts of a batch (processes' shares, say) and pooling them is between the whole's secant and the truth."""
+    """Parts of a batch (processes' shares, say), carried and pooled, are between the whole's secant and the truth."""
     conv, x = make('3x3'), torch.cat([batch('3x3', i) for i in range(4)])
     weight = conv.weight.detach() + 0.1 * torch.randn(conv.weight.shape, dtype=torch.float64)
     matrix = weight_matrix(conv, weight)

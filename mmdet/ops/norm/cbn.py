@@ -54,7 +54,8 @@ class CBN(_BatchNorm):
         running_stats: what running mean and variance follow: the current ``'batch'`` (the paper) or the ``'pooled'``
             statistics that training normalizes with.
         sample_stride: s: the slopes are estimated on about one position in s^2; 1 is exact.
-        sync: pool over the processes of the default group too.
+        sync: pool over the processes of the default group too. With ``'taylor'`` and ``'none'`` k processes equal one
+            with their images; with ``'secant'`` they are closer to the truth, as each carries its own part.
         two_stage: False: the window grows linearly from 0 to ``buffer_num`` over the burn-in.
         rho: scale of the compensation, 0 to 1.
         slope_dtype: the slopes' products are taken in ``'float32'``, or, ``'auto'``, in bfloat16 for float32
@@ -156,8 +157,8 @@ class CBN(_BatchNorm):
         for entry in entries:
             channels = entry['stats'].shape[1]
             if channels != self.num_features:
-                raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this layer '
-                                 f'has {self.num_features}')
+                raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
+                                 f'layer has {self.num_features}')
         follows = self.compensation != 'none'
         if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in entries):
             print_log(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
@@ -187,7 +188,8 @@ class CBN(_BatchNorm):
             dtype = None if self.slope_dtype == 'auto' else mean.dtype
             follow = patch, *slopes(conv, x, y, matrix, batch, self.sample_stride, dtype)
         else:  # other processes had positions: a place in the window without weight
-            follow = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), torch.zeros_like(matrix), torch.zeros_like(var)
+            patch = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1])
+            follow = patch, torch.zeros_like(matrix), torch.zeros_like(var)
         entry = make_entry(pooled.weight, mean, var, *follow)
         length = self.buffer_num if self.two_stage else length
         # Nothing came between forward and backward, as a rule: the entries are those that were carried.
@@ -262,8 +264,8 @@ class CBN(_BatchNorm):
             raise ValueError(f'CBN{self._where()}: expected (N, {self.num_features}, ...), got {tuple(y.shape)}')
         own = self.weight if self.affine else self.running_mean
         if own is not None and own.device != y.device:
-            raise ValueError(f'CBN{self._where()}: the input is on {y.device}, the layer on {own.device}; move one with '
-                             '.to()')
+            raise ValueError(f'CBN{self._where()}: the input is on {y.device}, the layer on {own.device}; move one '
+                             'with .to()')
 
     def _check_conv(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module], fed: Optional[tuple]) -> None:
         if x is None or conv is None:

@@ -124,8 +124,8 @@ def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
     sums = x.sum(0, dtype=dtype)  # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
     last = len(conv.kernel_size) - 1
     for axis in range(last, -1, -1):
-        taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis], padding[axis],
-                     conv.dilation[axis], transposed, dtype, x.device)
+        taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis],
+                     padding[axis], conv.dilation[axis], transposed, dtype, x.device)
         sums = sums @ taps.t() if axis == last else (taps @ sums).flatten(-2)
     return sums.reshape(conv.groups, -1) / (output_shape[0] * output_shape[2:].numel())
 
