@@ -1,8 +1,6 @@
 """CBN against autograd on the paper's formulas, in float64, and its corners."""
 import copy
-import importlib.util
 import io
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,31 +9,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
-
-ROOT = Path(__file__).resolve().parents[1]
-_spec = importlib.util.spec_from_file_location('paper_cbn', ROOT / 'reference' / 'paper_cbn.py')
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-PaperCBN = _module.PaperCBN
-
-CONVS = {
-    '3x3': (lambda: nn.Conv2d(4, 6, 3, padding=1, bias=False), (2, 4, 7, 6)),
-    '1x1': (lambda: nn.Conv2d(4, 6, 1, bias=False), (2, 4, 5, 5)),
-    'bias': (lambda: nn.Conv2d(4, 6, 3), (2, 4, 7, 6)),
-    'stride': (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 7, 8)),
-    'dilation': (lambda: nn.Conv2d(4, 6, 3, dilation=2, padding=2), (2, 4, 7, 8)),
-    'groups': (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), (2, 4, 7, 8)),
-    'depthwise': (lambda: nn.Conv2d(4, 8, (3, 1), groups=4), (2, 4, 7, 8)),
-    'same': (lambda: nn.Conv2d(4, 6, (2, 3), padding='same'), (2, 4, 7, 8)),
-    'reflect': (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode='reflect'), (2, 4, 7, 8)),
-    'transposed': (lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 3, 4)),
-    'transposed_groups': (lambda: nn.ConvTranspose2d(
-        4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, dilation=1), (2, 4, 3, 4)),
-    'conv1d': (lambda: nn.Conv1d(4, 6, 3), (3, 4, 9)),
-    'conv3d': (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 3, 4)),
-    'linear': (lambda: nn.Linear(5, 6), (9, 5)),
-}
-
+from reference.corner_convs import CONVS
+from reference.paper_cbn import PaperCBN
 
 SETTINGS = {
     'paper': dict(),
