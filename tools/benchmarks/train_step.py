@@ -17,15 +17,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-sys.path.insert(0, str(Path(__file__).parent))
-from norm_layer import peak_bytes, timed  # noqa: E402
+from norm_layer import peak_bytes, timed
 
-from mmdet.ops.norm import CBN  # noqa: E402
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmdet.structures.mask import BitmapMasks  # noqa: E402
-from mmdet.utils.cli import run_main  # noqa: E402
-from mmdet.utils.setup import load_config  # noqa: E402
+from mmdet.ops.norm import CBN
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils.cli import run_main
+from mmdet.utils.setup import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NORMS = {

@@ -169,8 +169,8 @@ def native_bfloat16(device: torch.device) -> bool:
 def slope_product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype]) -> torch.dtype:
     """The dtype in which the slopes' products are taken: ``wanted``, or the fastest that does not show.
 
-    A slope is a ratio, used for the small step that the weights took: the rounding of a bfloat16 factor changes the
-    carried statistics by about 1e-5 of that step. Half precision activations keep their own dtype.
+    A slope is a ratio, used for the small step that the weights took, so the rounding of bfloat16 factors does not show
+    in the carried statistics (docs/cbn.md). Half precision activations keep their own dtype.
     """
     if wanted is not None:
         return wanted

@@ -74,8 +74,8 @@ def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: floa
     ``mu`` is linear and the variance quadratic in ``w``, so with Euler's identity the old weights cancel. With
     ``r = <a, w>``, 1 at the old weights:
 
-    - ``'taylor'``, the paper's (its eq. 7 to 10): ``nu = E[y^2]`` and ``mu`` expanded to first order and
-      ``max(nu, mu^2)`` pooled: ``var0 (1 + 2 (r - 1)) - (mu(w) - mu0)^2``, at least 0.
+    - ``'taylor'``, the paper's: ``nu = E[y^2]`` and ``mu`` expanded to first order and ``max(nu, mu^2)`` pooled:
+      ``var0 (1 + 2 (r - 1)) - (mu(w) - mu0)^2``, at least 0.
     - ``'secant'``: ``var0 r^2``. By Cauchy-Schwarz on the patch covariance, never above the true variance, and never
       below Taylor's.
     - ``'none'``: as they were.
@@ -100,7 +100,7 @@ def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: floa
         half_slopes = variances * far
         return Carried(weights, new_means, half_slopes * far, None, half_slopes, ratios)
     shifts = new_means - means
-    new_variances = (torch.addcmul(variances * (2 * far - 1), shifts, shifts, value=-1)).clamp_(min=0)
+    new_variances = torch.addcmul(variances * (2 * far - 1), shifts, shifts, value=-1).clamp_(min=0)
     return Carried(weights, new_means, new_variances, shifts, variances, ratios)
 
 
