@@ -127,10 +127,17 @@ class ConvFCBBoxHead(BaseModule):
 
         Args:
             rois: (R, 5). cls_score, bbox_pred: as from :meth:`forward`.
+            rcnn_test_cfg: ``score_thr``, ``nms``, ``max_per_img``; smaller sides than ``min_bbox_size`` pixels of the
+                input are left out (by default none).
             rescale: boxes in pixels of the original image instead of the network's input.
         """
         scores = cls_score.float().softmax(-1)
         boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), img_meta['img_shape'])
+        smallest = rcnn_test_cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            corners = boxes.unflatten(1, (-1, 4))
+            large = (corners[..., 2:] - corners[..., :2] >= smallest).all(-1)
+            scores = torch.cat([scores[:, :-1] * large, scores[:, -1:]], 1)
         if rescale:
             factor = boxes.new_tensor(img_meta['scale_factor']).repeat(2)
             boxes = (boxes.unflatten(1, (-1, 4)) / factor).flatten(1)

@@ -67,13 +67,18 @@ class AnchorGenerator:
         x, y = centre
         return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
 
+    def _cell_strides(self, featmap_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Distance of the cells of every level, (x, y) in pixels."""
+        return self.strides
+
     def grid_priors(self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32,
                     device: Device = 'cpu') -> list[Tensor]:
         """Anchors of every level, each (H * W * A, 4): row by row, cell by cell, the cell's anchors together."""
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f'AnchorGenerator: {self.num_levels} strides but {len(featmap_sizes)} feature maps')
         anchors = []
-        for base, (stride_x, stride_y), (height, width) in zip(self.base_anchors, self.strides, featmap_sizes):
+        strides = self._cell_strides(featmap_sizes)
+        for base, (stride_x, stride_y), (height, width) in zip(self.base_anchors, strides, featmap_sizes):
             base = base.to(device=device, dtype=dtype)
             x = torch.arange(width, device=device, dtype=dtype) * stride_x
             y = torch.arange(height, device=device, dtype=dtype) * stride_y
