@@ -3,13 +3,15 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from typing import Any, Optional
+from typing import Optional
 
 import mmengine
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
+
+from .transforms.loading import valid_mask
 
 COCO_CLASSES = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',
@@ -63,16 +65,6 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
             raise ValueError(f"ann_file {path}: annotations[{i}]: bbox must be [x, y, width, height] in pixels, got "
                              f'{box!r}')
     return data
-
-
-def valid_mask(segmentation: Any) -> tuple[Any, int]:
-    """A usable mask (list of polygons or RLE; None if there is none) and the number of polygons left out."""
-    if isinstance(segmentation, dict):
-        return segmentation, 0
-    if not segmentation:
-        return None, 0
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    return polygons or None, len(segmentation) - len(polygons)
 
 
 @DATASETS.register_module()

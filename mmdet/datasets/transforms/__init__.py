@@ -1,7 +1,8 @@
 """Transforms of an image and its objects."""
+from .crop import FilterAnnotations, RandomCrop
 from .formatting import PackDetInputs
-from .geometry import FilterAnnotations, Pad, RandomChoiceResize, RandomFlip, RandomResize, Resize
+from .geometry import Pad, RandomChoiceResize, RandomFlip, RandomResize, Resize
 from .loading import LoadAnnotations, LoadImageFromFile
 
 __all__ = ['FilterAnnotations', 'LoadAnnotations', 'LoadImageFromFile', 'PackDetInputs', 'Pad',
-           'RandomChoiceResize', 'RandomFlip', 'RandomResize', 'Resize']
+           'RandomChoiceResize', 'RandomCrop', 'RandomFlip', 'RandomResize', 'Resize']

@@ -1,9 +1,8 @@
 """Resizing, flipping and padding of images, boxes and masks together."""
-from typing import Optional, Sequence
+from typing import Sequence
 
 import mmcv.transforms
 import numpy as np
-from mmcv.transforms import BaseTransform
 
 from mmdet.registry import TRANSFORMS
 
@@ -19,11 +18,21 @@ class Resize(mmcv.transforms.Resize):
 
     def transform(self, results: dict) -> dict:
         results = super().transform(results)
-        if 'gt_bboxes' in results:
-            results['gt_bboxes'] = results['gt_bboxes'].astype(np.float32)
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].resize(results['img_shape'][:2])
         return results
+
+    def _resize_bboxes(self, results: dict) -> None:
+        if 'gt_bboxes' in results:
+            # In float32 throughout, as mmdetection scales them: the same boxes to the last bit.
+            boxes = results['gt_bboxes'] * np.tile(np.float32(results['scale_factor']), 2)
+            results['gt_bboxes'] = clip_boxes(boxes, results['img_shape']) if self.clip_object_border else boxes
+
+
+def clip_boxes(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Boxes (N, 4) with their corners moved into an image of ``shape`` (height, width)."""
+    height, width = shape[:2]
+    return np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
 
 
 class _ByResize:
@@ -63,28 +72,3 @@ class Pad(mmcv.transforms.Pad):
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].pad(results['pad_shape'][:2])
         return results
-
-
-@TRANSFORMS.register_module()
-class FilterAnnotations(BaseTransform):
-    """Leaves out boxes of less than ``min_gt_bbox_wh`` (width, height) pixels.
-
-    Args:
-        keep_empty: False: an image without boxes is drawn anew (the transform returns None).
-    """
-
-    def __init__(self, min_gt_bbox_wh: Sequence[float] = (1., 1.), keep_empty: bool = True) -> None:
-        self.min_gt_bbox_wh = tuple(min_gt_bbox_wh)
-        self.keep_empty = keep_empty
-
-    def transform(self, results: dict) -> Optional[dict]:
-        boxes = results['gt_bboxes']
-        kept = (boxes[:, 2:] - boxes[:, :2] > self.min_gt_bbox_wh).all(1)
-        if not kept.any() and not self.keep_empty:
-            return None
-        for key in ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks'):
-            if key in results:
-                results[key] = results[key][kept]
-        return results
-
-

@@ -1,4 +1,6 @@
 """Reading images and annotations."""
+from typing import Any
+
 import numpy as np
 import pycocotools.mask as coco_mask
 from mmcv.transforms import BaseTransform
@@ -27,13 +29,23 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
 
 
+def valid_mask(segmentation: Any) -> tuple[Any, int]:
+    """A usable mask (list of polygons or RLE; None if there is none) and the number of polygons left out."""
+    if isinstance(segmentation, dict):
+        return segmentation, 0
+    if not segmentation:
+        return None, 0
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    return polygons or None, len(segmentation) - len(polygons)
+
+
 @TRANSFORMS.register_module()
 class LoadAnnotations(BaseTransform):
     """From ``instances`` to arrays: gt_bboxes (N, 4) float32, gt_bboxes_labels, gt_ignore_flags, gt_masks.
 
     Args:
         with_bbox, with_label, with_mask: what to load.
-        poly2mask: masks as bitmaps; False keeps polygons, and what comes as RLE cannot be loaded.
+        poly2mask: masks as bitmaps; False keeps polygons, and objects that come as RLE cannot be loaded.
     """
 
     def __init__(self, with_bbox: bool = True, with_label: bool = True, with_mask: bool = False,
@@ -47,9 +59,10 @@ class LoadAnnotations(BaseTransform):
         instances = results.get('instances', [])
         ignored = [bool(instance['ignore_flag']) for instance in instances]
         if self.with_mask:
+            masks = [valid_mask(instance['mask'])[0] for instance in instances]
             # Without a mask an object can be neither positive nor background.
-            ignored = [flag or instance['mask'] is None for flag, instance in zip(ignored, instances)]
-            results['gt_masks'] = self._masks(results, instances)
+            ignored = [flag or mask is None for flag, mask in zip(ignored, masks)]
+            results['gt_masks'] = self._masks(results, masks, ignored)
         results['gt_ignore_flags'] = np.array(ignored, dtype=bool)
         if self.with_bbox:
             boxes = [instance['bbox'] for instance in instances]
@@ -58,18 +71,18 @@ class LoadAnnotations(BaseTransform):
             results['gt_bboxes_labels'] = np.array([i['bbox_label'] for i in instances], dtype=np.int64)
         return results
 
-    def _masks(self, results: dict, instances: list):
+    def _masks(self, results: dict, masks: list, ignored: list):
         height, width = results['ori_shape']
-        masks = [instance['mask'] for instance in instances]
         if self.poly2mask:
             try:
                 return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
             except ValueError as error:
                 raise ValueError(f"image {results['img_path']} (img_id {results.get('img_id')}): {error}") from None
-        if any(isinstance(mask, dict) for mask in masks):
+        if any(isinstance(mask, dict) and not flag for mask, flag in zip(masks, ignored)):
             raise ValueError(f"image {results['img_path']}: has masks as RLE, which poly2mask=False cannot keep as "
                              'polygons; use LoadAnnotations(poly2mask=True)')
-        return PolygonMasks([mask or [] for mask in masks], height, width)
+        # Of ignored regions (COCO's crowds are RLE) only the boxes are used.
+        return PolygonMasks([[] if mask is None or isinstance(mask, dict) else mask for mask in masks], height, width)
 
 
 def decode_mask(mask, height: int, width: int) -> np.ndarray:

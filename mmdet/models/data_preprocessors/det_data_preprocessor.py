@@ -15,15 +15,18 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         pad_size_divisor: height and width of the batch are multiples of this.
         pad_value: padding of the normalized images.
         pad_mask, mask_pad_value: pad the masks of the ground truth as well.
-        bgr_to_rgb: swap the first and the last channel.
+        bgr_to_rgb, rgb_to_bgr: swap the first and the last channel.
+        batch_augments: parts that change a batch in training, as :class:`BatchFixedSizePad`.
     """
 
     def __init__(self, mean: Optional[Sequence[float]] = None, std: Optional[Sequence[float]] = None,
                  pad_size_divisor: int = 1, pad_value: float = 0, pad_mask: bool = False, mask_pad_value: int = 0,
-                 bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, non_blocking: bool = False) -> None:
+                 bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, non_blocking: bool = False,
+                 batch_augments: Optional[Sequence[dict]] = None) -> None:
         super().__init__(mean, std, pad_size_divisor, pad_value, bgr_to_rgb, rgb_to_bgr, non_blocking)
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value
+        self.batch_augments = [MODELS.build(part) for part in batch_augments or ()]
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Preprocess a batch.
@@ -44,4 +47,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
                 sample.set_metainfo(dict(batch_input_shape=batch_shape, pad_shape=shape))
                 if self.pad_mask and training and 'masks' in sample.gt_instances:
                     sample.gt_instances.masks = sample.gt_instances.masks.pad(batch_shape, self.mask_pad_value)
+        if training:
+            for augment in self.batch_augments:
+                data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
         return data

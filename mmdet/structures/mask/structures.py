@@ -19,6 +19,25 @@ def polygons_to_bitmap(polygons: Sequence[np.ndarray], height: int, width: int) 
     return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 
+def clip_polygon(polygon: np.ndarray, width: float, height: float) -> np.ndarray:
+    """The part of a polygon within 0, 0, width, height, one side after the other (Sutherland and Hodgman, 1974).
+
+    Pieces of a concave polygon stay joined by edges along the border, which cover nothing. Empty if all is outside.
+    """
+    points = polygon.reshape(-1, 2)
+    for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
+        inside = sign * (points[:, axis] - limit)  # distance from the side, positive within
+        before, start = np.roll(inside, 1), np.roll(points, 1, 0)
+        out = []
+        for p, q, d_p, d_q in zip(start, points, before, inside):
+            if (d_p < 0) != (d_q < 0):
+                out.append(p + (q - p) * (d_p / (d_p - d_q)))
+            if d_q >= 0:
+                out.append(q)
+        points = np.array(out).reshape(-1, 2)
+    return points.reshape(-1)
+
+
 class BitmapMasks:
     """N masks of one image.
 
@@ -180,11 +199,12 @@ class PolygonMasks:
         return PolygonMasks(self.masks, *out_shape)
 
     def crop(self, bbox: np.ndarray) -> 'PolygonMasks':
-        """The objects moved into a box x1, y1, x2, y2; points outside are moved to its border."""
+        """The parts of the objects within a box x1, y1, x2, y2."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2)
         width, height = max(int(x2 - x1), 1), max(int(y2 - y1), 1)
-        corner = np.array([x1, y1])
-        return self._map(lambda points: np.clip(points - corner, 0, [width, height]), height, width)
+        parts = [[clip_polygon(polygon - np.tile([x1, y1], len(polygon) // 2), width, height) for polygon in polygons]
+                 for polygons in self.masks]
+        return PolygonMasks([[p for p in polygons if len(p) >= 6] for polygons in parts], height, width)
 
     def crop_and_resize(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
                         device: Union[str, torch.device] = 'cpu') -> BitmapMasks:

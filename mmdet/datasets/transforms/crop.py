@@ -1,0 +1,126 @@
+"""Cropping, and leaving out objects."""
+from typing import Optional, Sequence
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+
+from mmdet.registry import TRANSFORMS
+
+from .geometry import clip_boxes
+
+CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
+OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
+
+
+def keep_objects(results: dict, kept: np.ndarray) -> None:
+    """Leave the objects (N,) bool of an image and no others."""
+    for key in OBJECT_KEYS:
+        if key in results:
+            results[key] = results[key][kept]
+
+
+@TRANSFORMS.register_module()
+class RandomCrop(BaseTransform):
+    """A random part of the image and the objects that reach into it.
+
+    Args:
+        crop_size: (width, height); of ``absolute_range`` (least, greatest) of both sides.
+        crop_type: ``absolute`` in pixels; ``relative`` as parts of the image's sides; ``relative_range`` draws parts
+            between ``crop_size`` and 1; ``absolute_range`` draws each side between the two, in pixels.
+        allow_negative_crop: an image without objects may come out; else the transform returns None, and the data set
+            draws another image.
+        recompute_bbox: boxes around what is left of the masks.
+        bbox_clip_border: move the corners of the boxes into the part.
+
+    Raises:
+        ValueError: a ``crop_type`` there is not, a ``crop_size`` that is not two positive numbers, or not of at most 1
+            where it is relative.
+    """
+
+    def __init__(self, crop_size: Sequence[float], crop_type: str = 'absolute', allow_negative_crop: bool = False,
+                 recompute_bbox: bool = False, bbox_clip_border: bool = True) -> None:
+        if crop_type not in CROP_TYPES:
+            raise ValueError(f'RandomCrop: crop_type must be one of {CROP_TYPES}, got {crop_type!r}')
+        largest = 1 if crop_type.startswith('relative') else float('inf')
+        if len(crop_size) != 2 or not all(0 < side <= largest for side in crop_size):
+            raise ValueError(f'RandomCrop: crop_size must be two positive numbers{", at most 1" * (largest == 1)}, got '
+                             f'{crop_size!r} with crop_type={crop_type!r}')
+        self.crop_size = tuple(crop_size)
+        self.crop_type = crop_type
+        self.allow_negative_crop = allow_negative_crop
+        self.recompute_bbox = recompute_bbox
+        self.bbox_clip_border = bbox_clip_border
+
+    @cache_randomness
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the part."""
+        first, second = self.crop_size
+        if self.crop_type == 'absolute':
+            return min(second, height), min(first, width)
+        if self.crop_type == 'absolute_range':
+            # The height is drawn before the width, in mmdetection too: a seed gives the same crops.
+            return (np.random.randint(min(height, first), min(height, second) + 1),
+                    np.random.randint(min(width, first), min(width, second) + 1))
+        if self.crop_type == 'relative_range':
+            least = np.asarray(self.crop_size, dtype=np.float32)
+            second, first = least + np.random.rand(2) * (1 - least)
+        return int(height * second + 0.5), int(width * first + 0.5)
+
+    @cache_randomness
+    def _corner(self, free_height: int, free_width: int) -> tuple[int, int]:
+        return np.random.randint(0, free_height + 1), np.random.randint(0, free_width + 1)
+
+    def transform(self, results: dict) -> Optional[dict]:
+        image_height, image_width = results['img'].shape[:2]
+        height, width = self._size(image_height, image_width)
+        top, left = self._corner(max(image_height - height, 0), max(image_width - width, 0))
+        results['img'] = results['img'][top:top + height, left:left + width]
+        results['img_shape'] = height, width = results['img'].shape[:2]
+        if 'gt_bboxes' not in results:
+            return results
+        boxes = results['gt_bboxes'] - np.array([left, top, left, top], dtype=np.float32)
+        results['gt_bboxes'] = boxes = clip_boxes(boxes, (height, width)) if self.bbox_clip_border else boxes
+        inside = (boxes[:, :2] < (width, height)).all(1) & (boxes[:, 2:] > 0).all(1)
+        if not inside.any() and not self.allow_negative_crop:
+            return None
+        keep_objects(results, inside)
+        if 'gt_masks' in results:
+            results['gt_masks'] = results['gt_masks'].crop(np.array([left, top, left + width, top + height]))
+            if self.recompute_bbox:
+                results['gt_bboxes'] = results['gt_masks'].get_bboxes().numpy()
+        return results
+
+
+@TRANSFORMS.register_module()
+class FilterAnnotations(BaseTransform):
+    """Leaves out small objects.
+
+    Args:
+        min_gt_bbox_wh: objects whose box has no greater (width, height) in pixels are left out, with ``by_box``.
+        min_gt_mask_area: objects whose mask has fewer pixels are left out, with ``by_mask``.
+        keep_empty: True: where no object is left the transform returns None and another image is drawn; False: the
+            image stays, without objects (so in mmdetection, whatever the name says).
+    """
+
+    def __init__(self, min_gt_bbox_wh: Sequence[float] = (1., 1.), min_gt_mask_area: int = 1, by_box: bool = True,
+                 by_mask: bool = False, keep_empty: bool = True) -> None:
+        if not (by_box or by_mask):
+            raise ValueError('FilterAnnotations: one of by_box and by_mask must be True')
+        self.min_gt_bbox_wh = tuple(min_gt_bbox_wh)
+        self.min_gt_mask_area = min_gt_mask_area
+        self.by_box = by_box
+        self.by_mask = by_mask
+        self.keep_empty = keep_empty
+
+    def transform(self, results: dict) -> Optional[dict]:
+        boxes = results['gt_bboxes']
+        kept = np.ones(len(boxes), dtype=bool)
+        if self.by_box:
+            kept &= (boxes[:, 2:] - boxes[:, :2] > self.min_gt_bbox_wh).all(1)
+        if self.by_mask:
+            kept &= results['gt_masks'].areas >= self.min_gt_mask_area
+        if not kept.any() and self.keep_empty:
+            return None
+        keep_objects(results, kept)
+        return results
