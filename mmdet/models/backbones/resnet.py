@@ -1,4 +1,4 @@
-"""ResNet (He et al., CVPR 2016)."""
+"""ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017)."""
 from typing import Optional, Sequence, Union
 from urllib.error import URLError
 
@@ -17,16 +17,16 @@ class _Block(nn.Module):
     """A residual block: convolutions conv1, conv2, ..., each with its norm, added to the input.
 
     Args:
-        shapes: of the convolutions: out channels, kernel size, stride, dilation.
+        shapes: of the convolutions: out channels, kernel size, stride, dilation, groups.
     """
 
     def __init__(self, in_channels: int, shapes: Sequence[tuple], downsample: Optional[nn.Sequential], with_cp: bool,
                  norm_cfg: dict, conv_cfg: Optional[dict]) -> None:
         super().__init__()
         self.norm_names = []
-        for i, (channels, kernel, stride, dilation) in enumerate(shapes, 1):
+        for i, (channels, kernel, stride, dilation, groups) in enumerate(shapes, 1):
             conv = build_conv_layer(conv_cfg, in_channels, channels, kernel, stride=stride, dilation=dilation,
-                                    padding=dilation * (kernel // 2), bias=False)
+                                    padding=dilation * (kernel // 2), groups=groups, bias=False)
             name, norm = build_norm_layer(norm_cfg, channels, i)
             self.add_module(f'conv{i}', conv)
             self.add_module(name, norm)
@@ -60,22 +60,93 @@ class BasicBlock(_Block):
     expansion = 1
 
     def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, **kwargs) -> None:
-        super().__init__(in_channels, [(channels, 3, stride, dilation), (channels, 3, 1, 1)], **kwargs)
+        super().__init__(in_channels, [(channels, 3, stride, dilation, 1), (channels, 3, 1, 1, 1)], **kwargs)
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3 and 1x1 convolutions; the stride is the 3x3's ('pytorch') or the first 1x1's ('caffe')."""
+    """1x1, 3x3 and 1x1 convolutions; the stride is the 3x3's ('pytorch') or the first 1x1's ('caffe').
+
+    Args:
+        channels: a quarter of the block's output channels.
+        groups, width: of the 3x3 convolution, whose width is ``channels`` unless given.
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, **kwargs) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, groups: int = 1,
+                 width: Optional[int] = None, **kwargs) -> None:
         first, second = (1, stride) if style == 'pytorch' else (stride, 1)
-        super().__init__(in_channels, [(channels, 1, first, 1), (channels, 3, second, dilation),
-                                       (4 * channels, 1, 1, 1)], **kwargs)
+        width = width or channels
+        super().__init__(in_channels, [(width, 1, first, 1, 1), (width, 3, second, dilation, groups),
+                                       (4 * channels, 1, 1, 1, 1)], **kwargs)
+
+
+class ResidualStages(BaseModule):
+    """What ResNet and one stage of it as a shared head have in common.
+
+    Args:
+        norm_eval: all batch norms, CBN among them, use running statistics in training too.
+        init_cfg: ``dict(type='Pretrained', ...)``, or None: at random.
+
+    Raises:
+        ValueError: a depth or style there is not.
+    """
+
+    arch_settings = {
+        18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
+        101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
+    key = 'model.backbone'  # of the module in a config, for messages
+
+    def __init__(self, depth: int, style: str, norm_eval: bool, init_cfg: Union[dict, list, None]) -> None:
+        name = type(self).__name__
+        if depth not in self.arch_settings:
+            raise ValueError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
+        if style not in ('pytorch', 'caffe'):
+            raise ValueError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
+        self.pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        if init_cfg is None:
+            init_cfg = [dict(type='Kaiming', layer='Conv2d'),
+                        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]
+        super().__init__(init_cfg)
+        self.norm_eval = norm_eval
+
+    def _stage(self, depth: int, stage: int, in_channels: int, channels: int, stride: int, norm_cfg: dict,
+               conv_cfg: Optional[dict] = None, **kwargs) -> nn.Sequential:
+        """The blocks of a stage (from 0); ``kwargs`` go to each."""
+        block, numbers = self.arch_settings[depth]
+        out_channels = channels * block.expansion
+        blocks = []
+        for _ in range(numbers[stage]):
+            downsample = None
+            if stride != 1 or in_channels != out_channels:
+                downsample = nn.Sequential(
+                    build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False),
+                    build_norm_layer(norm_cfg, out_channels)[1])
+            blocks.append(block(in_channels, channels, stride, downsample=downsample, norm_cfg=norm_cfg,
+                                conv_cfg=conv_cfg, **kwargs))
+            in_channels, stride = out_channels, 1
+        return nn.Sequential(*blocks)
+
+    def init_weights(self) -> None:
+        try:
+            super().init_weights()
+        except (URLError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"{self.key}.init_cfg: {self.init_cfg['checkpoint']} could not be downloaded ({error}). Put the file "
+                f'into {torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, '
+                f'or start at random with --cfg-options {self.key}.init_cfg=None') from None
+
+    def train(self, mode: bool = True) -> 'ResidualStages':
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
 
 @MODELS.register_module()
-class ResNet(BaseModule):
+class ResNet(ResidualStages):
     """ResNet with torchvision's parameter names, (N, in_channels, H, W) to one feature map for each ``out_indices``.
 
     Args:
@@ -88,38 +159,27 @@ class ResNet(BaseModule):
         norm_eval: all batch norms, CBN among them, use running statistics in training too.
         with_cp: activation checkpointing: less memory, more time.
         zero_init_residual: the last norm of a block starts at 0 in training from scratch.
+        groups, base_width: see :class:`ResNeXt`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path, a URL or ``torchvision://resnet50``; None
             initializes at random.
 
     Raises:
-        ValueError: a depth or style there is not. FileNotFoundError: pretrained weights that cannot be had.
+        ValueError: a depth or style there is not; groups of a depth without bottlenecks. FileNotFoundError: pretrained
+            weights that cannot be had.
     """
-
-    arch_settings = {
-        18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
-        101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
 
     def __init__(self, depth: int, in_channels: int = 3, base_channels: int = 64, num_stages: int = 4,
                  strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
                  out_indices: Sequence[int] = (0, 1, 2, 3), style: str = 'pytorch', frozen_stages: int = -1,
                  conv_cfg: Optional[dict] = None, norm_cfg: dict = dict(type='BN', requires_grad=True),
-                 norm_eval: bool = True, with_cp: bool = False, zero_init_residual: bool = True,
-                 init_cfg: Union[dict, list, None] = None) -> None:
-        if depth not in self.arch_settings:
-            raise ValueError(f'ResNet: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
-        if style not in ('pytorch', 'caffe'):
-            raise ValueError(f"ResNet: style must be 'pytorch' or 'caffe', got {style!r}")
+                 norm_eval: bool = True, with_cp: bool = False, zero_init_residual: bool = True, groups: int = 1,
+                 base_width: int = 4, init_cfg: Union[dict, list, None] = None) -> None:
+        super().__init__(depth, style, norm_eval, init_cfg)
         if not 1 <= num_stages <= 4 or max(out_indices) >= num_stages:
-            raise ValueError(f'ResNet: out_indices={tuple(out_indices)} must be below num_stages={num_stages}, at '
-                             'most 4')
-        self.pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
-        if init_cfg is None:
-            init_cfg = [dict(type='Kaiming', layer='Conv2d'),
-                        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]
-        super().__init__(init_cfg)
+            raise ValueError(f'{type(self).__name__}: out_indices={tuple(out_indices)} must be below '
+                             f'num_stages={num_stages}, at most 4')
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
         self.zero_init_residual = zero_init_residual
 
         self.conv1 = build_conv_layer(conv_cfg, in_channels, base_channels, 7, stride=2, padding=3, bias=False)
@@ -128,23 +188,19 @@ class ResNet(BaseModule):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
-        block, numbers = self.arch_settings[depth]
+        block = self.arch_settings[depth][0]
+        if groups != 1 and block is not Bottleneck:
+            raise ValueError(f'{type(self).__name__}: groups={groups} needs a depth of 50 or more, got {depth}')
         current = base_channels
         self.res_layers = []
         for i in range(num_stages):
+            options = dict(dilation=dilations[i], style=style, with_cp=with_cp)
+            if groups != 1:
+                options.update(groups=groups, width=groups * base_width * 2**i)
             channels = base_channels * 2**i
-            blocks = []
-            for j in range(numbers[i]):
-                stride = strides[i] if j == 0 else 1
-                downsample = None
-                if stride != 1 or current != channels * block.expansion:
-                    downsample = nn.Sequential(
-                        build_conv_layer(conv_cfg, current, channels * block.expansion, 1, stride=stride, bias=False),
-                        build_norm_layer(norm_cfg, channels * block.expansion)[1])
-                blocks.append(block(current, channels, stride, dilations[i], style, downsample=downsample,
-                                    with_cp=with_cp, norm_cfg=norm_cfg, conv_cfg=conv_cfg))
-                current = channels * block.expansion
-            self.add_module(f'layer{i + 1}', nn.Sequential(*blocks))
+            stage = self._stage(depth, i, current, channels, strides[i], norm_cfg, conv_cfg, **options)
+            current = channels * block.expansion
+            self.add_module(f'layer{i + 1}', stage)
             self.res_layers.append(f'layer{i + 1}')
         self._freeze_stages()
 
@@ -153,13 +209,7 @@ class ResNet(BaseModule):
         return getattr(self, self.norm1_name)
 
     def init_weights(self) -> None:
-        try:
-            super().init_weights()
-        except (URLError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"backbone.init_cfg: {self.init_cfg['checkpoint']} could not be downloaded ({error}). Put the file "
-                f'into {torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, '
-                'or start at random with --cfg-options model.backbone.init_cfg=None') from None
+        super().init_weights()
         if self.zero_init_residual and not self.pretrained:
             for module in self.modules():
                 if isinstance(module, _Block):
@@ -175,10 +225,6 @@ class ResNet(BaseModule):
     def train(self, mode: bool = True) -> 'ResNet':
         super().train(mode)
         self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -189,3 +235,13 @@ class ResNet(BaseModule):
             if i in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
+
+
+@MODELS.register_module()
+class ResNeXt(ResNet):
+    """ResNet with grouped 3x3 convolutions, ``groups`` of ``base_width`` channels in the first stage.
+
+    The width of a group doubles from stage to stage. One group gives ResNet. Depth 50, 101 or 152.
+    """
+
+    arch_settings = {depth: ResNet.arch_settings[depth] for depth in (50, 101, 152)}

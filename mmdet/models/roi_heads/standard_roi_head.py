@@ -4,7 +4,8 @@ from typing import Optional, Sequence
 import torch
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS, TASK_UTILS
@@ -17,23 +18,28 @@ class StandardRoIHead(BaseModule):
 
     Args:
         bbox_roi_extractor, bbox_head: parts of the box branch.
-        mask_roi_extractor, mask_head: of the mask branch, or None.
+        mask_roi_extractor, mask_head: of the mask branch, or None; without its own extractor it takes the box branch's
+            features.
+        shared_head: layers between the extractors and both heads, or None.
         train_cfg: ``assigner``, ``sampler``, ``mask_size``, ``pos_weight``.
         test_cfg: ``score_thr``, ``nms``, ``max_per_img``, ``mask_thr_binary``.
     """
 
     def __init__(self, bbox_roi_extractor: dict, bbox_head: dict, mask_roi_extractor: Optional[dict] = None,
-                 mask_head: Optional[dict] = None, train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
+                 mask_head: Optional[dict] = None, shared_head: Optional[dict] = None,
+                 train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
                  init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.bbox_roi_extractor = MODELS.build(bbox_roi_extractor)
         self.bbox_head = MODELS.build(bbox_head)
-        self.mask_head = None
+        self.mask_roi_extractor = self.mask_head = None
         if mask_head is not None:
-            self.mask_roi_extractor = MODELS.build(mask_roi_extractor or bbox_roi_extractor)
             self.mask_head = MODELS.build(mask_head)
+            if mask_roi_extractor is not None:
+                self.mask_roi_extractor = MODELS.build(mask_roi_extractor)
+        self.shared_head = None if shared_head is None else MODELS.build(shared_head)
         if train_cfg is not None:
             self.bbox_assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.bbox_sampler = TASK_UTILS.build(train_cfg['sampler'])
@@ -48,13 +54,18 @@ class StandardRoIHead(BaseModule):
         sampled = [self._sample(proposals, sample)
                    for proposals, sample in zip(rpn_results_list, batch_data_samples)]
         rois = bbox2roi([result.priors for result in sampled])
-        outputs = self._bbox_forward(x, rois)
+        feats = self._features(self.bbox_roi_extractor, x, rois)
+        outputs = self.bbox_head(feats)
         targets = self.bbox_head.get_targets(sampled, self.train_cfg.get('pos_weight', -1))
         losses = self.bbox_head.loss(*outputs, targets)
         if self.with_mask:
             masks = [sample.gt_instances.masks for sample in batch_data_samples]
             targets = self.mask_head.get_targets(sampled, masks, self.train_cfg['mask_size'])
-            logits = self._mask_forward(x, bbox2roi([result.pos_priors for result in sampled]))
+            if self.mask_roi_extractor is None:
+                positive = [F.pad(torch.ones_like(result.pos_inds), (0, len(result.neg_inds))) for result in sampled]
+                logits = self.mask_head(feats[torch.cat(positive).bool()])
+            else:
+                logits = self._mask_forward(x, bbox2roi([result.pos_priors for result in sampled]))
             labels = torch.cat([result.pos_gt_labels for result in sampled])
             losses.update(self.mask_head.loss(logits, targets, labels))
         return losses
@@ -64,11 +75,15 @@ class StandardRoIHead(BaseModule):
         assigned = self.bbox_assigner.assign(priors, sample.gt_instances, sample.get('ignored_instances'))
         return self.bbox_sampler.sample(assigned, priors, sample.gt_instances)
 
+    def _features(self, extractor: nn.Module, x: Sequence[Tensor], rois: Tensor) -> Tensor:
+        feats = extractor(x[:extractor.num_inputs], rois)
+        return feats if self.shared_head is None else self.shared_head(feats)
+
     def _bbox_forward(self, x: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        return self.bbox_head(self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois))
+        return self.bbox_head(self._features(self.bbox_roi_extractor, x, rois))
 
     def _mask_forward(self, x: Sequence[Tensor], rois: Tensor) -> Tensor:
-        return self.mask_head(self.mask_roi_extractor(x[:self.mask_roi_extractor.num_inputs], rois))
+        return self.mask_head(self._features(self.mask_roi_extractor or self.bbox_roi_extractor, x, rois))
 
     @torch.no_grad()
     def predict(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list,
