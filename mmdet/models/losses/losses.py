@@ -34,7 +34,7 @@ def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float) -> Tensor:
     return torch.where(difference < beta, 0.5 * difference * difference / beta, difference - 0.5 * beta)
 
 
-class _Loss(nn.Module):
+class WeightedLoss(nn.Module):
     """Reduction and weight of the losses below; ``forward(pred, target, weight, avg_factor, reduction_override)``."""
 
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
@@ -49,7 +49,7 @@ class _Loss(nn.Module):
 
 
 @MODELS.register_module()
-class L1Loss(_Loss):
+class L1Loss(WeightedLoss):
     """Absolute difference."""
 
     def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
@@ -58,7 +58,7 @@ class L1Loss(_Loss):
 
 
 @MODELS.register_module()
-class SmoothL1Loss(_Loss):
+class SmoothL1Loss(WeightedLoss):
     """:func:`smooth_l1_loss`."""
 
     def __init__(self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
@@ -73,45 +73,58 @@ class SmoothL1Loss(_Loss):
 
 
 @MODELS.register_module()
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(WeightedLoss):
     """Softmax cross entropy; with ``use_sigmoid`` binary for each class; with ``use_mask`` for the masks of R-CNN.
 
     Args:
-        class_weight: of each class.
+        class_weight: of each class; with ``use_sigmoid`` of its positive samples.
+        ignore_index: label that counts for nothing, by default -100; with ``use_sigmoid`` negative labels do not either.
+        avg_non_ignore: a mean without ``avg_factor`` is over the labels that count instead of all.
     """
 
     def __init__(self, use_sigmoid: bool = False, use_mask: bool = False, reduction: str = 'mean',
-                 class_weight: Optional[Sequence[float]] = None, loss_weight: float = 1.0) -> None:
+                 class_weight: Optional[Sequence[float]] = None, ignore_index: Optional[int] = None,
+                 loss_weight: float = 1.0, avg_non_ignore: bool = False) -> None:
         super().__init__(reduction, loss_weight)
         if use_sigmoid and use_mask:
             raise ValueError('CrossEntropyLoss: use_sigmoid and use_mask exclude each other')
+        if use_mask and (class_weight is not None or ignore_index is not None):
+            raise ValueError(f'CrossEntropyLoss: use_mask knows no class_weight={class_weight} and no '
+                             f'ignore_index={ignore_index}; leave them out')
         self.use_sigmoid = use_sigmoid
         self.use_mask = use_mask
         self.class_weight = class_weight
+        self.ignore_index = -100 if ignore_index is None else ignore_index
+        self.avg_non_ignore = avg_non_ignore
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
+    def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
                 avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
         """The loss.
 
         Args:
-            pred: logits, (N, C); of masks (N, C, H, W).
-            target: classes (N,), C or more is background with ``use_sigmoid``; or, with ``use_sigmoid``, (N, C) of 0
+            cls_score: logits, (N, C); of masks (N, C, H, W).
+            label: classes (N,), C or more is background with ``use_sigmoid``; or, with ``use_sigmoid``, (N, C) of 0
                 and 1; of masks (N, H, W) of 0 and 1.
             weight: (N,), or (N, C) with ``use_sigmoid``; with ``use_mask`` the classes (N,).
         """
         if self.use_mask:
-            return self.mask_loss(pred, target, weight)
-        class_weight = None if self.class_weight is None else pred.new_tensor(self.class_weight)
+            return self.mask_loss(cls_score, label, weight)
+        class_weight = None if self.class_weight is None else cls_score.new_tensor(self.class_weight)
+        counts = label != self.ignore_index
         if not self.use_sigmoid:
-            loss = F.cross_entropy(pred, target, class_weight, reduction='none')
-            return self._reduce(loss, weight, avg_factor, reduction_override)
-        if target.dim() == 1 and pred.dim() == 2:
-            if weight is not None and weight.dim() == 1:
+            loss = F.cross_entropy(cls_score, label, class_weight, reduction='none', ignore_index=self.ignore_index)
+        else:
+            counts = counts & (label >= 0)
+            if label.dim() < cls_score.dim():
+                label = label[:, None] == torch.arange(cls_score.shape[1], device=label.device)
+                counts = counts[:, None].expand_as(label)
+            if weight is not None and weight.dim() < cls_score.dim():
                 weight = weight[:, None]
-            classes = torch.arange(pred.shape[1], device=pred.device)
-            target = (target[:, None] == classes)
-        loss = F.binary_cross_entropy_with_logits(pred, target.to(pred.dtype), pos_weight=class_weight,
-                                                  reduction='none')
+            loss = F.binary_cross_entropy_with_logits(cls_score, label.to(cls_score.dtype), pos_weight=class_weight,
+                                                      reduction='none')
+            weight = counts.to(loss.dtype) if weight is None else counts * weight
+        if self.avg_non_ignore and avg_factor is None and (reduction_override or self.reduction) == 'mean':
+            avg_factor = counts.sum()
         return self._reduce(loss, weight, avg_factor, reduction_override)
 
     def mask_loss(self, pred: Tensor, target: Tensor, labels: Tensor) -> Tensor:
