@@ -3,14 +3,14 @@ import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 
-from mmdet.ops.norm import build_norm_layer
+from mmdet.utils.config_check import check_model_config, check_parts, walk
 
 #: hooks that every run gets, also with a config written for another toolbox
 RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ResourceHook')
@@ -44,17 +44,6 @@ def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[st
     return cfg
 
 
-def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
-    """Every dict in a config with its dotted key path."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            yield from walk(value, f'{path}.{key}' if path else str(key))
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from walk(value, f'{path}.{i}')
-
-
 def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
     """Look at what a run will need before it writes anything.
 
@@ -63,19 +52,12 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         parts: the sections that will run, of 'train', 'val' and 'test'.
 
     Raises:
-        KeyError, TypeError, ValueError: a norm_cfg that cannot be built, named by its key path.
+        KeyError, TypeError, ValueError: a part or an argument that there is not, a norm_cfg that cannot be built,
+            named by its key path.
         FileNotFoundError: a data root, annotation file or image folder that is not there.
     """
-    if 'model' not in cfg:
-        raise KeyError(f"config {cfg.filename}: has no key 'model'")
-    for path, node in walk(cfg.model.to_dict(), 'model'):
-        norm = node.get('norm_cfg')
-        if norm is not None:
-            groups = norm.get('num_groups', 1) if isinstance(norm, dict) else 1
-            try:
-                build_norm_layer(norm, groups)
-            except (KeyError, TypeError, ValueError) as error:
-                raise type(error)(f'config {cfg.filename}, {path}.norm_cfg: {error.args[0]}') from None
+    check_model_config(cfg)
+    check_parts(cfg, parts)
     for part in parts:
         loader = cfg.get(f'{part}_dataloader')
         if loader is None:

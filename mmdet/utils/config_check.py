@@ -1,0 +1,154 @@
+"""Checks that a config names parts and arguments that there are, before anything is built."""
+import inspect
+from difflib import get_close_matches
+from typing import Any, Iterator, Optional, Sequence
+
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS, Registry
+
+from mmdet import registry as own
+from mmdet.ops.norm import build_norm_layer
+
+#: where a part under this key is looked for, whatever section it is in
+PLACES = {
+    'init_cfg': (own.WEIGHT_INITIALIZERS, ), 'dataset': (own.DATASETS, ), 'datasets': (own.DATASETS, ),
+    'pipeline': (own.TRANSFORMS, ), 'transforms': (own.TRANSFORMS, ), 'batch_sampler': (own.DATA_SAMPLERS, ),
+    'collate_fn': (FUNCTIONS, ), 'metrics': (own.METRICS, ), 'optimizer': (own.OPTIMIZERS, ),
+    'vis_backends': (own.VISBACKENDS, )}
+MODEL = (own.MODELS, own.TASK_UTILS)
+#: sections besides the model's and the parts' (train, val, test)
+SECTIONS = {
+    'default_hooks': (own.HOOKS, ), 'custom_hooks': (own.HOOKS, ), 'visualizer': (own.VISUALIZERS, ),
+    'log_processor': (own.LOG_PROCESSORS, )}
+TRAINING = {'optim_wrapper': (own.OPTIM_WRAPPERS, ), 'param_scheduler': (own.PARAM_SCHEDULERS, )}
+#: dicts of the model that no registry builds; the part that reads them checks them
+PLAIN = ('norm_cfg', 'roi_layer', 'upsample_cfg', 'metainfo')
+NMS = ('nms', 'soft_nms')
+
+
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict in a config with its dotted key path."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from walk(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from walk(value, f'{path}.{i}')
+
+
+def check_model_config(cfg: Config) -> None:
+    """Look at ``cfg.model`` before it is built.
+
+    Raises:
+        KeyError: no model; a part, or a kind of norm, that there is not, with its key path and the nearest names.
+        TypeError: an argument that a class of mmdet does not have. ValueError: a norm's value out of range.
+    """
+    if 'model' not in cfg:
+        raise KeyError(f"{_name(cfg)}: has no key 'model'")
+    model = _plain(cfg.model)
+    for path, node in walk(model, 'model'):
+        norm = node.get('norm_cfg')
+        if norm is not None:
+            groups = norm.get('num_groups', 1) if isinstance(norm, dict) else 1
+            try:
+                build_norm_layer(norm, groups)
+            except (KeyError, TypeError, ValueError) as error:
+                raise type(error)(f'{_name(cfg)}, {path}.norm_cfg: {error.args[0]}') from None
+    _check(model, f'{_name(cfg)}, model', MODEL)
+
+
+def check_parts(cfg: Config, parts: Sequence[str]) -> None:
+    """As :func:`check_model_config`, for everything that runs beside the model.
+
+    Args:
+        parts: the sections that will run, of 'train', 'val' and 'test'.
+    """
+    sections = dict(SECTIONS, **(TRAINING if 'train' in parts else {}))
+    for part in parts:
+        sections[f'{part}_dataloader'] = (own.DATA_SAMPLERS, )  # what PLACES does not name is the sampler
+        sections[f'{part}_evaluator'] = (own.METRICS, own.EVALUATOR)
+        sections[f'{part}_cfg'] = (own.LOOPS, )
+    for key, registries in sections.items():
+        _check(_plain(cfg.get(key)), f'{_name(cfg)}, {key}', registries)
+
+
+def _name(cfg: Config) -> str:
+    return f'config {cfg.filename}' if cfg.filename else 'config'
+
+
+def _plain(node: Any) -> Any:
+    """Dicts and lists without lazy objects."""
+    return node.to_dict() if hasattr(node, 'to_dict') else node
+
+
+def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
+    if isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            _check(value, f'{path}.{i}', registries)
+    if not isinstance(node, dict):
+        return
+    kind = node.get('type')
+    if isinstance(kind, str):
+        kind = next(filter(None, (registry.get(kind) for registry in registries)), None)
+        if kind is None:
+            raise KeyError(_unknown(node['type'], path, registries))
+    if kind is not None:
+        package = getattr(kind, '__module__', '').partition('.')[0]
+        if package == 'mmdet':
+            _check_arguments(kind, node, path)
+        else:
+            # What another class makes of its arguments is unknown, but for mmengine's own keys.
+            node = {key: value for key, value in node.items() if key in PLACES and package in ('mmengine', 'mmcv')}
+    for key, value in node.items():
+        if key == 'nms' and isinstance(value, dict):
+            if value.get('type', 'nms') not in NMS:
+                raise ValueError(f"{path}.nms.type must be one of {', '.join(NMS)}, got {value['type']!r}")
+        elif key not in PLAIN:
+            _check(value, f'{path}.{key}', PLACES.get(key, registries))
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """'; nearest: ...' with up to three known names, or nothing."""
+    lower = {}
+    for other in known:
+        lower.setdefault(other.lower(), other)
+    found = [repr(lower[match]) for match in get_close_matches(name.lower(), lower, 3)]
+    return f'; nearest: {", ".join(found)}' if found else ''
+
+
+def _unknown(kind: str, path: str, registries: Sequence[Registry]) -> str:
+    names = []
+    for registry in registries:
+        while registry is not None:
+            names += registry.module_dict
+            registry = registry.parent
+    scope, _, name = kind.rpartition('.')
+    text = f'{path}.type: there is no {kind!r}{_nearest(name, names)}'
+    if scope and scope != 'mmdet':
+        return f'{text}. Is its package installed, and imported by custom_imports?'
+    return f'{text}. A part of another toolbox, or of your own, is imported by custom_imports'
+
+
+def arguments(kind: Any) -> Optional[set[str]]:
+    """Names of the keyword arguments of a class or function, those that ``**kwargs`` hands on to a base class among
+    them; None if it takes any."""
+    names = set()
+    functions = [c.__dict__['__init__'] for c in kind.__mro__ if '__init__' in c.__dict__] if inspect.isclass(kind) \
+        else [kind]
+    for function in functions:
+        if function is object.__init__:
+            break
+        parameters = inspect.signature(function).parameters.values()
+        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return names - {'self'}
+    return set() if functions == [object.__init__] else None
+
+
+def _check_arguments(kind: Any, node: dict, path: str) -> None:
+    known = arguments(kind)
+    for key in node:
+        if known is not None and key not in known and key != 'type' and not key.startswith('_'):
+            nearest = _nearest(key, sorted(known)) or f'; it has {", ".join(sorted(known)) or "none"}'
+            raise TypeError(f'{path}: {kind.__name__} has no argument {key!r}{nearest}')
