@@ -30,6 +30,7 @@ class ConvFCBBoxHead(BaseModule):
         in_channels, roi_feat_size: of the regions' features.
         num_classes: without background.
         reg_class_agnostic: one box for all classes.
+        with_avg_pool: the features are averaged before the first fully connected layer.
         norm_cfg: after the convolutions.
 
     Raises:
@@ -41,7 +42,7 @@ class ConvFCBBoxHead(BaseModule):
                  conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
                  num_classes: int = 80, bbox_coder: dict = dict(
                      type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-                 reg_class_agnostic: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 reg_class_agnostic: bool = False, with_avg_pool: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
                  loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
                  loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0),
                  init_cfg: Union[dict, list, None] = None) -> None:
@@ -56,6 +57,7 @@ class ConvFCBBoxHead(BaseModule):
                              f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0')
         self.num_classes = num_classes
         self.reg_class_agnostic = reg_class_agnostic
+        self.with_avg_pool = with_avg_pool
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -72,7 +74,7 @@ class ConvFCBBoxHead(BaseModule):
             return convs, fcs, width, cells
 
         self.shared_convs, self.shared_fcs, *shared = branch(
-            in_channels, roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs)
+            in_channels, 1 if with_avg_pool else roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs)
         self.cls_convs, self.cls_fcs, width, cells = branch(*shared, num_cls_convs, num_cls_fcs)
         self.fc_cls = nn.Linear(width * cells, num_classes + 1)
         self.reg_convs, self.reg_fcs, width, cells = branch(*shared, num_reg_convs, num_reg_fcs)
@@ -80,16 +82,19 @@ class ConvFCBBoxHead(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
+        def flat(x):
+            return x.mean((2, 3)) if self.with_avg_pool and x.dim() == 4 else x.flatten(1)
+
         def run(convs, fcs, x):
             for conv in convs:
                 x = conv(x)
             for fc in fcs:
-                x = F.relu(fc(x.flatten(1)), inplace=True)
+                x = F.relu(fc(flat(x)), inplace=True)
             return x
 
         x = run(self.shared_convs, self.shared_fcs, x)
         scores, deltas = run(self.cls_convs, self.cls_fcs, x), run(self.reg_convs, self.reg_fcs, x)
-        return self.fc_cls(scores.flatten(1)), self.fc_reg(deltas.flatten(1))
+        return self.fc_cls(flat(scores)), self.fc_reg(flat(deltas))
 
     @torch.no_grad()
     def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
@@ -144,6 +149,11 @@ class ConvFCBBoxHead(BaseModule):
         detections, labels = multiclass_nms(boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'],
                                             rcnn_test_cfg['max_per_img'])
         return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
+
+
+@MODELS.register_module()
+class BBoxHead(ConvFCBBoxHead):
+    """Class and box straight from the features, without hidden layers."""
 
 
 @MODELS.register_module()
