@@ -1,59 +1,131 @@
 """Draws data samples and hands the pictures to mmengine's backends."""
-from typing import Optional
+import logging
+from typing import Optional, Sequence, Union
 
 import cv2
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from mmdet.registry import VISUALIZERS
 from mmdet.utils.atomic_io import write_atomic
 
-from .draw import draw_instances
+from .draw import draw_instances, enlarge, readable_factor
+from .palette import get_palette
+
+Colour = Union[None, str, Sequence]
+#: Matplotlib's backends that only write files
+FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 
 
 @VISUALIZERS.register_module()
 class DetLocalVisualizer(Visualizer):
-    """Pictures of ground truth and detections; ``dataset_meta['classes']`` names the classes."""
+    """Pictures of ground truth and detections.
+
+    ``dataset_meta['classes']`` names the classes, ``dataset_meta['palette']`` are their colours. With one class each
+    instance has its own colour.
+
+    Args:
+        name, image, vis_backends, save_dir: as in mmengine's Visualizer.
+        bbox_color, mask_color: a colour for all, or a list by class (see :func:`get_palette`); by default those of
+            ``dataset_meta``, and for masks those of the boxes.
+        text_color: likewise; by default black or white, whichever can be read on the label.
+        line_width: in pixels; by default by the size of the picture.
+        alpha: opacity of the masks, 0 to 1.
+    """
+
+    def __init__(self, name: str = 'visualizer', image: Optional[np.ndarray] = None, vis_backends=None,
+                 save_dir: Optional[str] = None, bbox_color: Colour = None, text_color: Colour = None,
+                 mask_color: Colour = None, line_width: Optional[float] = None, alpha: float = 0.45) -> None:
+        super().__init__(name=name, image=image, vis_backends=vis_backends, save_dir=save_dir)
+        for color in (bbox_color, text_color, mask_color):
+            get_palette(color, 1)  # refused here and not at the first picture
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'{type(self).__name__}: alpha must be from 0 to 1, got {alpha}')
+        self.bbox_color = bbox_color
+        self.text_color = text_color
+        self.mask_color = mask_color
+        self.line_width = line_width
+        self.alpha = alpha
 
     def add_datasample(self, name: str, image: np.ndarray, data_sample=None, draw_gt: bool = True,
-                       draw_pred: bool = True, out_file: Optional[str] = None, pred_score_thr: float = 0.3,
-                       step: int = 0, **kwargs) -> np.ndarray:
+                       draw_pred: bool = True, show: bool = False, wait_time: float = 0,
+                       out_file: Optional[str] = None, pred_score_thr: float = 0.3, step: int = 0) -> None:
         """Draw one image: ground truth on the left and detections on the right where both are asked for.
+
+        ``get_image()`` then returns the picture, as large as the image. In files, windows and backends small images
+        are enlarged so that the labels can be read.
 
         Args:
             name: of the picture in the backends.
             image: (H, W, 3) uint8, RGB.
             data_sample: DetDataSample with boxes in pixels of ``image``.
+            show: in a window; left out with a warning where there is no display.
+            wait_time: seconds that the window stays; 0 waits for the space key.
             out_file: where to write the picture; without it the backends get it.
             pred_score_thr: detections with a lower score are left out.
             step: of the backends.
 
-        Returns:
-            The picture, (H', W', 3) uint8, RGB.
+        Raises:
+            ValueError: the ending of ``out_file`` is that of no picture format.
         """
-        pictures = []
-        if data_sample is not None and draw_gt and 'gt_instances' in data_sample:
-            pictures.append(self._draw(image, data_sample.gt_instances))
+        shown = []
+        if data_sample is not None and draw_gt and 'bboxes' in data_sample.get('gt_instances', ()):
+            shown.append(data_sample.gt_instances)
         if data_sample is not None and draw_pred and 'pred_instances' in data_sample:
             found = data_sample.pred_instances
-            pictures.append(self._draw(image, found[found.scores > pred_score_thr]))
-        picture = np.concatenate(pictures, axis=1) if pictures else image
-        if out_file is not None:
-            done, data = cv2.imencode('.' + out_file.rsplit('.', 1)[-1], picture[..., ::-1])
-            if not done:
-                raise ValueError(f'{out_file}: no picture format of this ending; use .png or .jpg')
-            write_atomic(data.tobytes(), out_file)
-        else:
-            self.add_image(name, picture, step)
-        return picture
+            shown.append(found[found.scores > pred_score_thr])
 
-    def _draw(self, image: np.ndarray, instances: InstanceData) -> np.ndarray:
+        def picture(factor: int) -> np.ndarray:
+            parts = [self._draw(image, instances, factor) for instances in shown]
+            return np.concatenate(parts, axis=1) if parts else enlarge(image, factor)
+
+        plain = picture(1)
+        self.set_image(plain)
+        if out_file is None and not show and not self._vis_backends:
+            return
+        factor = readable_factor(image)
+        large = picture(factor) if factor > 1 else plain
+        if show:
+            self._show(large, name, wait_time)
+        if out_file is None:
+            self.add_image(name, large, step)
+            return
+        try:
+            data = cv2.imencode('.' + out_file.rsplit('.', 1)[-1], large[..., ::-1])[1]
+        except cv2.error:
+            raise ValueError(f'{out_file}: no picture format of this ending; use .png or .jpg') from None
+        write_atomic(data.tobytes(), out_file)
+
+    def _show(self, picture: np.ndarray, name: str, wait_time: float) -> None:
+        import matplotlib  # slow to import
+        if matplotlib.get_backend().lower() in FILE_BACKENDS:  # mmengine would wait for a key for ever
+            print_log(f'{name}: no display here, so the picture is not shown; give out_file to write it', 'current',
+                      logging.WARNING)
+            return
+        self.show(picture, win_name=name, wait_time=wait_time)
+
+    def _draw(self, image: np.ndarray, instances: InstanceData, factor: int) -> np.ndarray:
         masks = instances.get('masks')
         if masks is not None:
             masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
         scores = instances.get('scores')
-        classes = (self.dataset_meta or {}).get('classes', ())
-        return draw_instances(image, instances.bboxes.cpu().numpy(), instances.labels.cpu().numpy(), classes,
-                              None if scores is None else scores.cpu().numpy(), masks, by_instance=len(classes) == 1)
+        labels = instances.labels.cpu().numpy()
+        meta = self.dataset_meta or {}
+        classes = meta.get('classes', ())
+        number = max(len(classes), labels.max(initial=-1) + 1)
+
+        def by_label(color: Colour) -> Optional[np.ndarray]:
+            return None if color is None else get_palette(color, number)[labels]
+
+        if self.bbox_color is not None:
+            colours = by_label(self.bbox_color)
+        elif len(classes) == 1:
+            colours = get_palette(None, len(labels))
+        else:
+            colours = get_palette(meta.get('palette'), number)[labels]
+        return draw_instances(image, instances.bboxes.cpu().numpy(), labels, classes, colours,
+                              None if scores is None else scores.cpu().numpy(), masks, by_label(self.mask_color),
+                              by_label(self.text_color), self.line_width, self.alpha, factor)

@@ -1,0 +1,40 @@
+"""Colours of classes."""
+from typing import Sequence, Union
+
+import numpy as np
+from mmengine.visualization.utils import color_str2rgb
+
+#: colours (RGB) that stay apart on light and dark ground
+PALETTE = np.array([(230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
+                    (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (220, 190, 255),
+                    (170, 110, 40), (255, 250, 200), (128, 0, 0), (170, 255, 195), (128, 128, 0), (255, 215, 180),
+                    (0, 0, 128), (128, 128, 128)], dtype=np.uint8)
+#: mmdetection's names of the palettes of data sets; all mean PALETTE here
+DATASETS = ('coco', 'voc', 'citys')
+
+
+def get_palette(palette: Union[None, str, Sequence], num_classes: int) -> np.ndarray:
+    """Colours of classes 0, 1, ..., as (num_classes, 3) uint8, RGB.
+
+    Args:
+        palette: None or 'none', 'coco', 'voc' or 'citys' for this module's colours; 'random' for ones drawn from a
+            fixed seed; a colour by Matplotlib's name or as (R, G, B) from 0 to 255 for all classes; or a list of
+            (R, G, B), begun again when there are more classes.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if palette is None or (isinstance(palette, str) and palette in ('none', *DATASETS)):
+        colours = PALETTE
+    elif isinstance(palette, str) and palette == 'random':
+        colours = np.random.RandomState(0).randint(0, 256, (num_classes, 3))
+    else:
+        try:
+            colours = np.atleast_2d(color_str2rgb(palette) if isinstance(palette, str) else np.asarray(palette))
+            known = colours.ndim == 2 and colours.shape[1] == 3 and (colours >= 0).all() and (colours <= 255).all()
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(f"palette {palette!r}: known are 'none', 'coco', 'voc', 'citys', 'random', the name of a "
+                             'colour, and (R, G, B) or a list of them, from 0 to 255')
+    return colours[np.arange(num_classes) % max(len(colours), 1)].astype(np.uint8)
