@@ -42,7 +42,8 @@ class ConvFCBBoxHead(BaseModule):
                  conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
                  num_classes: int = 80, bbox_coder: dict = dict(
                      type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-                 reg_class_agnostic: bool = False, with_avg_pool: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
+                 reg_class_agnostic: bool = False, with_avg_pool: bool = False, conv_cfg: Optional[dict] = None,
+                 norm_cfg: Optional[dict] = None,
                  loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
                  loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0),
                  init_cfg: Union[dict, list, None] = None) -> None:
