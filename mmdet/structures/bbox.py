@@ -18,19 +18,18 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligne
     """
     if mode not in ('iou', 'iof', 'giou'):
         raise ValueError(f"bbox_overlaps: mode must be 'iou', 'iof' or 'giou', got {mode!r}")
-    area1 = (bboxes1[:, 2:] - bboxes1[:, :2]).prod(1)
-    area2 = (bboxes2[:, 2:] - bboxes2[:, :2]).prod(1)
-    if not is_aligned:
-        bboxes1, area1 = bboxes1[:, None], area1[:, None]
-    inner = (torch.minimum(bboxes1[..., 2:], bboxes2[..., 2:]) -
-             torch.maximum(bboxes1[..., :2], bboxes2[..., :2])).clamp(min=0).prod(-1)
+    left1, top1, right1, bottom1 = bboxes1.unbind(1) if is_aligned else bboxes1[:, None].unbind(-1)
+    left2, top2, right2, bottom2 = bboxes2.unbind(1)
+    inner = ((torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0) *
+             (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0))
+    area1, area2 = (right1 - left1) * (bottom1 - top1), (right2 - left2) * (bottom2 - top2)
     union = area1.expand_as(inner) if mode == 'iof' else area1 + area2 - inner
     union = union.clamp(min=eps)
     overlap = inner / union
     if mode != 'giou':
         return overlap
-    hull = (torch.maximum(bboxes1[..., 2:], bboxes2[..., 2:]) -
-            torch.minimum(bboxes1[..., :2], bboxes2[..., :2])).clamp(min=0).prod(-1).clamp(min=eps)
+    hull = ((torch.maximum(right1, right2) - torch.minimum(left1, left2)).clamp(min=0) *
+            (torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)).clamp(min=0)).clamp(min=eps)
     return overlap - (hull - union) / hull
 
 
