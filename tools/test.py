@@ -6,8 +6,9 @@ import sys
 from mmengine.config import DictAction
 
 from mmdet.engine import DetRunner
+from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare
+from mmdet.utils.setup import check_config, load_config, prepare
 
 
 def parse_args(argv=None):
@@ -17,6 +18,8 @@ def parse_args(argv=None):
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
     parser.add_argument('--out', help='write the detections to this .pkl file')
     parser.add_argument('--show-dir', help='write pictures of the detections into this folder')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='read checkpoints that may run code; only for files whose origin you know')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings that override the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -46,7 +49,8 @@ def main(argv=None):
     if args.out:
         from mmdet.evaluation import DumpDetResults
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    with trust_checkpoints(args.trust_checkpoint):
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -8,8 +8,9 @@ from mmengine.config import DictAction
 from mmengine.logging import print_log
 
 from mmdet.engine import DetRunner
+from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_checkpoint_file, check_config, find_checkpoint, load_config, prepare
+from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare
 
 
 def parse_args(argv=None):
@@ -18,6 +19,8 @@ def parse_args(argv=None):
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)')
     parser.add_argument('--resume', nargs='?', const='auto',
                         help='go on from a checkpoint; without a path, from the latest one in the work dir')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='read checkpoints that may run code; only for files whose origin you know')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by batch size over the config's auto_scale_lr.base_batch_size")
@@ -60,7 +63,8 @@ def main(argv=None):
     if cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from)
     prepare(cfg, args.launcher)
-    DetRunner.from_cfg(cfg).train()
+    with trust_checkpoints(args.trust_checkpoint):
+        DetRunner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

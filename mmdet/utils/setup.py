@@ -1,7 +1,6 @@
 """From a config file and command-line options to a config that the runner can run."""
 import logging
 import os
-import zipfile
 from pathlib import Path
 from typing import Optional
 
@@ -10,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 
+from mmdet.utils.checkpoint import check_checkpoint_file
 from mmdet.utils.config_check import check_model_config, check_parts, walk
 
 #: hooks that every run gets, also with a config written for another toolbox
@@ -77,20 +77,6 @@ def _check_paths(config: str, path: str, dataset: dict) -> None:
             raise FileNotFoundError(
                 f'config {config}, {path}.{key}: {target} does not exist. See INSTALL.md for the layout of the data, '
                 f'or set the key, for instance --cfg-options {path}.data_root=...')
-
-
-def check_checkpoint_file(path: str) -> None:
-    """Raise FileNotFoundError or ValueError unless ``path`` is a file that torch could have saved."""
-    if '://' in path:
-        return
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'checkpoint {path}: no such file')
-    with open(path, 'rb') as file:
-        head = file.read(2)
-    # torch writes zip archives, whose index comes last; before torch 1.6 it wrote pickles.
-    if not (zipfile.is_zipfile(path) if head == b'PK' else head[:1] == b'\x80'):
-        raise ValueError(f'checkpoint {path}: not a checkpoint, or cut off; expected a file written by '
-                         'tools/train.py or torch.save')
 
 
 def find_checkpoint(work_dir: str) -> Optional[str]:

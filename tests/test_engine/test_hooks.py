@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmdet.engine.hooks import CBNHook, CheckpointCheckHook, cbn_hook, compare_checkpoint
+from mmdet.engine.hooks import CBNHook, CheckpointCheckHook, cbn_hook
 from mmdet.engine.hooks.resource_hook import process_start, resident_bytes
 from mmdet.ops.norm import CBN, conv_norm
 
@@ -120,10 +120,6 @@ def test_resume_without_a_window_does_not_burn_in_again():
 def test_checkpoint_of_another_model_is_refused_with_its_keys():
     other = {**Net(5).state_dict(), 'head.fc.weight': torch.zeros(1)}
     other.pop('norm.running_mean')
-    differences = compare_checkpoint(Net(), other)
-    assert differences['missing'] == ['norm.running_mean'] and differences['unexpected'] == ['head.fc.weight']
-    assert any(text.startswith('conv.weight (5, 3, 3, 3), the model has (4, 3, 3, 3)')
-               for text in differences['mismatched'])
     with pytest.raises(ValueError, match='x.pth.*another model(.|\n)*missing.*running_mean(.|\n)*unexpected.*head.fc'):
         CheckpointCheckHook().after_load_checkpoint(runner_of(Net()), dict(state_dict=other))
     with pytest.raises(ValueError, match='no weights'):

@@ -1,9 +1,8 @@
 """Hooks of our own."""
 from .cbn_hook import CBNHook, cbn_layers
-from .checkpoint_check_hook import CheckpointCheckHook, compare_checkpoint
+from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
 from .resource_hook import ResourceHook
 from .visualization_hook import DetVisualizationHook
 
-__all__ = ['CBNHook', 'CheckpointCheckHook', 'CheckpointHook', 'DetVisualizationHook', 'ResourceHook', 'cbn_layers',
-           'compare_checkpoint']
+__all__ = ['CBNHook', 'CheckpointCheckHook', 'CheckpointHook', 'DetVisualizationHook', 'ResourceHook', 'cbn_layers']

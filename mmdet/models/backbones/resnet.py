@@ -1,8 +1,6 @@
 """ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017)."""
 from typing import Optional, Sequence, Union
-from urllib.error import URLError
 
-import torch
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
@@ -95,7 +93,6 @@ class ResidualStages(BaseModule):
     arch_settings = {
         18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
         101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
-    key = 'model.backbone'  # of the module in a config, for messages
 
     def __init__(self, depth: int, style: str, norm_eval: bool, init_cfg: Union[dict, list, None]) -> None:
         name = type(self).__name__
@@ -126,15 +123,6 @@ class ResidualStages(BaseModule):
                                 conv_cfg=conv_cfg, **kwargs))
             in_channels, stride = out_channels, 1
         return nn.Sequential(*blocks)
-
-    def init_weights(self) -> None:
-        try:
-            super().init_weights()
-        except (URLError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"{self.key}.init_cfg: {self.init_cfg['checkpoint']} could not be downloaded ({error}). Put the file "
-                f'into {torch.hub.get_dir()}/checkpoints under its published name, set init_cfg.checkpoint to a path, '
-                f'or start at random with --cfg-options {self.key}.init_cfg=None') from None
 
     def train(self, mode: bool = True) -> 'ResidualStages':
         super().train(mode)

@@ -22,8 +22,6 @@ class ResLayer(ResidualStages):
         ValueError: a depth, stage or style there is not. FileNotFoundError: pretrained weights that cannot be had.
     """
 
-    key = 'model.roi_head.shared_head'
-
     def __init__(self, depth: int, stage: int = 3, stride: int = 2, dilation: int = 1, style: str = 'pytorch',
                  norm_cfg: dict = dict(type='BN', requires_grad=True), norm_eval: bool = True, with_cp: bool = False,
                  init_cfg: Union[dict, list, None] = None) -> None:

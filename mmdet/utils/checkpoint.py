@@ -1,0 +1,254 @@
+"""Reading checkpoints without running what is in them, and telling whether their weights fit a model.
+
+Importing this module replaces mmengine's loaders of checkpoints, which run any code that a file holds.
+"""
+import io
+import os
+import re
+import zipfile
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Callable, Iterator, Optional, Union
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.config import ConfigDict
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner import checkpoint as engine
+from torch import Tensor, nn
+
+from mmdet.utils.weights import describe_differences, find_differences
+
+_trusted = False
+
+
+@contextmanager
+def trust_checkpoints(trust: bool = True) -> Iterator[None]:
+    """Within, every checkpoint that this process reads may run code (``--trust-checkpoint``), or none if not
+    ``trust``."""
+    global _trusted
+    before, _trusted = _trusted, trust
+    try:
+        yield
+    finally:
+        _trusted = before
+
+
+# -- reading a file -----------------------------------------------------------------------------------------------
+
+# The functions that HistoryBuffer and OneCycleLR write into their state. Pickle fetches them with getattr, which
+# could as well fetch anything that can be reached from an object.
+_METHODS = {(HistoryBuffer, name) for name in ('min', 'max', 'current', 'mean')} | {
+    (OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')}
+
+
+def _method(owner: Any, name: str) -> Callable:
+    if not any(owner is known and name == known_name for known, known_name in _METHODS):
+        raise engine.UnpicklingError(f'GLOBAL getattr({owner!r}, {name!r}) is not allowed')
+    return getattr(owner, name)
+
+
+@lru_cache(maxsize=None)
+def _safe_globals() -> tuple:
+    """What checkpoints of mmengine hold beside weights: its log, arrays and scalars of NumPy, nested metainfo."""
+    arrays = {'_reconstruct': np.empty(0).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
+    return (
+        HistoryBuffer, ConfigDict, OneCycleParamScheduler, (_method, 'builtins.getattr'), np.ndarray, np.dtype,
+        # Named so by NumPy 1 and 2, whichever wrote the file.
+        *((function, f'numpy.{core}.multiarray.{name}') for name, function in arrays.items()
+          for core in ('core', '_core')),
+        *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdU'})
+
+
+def check_checkpoint_file(path: str) -> None:
+    """Raise FileNotFoundError or ValueError unless ``path`` is a file that torch could have saved."""
+    if '://' in path:
+        return
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'checkpoint {path}: no such file')
+    with open(path, 'rb') as file:
+        head = file.read(2)
+    # torch writes zip archives, whose index comes last; before torch 1.6 it wrote pickles.
+    if not (zipfile.is_zipfile(path) if head == b'PK' else head[:1] == b'\x80'):
+        raise ValueError(f'checkpoint {path}: not a checkpoint, or cut off; expected a file written by '
+                         'tools/train.py or torch.save')
+
+
+def load_checkpoint_file(path: str, map_location: Any = 'cpu', trust: bool = False) -> dict:
+    """Read a checkpoint; only weights, plain values and what mmengine writes beside them are unpickled.
+
+    Args:
+        path: a file.
+        map_location: as of :func:`torch.load`.
+        trust: unpickle anything, which may run any code.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; no checkpoint; other objects in it.
+    """
+    path = os.path.expanduser(path)
+    check_checkpoint_file(path)
+    return _unpickle(path, path, map_location, trust)
+
+
+def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) -> dict:
+    trust = trust or _trusted
+    added = [] if trust else [one for one in _safe_globals() if one not in torch.serialization.get_safe_globals()]
+    try:
+        with torch.serialization.safe_globals(added):
+            checkpoint = torch.load(source, map_location=map_location, weights_only=not trust)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # anything can come out of a damaged pickle
+        found = re.search(r'GLOBAL (\S+?)[ (]', str(error)) if isinstance(error, engine.UnpicklingError) else None
+        if found:
+            raise ValueError(
+                f'checkpoint {name}: holds {found.group(1)}, which is neither a weight nor a plain value; to read it '
+                'may run any code, so it is refused. If you know where the file comes from, add --trust-checkpoint '
+                '(in Python: trust_checkpoint=True)') from None
+        raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {_first_line(error)}') from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'checkpoint {name}: expected a dict, found a {type(checkpoint).__name__}')
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# -- finding a file -----------------------------------------------------------------------------------------------
+
+
+def _read_url(name: str, url: str, map_location: Any) -> dict:
+    """The file of a URL, from torch's cache or else downloaded to it; ``name`` is what the config says."""
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(url).path))
+    try:
+        if is_main_process():
+            _download(name, url, path)
+    finally:
+        barrier()  # the others wait for it, also in vain
+    _download(name, url, path)
+    return load_checkpoint_file(path, map_location)
+
+
+def _download(name: str, url: str, path: str) -> None:
+    if os.path.isfile(path):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, path, progress=os.isatty(2))
+        check_checkpoint_file(path)
+    except (URLError, ConnectionError, TimeoutError, ValueError) as error:
+        if os.path.isfile(path):
+            os.remove(path)
+        raise FileNotFoundError(
+            f'checkpoint {name}: neither is {path} there, nor could {url} be downloaded ({error}). Put the file there, '
+            'give the path of another, or start at random with init_cfg=None (--cfg-options '
+            'model.backbone.init_cfg=None)') from None
+
+
+def _look_up(name: str, urls: dict) -> str:
+    scheme, _, key = name.partition('://')
+    if key not in urls:
+        nearest = ', '.join(f'{scheme}://{match}' for match in get_close_matches(key, urls, 3, 0.4))
+        raise KeyError(f'checkpoint {name}: there is no such model; nearest: {nearest or "none"}')
+    return urls[key]
+
+
+# mmengine's log quotes these functions' names, without their first ten letters.
+
+
+@engine.CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    return load_checkpoint_file(filename, map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_from_http(filename: str, map_location: Any = None) -> dict:
+    return _read_url(filename, filename, map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes=('torchvision://', 'modelzoo://'), force=True)
+def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
+    return _read_url(filename, _look_up(filename, engine.get_torchvision_models()), map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
+def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
+    urls = engine.get_external_models()
+    urls.update({old: urls[new] for old, new in engine.get_deprecated_model_names().items() if new in urls})
+    url = _look_up(filename, urls)
+    if '://' not in url:  # of the user's own list, a path beside it
+        return load_checkpoint_file(os.path.join(engine._get_mmengine_home(), url), map_location)
+    return _read_url(filename, url, map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes='mmcls://', force=True)
+def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
+    return engine._process_mmcls_checkpoint(
+        _read_url(filename, _look_up(filename, engine.get_mmcls_models()), map_location))
+
+
+@engine.CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], force=True)
+def load_from_ceph(filename: str, map_location: Any = None) -> dict:
+    content = fileio.get(filename, backend_args=dict(backend='petrel'))
+    return _unpickle(io.BytesIO(content), filename, map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes='pavi://', force=True)
+def load_from_pavi(filename: str, map_location: Any = None) -> dict:
+    raise ValueError(f'checkpoint {filename}: pavi:// is not read; copy the file and give its path')
+
+
+# -- what a checkpoint says ---------------------------------------------------------------------------------------
+
+
+def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
+    """A checkpoint's weights by name, without the ``module.`` of a wrapped model; ValueError if it has none."""
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    if not state_dict or not isinstance(state_dict, dict) \
+            or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise ValueError(f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
+                         f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}")
+    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
+def check_state_dict(model: nn.Module, checkpoint: dict, path: str, partly: bool = False) -> dict[str, Tensor]:
+    """The weights of a checkpoint that fits a model.
+
+    Args:
+        checkpoint: as of :func:`load_checkpoint_file`.
+        path: of the file, for the error.
+        partly: it is enough that one weight fits, as in training from another model's weights.
+
+    Raises:
+        ValueError: weights are missing, unknown or of another shape, listed by module.
+    """
+    weights = get_weights(checkpoint, path)
+    differences = find_differences(model, weights)
+    if differences and not (partly and differences.fits):
+        raise ValueError(f'checkpoint {path}: the checkpoint is of another model than the config\'s:\n'
+                         f'{describe_differences(differences, model, weights)}')
+    return weights
+
+
+def dataset_meta(checkpoint: dict) -> Optional[dict[str, Union[tuple, list]]]:
+    """``classes`` and, if it is there, ``palette`` of the set that a model was trained on, or None.
+
+    mmdetection 3.x keeps them in ``meta['dataset_meta']``, 2.x as ``meta['CLASSES']``.
+    """
+    meta = checkpoint.get('meta') or {}
+    # Old configs write both names in capitals.
+    meta = {str(key).lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
+    if not meta.get('classes'):
+        return None
+    classes = meta['classes']
+    found = dict(classes=(classes, ) if isinstance(classes, str) else tuple(classes))
+    if meta.get('palette') is not None:
+        found['palette'] = meta['palette']
+    return found
