@@ -42,7 +42,7 @@ class StandardRoIHead(BaseModule):
         self.shared_head = None if shared_head is None else MODELS.build(shared_head)
         if train_cfg is not None:
             self.bbox_assigner = TASK_UTILS.build(train_cfg['assigner'])
-            self.bbox_sampler = TASK_UTILS.build(train_cfg['sampler'])
+            self.bbox_sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
 
     @property
     def with_mask(self) -> bool:
@@ -51,8 +51,8 @@ class StandardRoIHead(BaseModule):
     def loss(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list
              ) -> dict[str, Tensor]:
         """Losses of maps (N, C, H_i, W_i), proposals and ground truth of N images."""
-        sampled = [self._sample(proposals, sample)
-                   for proposals, sample in zip(rpn_results_list, batch_data_samples)]
+        sampled = [self._sample(proposals, sample, [level[i:i + 1] for level in x])
+                   for i, (proposals, sample) in enumerate(zip(rpn_results_list, batch_data_samples))]
         rois = bbox2roi([result.priors for result in sampled])
         feats = self._features(self.bbox_roi_extractor, x, rois)
         outputs = self.bbox_head(feats)
@@ -70,10 +70,10 @@ class StandardRoIHead(BaseModule):
             losses.update(self.mask_head.loss(logits, targets, labels))
         return losses
 
-    def _sample(self, proposals: InstanceData, sample) -> SamplingResult:
+    def _sample(self, proposals: InstanceData, sample, feats: list[Tensor]) -> SamplingResult:
         priors = InstanceData(priors=proposals.bboxes)
         assigned = self.bbox_assigner.assign(priors, sample.gt_instances, sample.get('ignored_instances'))
-        return self.bbox_sampler.sample(assigned, priors, sample.gt_instances)
+        return self.bbox_sampler.sample(assigned, priors, sample.gt_instances, feats=feats)
 
     def _features(self, extractor: nn.Module, x: Sequence[Tensor], rois: Tensor) -> Tensor:
         feats = extractor(x[:extractor.num_inputs], rois)

@@ -1,5 +1,6 @@
 """Which priors of an image the loss looks at."""
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.structures import InstanceData
@@ -21,6 +22,7 @@ class SamplingResult:
     pos_gt_bboxes: Tensor  # (P, 4)
     pos_gt_labels: Tensor  # (P,)
     pos_is_gt: Tensor  # (P,) bool: the prior is the object itself
+    avg_factor_with_neg: bool = True
 
     @property
     def priors(self) -> Tensor:
@@ -30,12 +32,11 @@ class SamplingResult:
     @property
     def avg_factor(self) -> int:
         """Number of samples, each kind counted as at least one (as in mmdetection)."""
-        return max(len(self.pos_inds), 1) + max(len(self.neg_inds), 1)
+        return max(len(self.pos_inds), 1) + (max(len(self.neg_inds), 1) if self.avg_factor_with_neg else 0)
 
 
-@TASK_UTILS.register_module()
-class RandomSampler:
-    """Random priors, a bounded part of them positive.
+class BoundedSampler:
+    """A number of priors, a bounded part of them positive; subclasses choose among too many.
 
     Args:
         num: priors an image.
@@ -51,15 +52,12 @@ class RandomSampler:
         self.neg_pos_ub = neg_pos_ub
         self.add_gt_as_proposals = add_gt_as_proposals
 
-    @staticmethod
-    def _choose(candidates: Tensor, number: int) -> Tensor:
-        if len(candidates) <= number:
-            return candidates
-        # Drawn on the CPU: the same samples on every device.
-        return candidates[torch.randperm(len(candidates))[:number].to(candidates.device)].sort().values
+    def _choose(self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, **kwargs) -> Tensor:
+        """``num`` of the indices in ``gallery`` (M,), M > num, of ``priors`` (N, 4) with ``labels`` (N,), -1: none."""
+        raise NotImplementedError
 
-    def sample(self, assign_result: AssignResult, pred_instances: InstanceData,
-               gt_instances: InstanceData) -> SamplingResult:
+    def sample(self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData,
+               **kwargs) -> SamplingResult:
         """Sample from ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
         priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
         num_own = 0
@@ -67,11 +65,59 @@ class RandomSampler:
             num_own = len(boxes)
             priors = torch.cat([boxes.to(priors.dtype), priors])
             assign_result = assign_result.prepend_gts(labels)
-        positive = self._choose((assign_result.gt_inds > 0).nonzero().flatten(), int(self.num * self.pos_fraction))
+
+        def choose(candidates: Tensor, num: int) -> Tensor:
+            gallery = candidates.nonzero().flatten()
+            if len(gallery) <= num:
+                return gallery
+            return self._choose(gallery, num, priors, assign_result.labels, **kwargs).unique()
+
+        positive = choose(assign_result.gt_inds > 0, int(self.num * self.pos_fraction))
         wanted = self.num - len(positive)
         if self.neg_pos_ub >= 0:
             wanted = min(wanted, int(self.neg_pos_ub * max(len(positive), 1)))
-        negative = self._choose((assign_result.gt_inds == 0).nonzero().flatten(), wanted)
+        negative = choose(assign_result.gt_inds == 0, wanted)
         assigned = assign_result.gt_inds[positive] - 1
         return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
                               boxes.reshape(-1, 4)[assigned], assign_result.labels[positive], positive < num_own)
+
+
+@TASK_UTILS.register_module()
+class RandomSampler(BoundedSampler):
+    """Random priors, a bounded part of them positive.
+
+    Args:
+        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: as of :class:`BoundedSampler`.
+        context: every sampler is given the head that it samples for; chance does not need it.
+    """
+
+    def __init__(self, num: int, pos_fraction: float, neg_pos_ub: float = -1, add_gt_as_proposals: bool = True,
+                 context: Any = None) -> None:
+        super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
+
+    def random_choice(self, gallery: Tensor, num: int) -> Tensor:
+        """``num`` elements of ``gallery`` (M,), M >= num, in any order."""
+        # Drawn on the CPU: the same samples on every device.
+        return gallery[torch.randperm(len(gallery))[:num].to(gallery.device)]
+
+    def _choose(self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, **kwargs) -> Tensor:
+        return self.random_choice(gallery, num)
+
+
+@TASK_UTILS.register_module()
+class PseudoSampler:
+    """All priors that are positive or negative; averages count the positives only."""
+
+    def __init__(self, context: Any = None) -> None:
+        pass
+
+    def sample(self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData,
+               **kwargs) -> SamplingResult:
+        """All of ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
+        priors = pred_instances.priors
+        positive, negative = ((assign_result.gt_inds > 0).nonzero().flatten(),
+                              (assign_result.gt_inds == 0).nonzero().flatten())
+        assigned = assign_result.gt_inds[positive] - 1
+        return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
+                              gt_instances.bboxes.reshape(-1, 4)[assigned], assign_result.labels[positive],
+                              torch.zeros_like(positive, dtype=torch.bool), avg_factor_with_neg=False)
