@@ -40,6 +40,27 @@ def valid_mask(segmentation: Any) -> tuple[Any, int]:
 
 
 @TRANSFORMS.register_module()
+class LoadImageFromNDArray(LoadImageFromFile):
+    """In place of LoadImageFromFile where ``img`` is an array already. Adds img_path (None), img_shape, ori_shape.
+
+    Raises:
+        TypeError, ValueError: ``img`` is no (H, W, 3) uint8 array.
+    """
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f'an image must be an array (H, W, 3) of uint8, in the order BGR, got {type(image)}')
+        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
+            raise ValueError('an image must be an array (H, W, 3) of uint8 from 0 to 255, in the order BGR, got '
+                             f'{image.shape} of {image.dtype}')
+        results['img'] = np.ascontiguousarray(image, dtype=np.float32 if self.to_float32 else None)
+        results['img_path'] = None
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
 class LoadAnnotations(BaseTransform):
     """From ``instances`` to arrays: gt_bboxes (N, 4) float32, gt_bboxes_labels, gt_ignore_flags, gt_masks.
 

@@ -1,0 +1,201 @@
+"""A detector from a config and a checkpoint, and what it detects in images."""
+import copy
+import logging
+import os
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence, Union
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from mmdet.datasets.coco import COCO_CLASSES
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmdet.utils.checkpoint import check_state_dict, dataset_meta, load_checkpoint_file, trust_checkpoints
+from mmdet.utils.config_check import check_model_config
+from mmdet.utils.setup import load_config
+from mmdet.visualization import get_palette
+
+Image = Union[str, Path, np.ndarray]
+#: transforms that read an image, from a file and from an array; scripts put one in the place of the other
+LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
+
+
+def init_detector(config: Union[str, Path, Config], checkpoint: Optional[str] = None, palette: Any = 'none',
+                  device: Optional[str] = None, cfg_options: Optional[dict] = None, *,
+                  trust_checkpoint: bool = False) -> nn.Module:
+    """A detector, ready for :func:`inference_detector`.
+
+    Args:
+        config: a file or a Config, which stays as it is.
+        checkpoint: a file or URL; without it the weights are random.
+        palette: colours of the classes, see :func:`mmdet.visualization.get_palette`; 'none' for the checkpoint's or
+            config's.
+        device: by default the first GPU, or else the CPU.
+        cfg_options: settings that override the config, by dotted key.
+        trust_checkpoint: unpickle whatever the checkpoint holds, which may run any code.
+
+    Returns:
+        The model in evaluation mode with ``cfg``, its config, and ``dataset_meta``, the ``classes`` and ``palette``.
+
+    Raises:
+        FileNotFoundError, KeyError, TypeError, ValueError: a config or a checkpoint that cannot be read, a part or a
+            key that there is not, weights of another model, an unknown palette, no such device.
+    """
+    if isinstance(config, (str, Path)):
+        cfg = load_config(str(config))
+    elif isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+    else:
+        raise TypeError(f'config must be the path of a config file or a Config, got {type(config)}')
+    if cfg_options is not None:
+        cfg.merge_from_dict(cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    saved = None if checkpoint is None else read_checkpoint(checkpoint, trust_checkpoint)
+    return build_detector(cfg, saved, str(checkpoint), palette, device)
+
+
+def read_checkpoint(path: str, trust: bool = False) -> dict:
+    """The contents of a checkpoint, a file or URL, on the CPU."""
+    if '://' not in str(path):
+        return load_checkpoint_file(str(path), trust=trust)
+    with trust_checkpoints(trust):
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+
+
+def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, device: Optional[str]) -> nn.Module:
+    """A detector in evaluation mode; ``cfg`` becomes its config. ``saved``: a checkpoint's contents, read at ``path``.
+    """
+    get_palette(palette, 1)  # refused before the model is built
+    device = pick_device(device)
+    check_model_config(cfg)
+    # The checkpoint holds all weights: pretrained ones would be read for nothing.
+    cfg.model.pop('init_cfg', None)
+    if isinstance(cfg.model.get('backbone'), dict):
+        cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    if saved is None:
+        print_log('there is no checkpoint: the weights are random, and so are the detections', 'current',
+                  logging.WARNING)
+    else:
+        model.load_state_dict(check_state_dict(model, saved, path), strict=False)
+    model.cfg = cfg
+    model.dataset_meta = find_meta(cfg, saved, palette)
+    return model.to(device).eval()
+
+
+def pick_device(device: Optional[str]) -> str:
+    """``device``, or the best there is; ValueError if there is no such."""
+    if device is None:
+        return get_device()
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f'device {device!r}: {str(error).splitlines()[0]}') from None
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: there is no CUDA here; use device='cpu'")
+    return device
+
+
+def find_meta(cfg: Config, saved: Optional[dict], palette: Any = 'none') -> dict:
+    """``classes`` and ``palette`` from a checkpoint, or the config's data sets (no annotations are read), or COCO's.
+    """
+    meta = (None if saved is None else dataset_meta(saved)) or _config_meta(cfg)
+    if meta is None:
+        print_log("neither the checkpoint nor the config names the classes: taking COCO's", 'current',
+                  logging.WARNING)
+        meta = dict(classes=COCO_CLASSES)
+    colours = meta.get('palette') if palette in (None, 'none') else palette
+    colours = get_palette(colours, len(meta['classes']))
+    return dict(meta, palette=[tuple(colour) for colour in colours.tolist()])
+
+
+def _config_meta(cfg: Config) -> Optional[dict]:
+    for part in ('test', 'train'):
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
+        while dataset and ('dataset' in dataset or dataset.get('datasets')):
+            dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+        if not dataset:
+            continue
+        try:
+            meta = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).metainfo
+        except (KeyError, TypeError) as error:  # a data set of another toolbox, or not of mmengine's
+            print_log(f'{part}_dataloader.dataset: its classes cannot be read ({error})', 'current', logging.WARNING)
+            continue
+        if meta.get('classes'):
+            return meta
+    return None
+
+
+def build_pipeline(cfg: Config) -> Callable[[dict], dict]:
+    """The config's test pipeline from what :func:`describe` says to what the model takes, without annotations.
+
+    Raises:
+        ValueError: the pipeline has no LoadImageFromFile.
+    """
+    steps = [step for step in get_test_pipeline_cfg(cfg) if _kind(step) != 'LoadAnnotations']
+    kinds = [_kind(step) for step in steps]
+    at = next((i for i, kind in enumerate(kinds) if kind in LOADERS), None)
+    if at is None:
+        raise ValueError(f"test_dataloader.dataset.pipeline: must begin with LoadImageFromFile, has {', '.join(kinds)}")
+    from_file, from_array = (
+        Compose(steps[:at] + [dict(steps[at], type=f'mmdet.{kind}')] + steps[at + 1:]) for kind in LOADERS)
+    return lambda image: (from_array if 'img' in image else from_file)(image)
+
+
+def _kind(step: dict) -> str:
+    kind = step['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def describe(image: Image) -> dict:
+    """What a pipeline starts from; FileNotFoundError or TypeError for what is no image."""
+    if isinstance(image, np.ndarray):
+        return dict(img=image)
+    if not isinstance(image, (str, Path)):
+        raise TypeError(f'an image must be a path or an array (H, W, 3) of uint8, in the order BGR, got {type(image)}')
+    if '://' not in str(image) and not os.path.isfile(image):
+        raise FileNotFoundError(f'image {image}: no such file')
+    return dict(img_path=str(image))
+
+
+def inference_detector(model: nn.Module, imgs: Union[Image, Sequence[Image]],
+                       test_pipeline: Optional[Callable] = None) -> Union[DetDataSample, list[DetDataSample]]:
+    """Detect objects in images, one after the other.
+
+    Args:
+        model: of :func:`init_detector`.
+        imgs: a path, or an array (H, W, 3) of uint8 in the order BGR; or a list or tuple of these.
+        test_pipeline: to use instead of the config's.
+
+    Returns:
+        For one image a data sample, whose ``pred_instances`` has bboxes (K, 4), scores (K,), labels (K,) and, with a
+        mask head, masks (K, H, W) bool, all in pixels of the image. For a list a list.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: no image, by its path or shape.
+    """
+    many = isinstance(imgs, (list, tuple))
+    images = imgs if many else [imgs]
+    pipeline = build_pipeline(model.cfg) if test_pipeline is None else test_pipeline
+    was_training = model.training
+    if was_training:
+        print_log('inference_detector: the model is in training mode; detecting in evaluation mode', 'current',
+                  logging.WARNING)
+        model.eval()
+    try:
+        with torch.no_grad():
+            results = [model.test_step(pseudo_collate([pipeline(dict(describe(image), img_id=0))]))[0]
+                       for image in images]
+    finally:
+        model.train(was_training)
+    return results if many else results[0]

@@ -1,0 +1,59 @@
+"""What scripts written for mmdetection 3.x import from ``mmdet.utils``."""
+import importlib
+import os
+from typing import Union
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope as set_default_scope
+
+#: the packages whose import fills the registries
+PACKAGES = ('datasets', 'engine', 'evaluation', 'models', 'visualization')
+
+
+def register_all_modules(init_default_scope: bool = True) -> None:
+    """Fill the registries and, by default, make 'mmdet' the scope in which configs are looked up."""
+    for name in PACKAGES:
+        importlib.import_module(f'mmdet.{name}')
+    if init_default_scope:
+        set_default_scope('mmdet')
+
+
+def get_test_pipeline_cfg(cfg: Union[str, Config, ConfigDict]) -> ConfigDict:
+    """The transforms of ``test_dataloader``'s data set, inside wrappers as well.
+
+    Args:
+        cfg: a config or its path.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if isinstance(cfg, str):
+        cfg = Config.fromfile(cfg)
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'pipeline' not in dataset:
+        if 'dataset' in dataset:
+            dataset = dataset['dataset']
+        elif dataset.get('datasets'):
+            dataset = dataset['datasets'][0]
+        else:
+            raise KeyError(f"config {getattr(cfg, 'filename', None) or ''}: there is no "
+                           'test_dataloader.dataset.pipeline')
+    return dataset.pipeline
+
+
+def collect_env() -> dict:
+    """Versions of Python, PyTorch, the libraries and mmdet, and the GPUs."""
+    from mmengine.utils import get_git_hash
+    from mmengine.utils.dl_utils import collect_env as collect
+
+    from mmdet.version import __version__
+    return dict(collect(), MMDetection=f'{__version__}+{get_git_hash()[:7]}')
+
+
+def setup_cache_size_limit_of_dynamo() -> None:
+    """Let torch.compile keep as many versions of a function as the environment's DYNAMO_CACHE_SIZE_LIMIT says, or 4.
+
+    Images of many sizes would otherwise be compiled for without end.
+    """
+    import torch._dynamo
+    torch._dynamo.config.cache_size_limit = int(os.environ.get('DYNAMO_CACHE_SIZE_LIMIT', 4))
