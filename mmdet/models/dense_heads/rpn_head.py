@@ -157,14 +157,13 @@ class RPNHead(BaseModule):
         nms_pre = cfg.get('nms_pre', -1)
         kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
-            score = score.permute(1, 2, 0).flatten().float().sigmoid()
+            score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
-            if 0 < nms_pre < len(score):
-                score, best = score.topk(nms_pre)
-                delta, prior = delta[best], prior[best]
-            kept_scores.append(score)
-            kept_deltas.append(delta)
-            kept_anchors.append(prior)
+            # Ranked before the sigmoid, which makes large logits equal.
+            score, best = score.topk(nms_pre) if 0 < nms_pre < len(score) else score.sort(descending=True, stable=True)
+            kept_scores.append(score.sigmoid())
+            kept_deltas.append(delta[best])
+            kept_anchors.append(prior[best])
             levels.append(torch.full_like(score, level, dtype=torch.long))
         scores, levels = torch.cat(kept_scores), torch.cat(levels)
         boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
