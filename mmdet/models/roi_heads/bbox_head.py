@@ -84,7 +84,9 @@ class ConvFCBBoxHead(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
         def flat(x):
-            return x.mean((2, 3)) if self.with_avg_pool and x.dim() == 4 else x.flatten(1)
+            if self.with_avg_pool and x.dim() == 4:
+                x = F.avg_pool2d(x, x.shape[2:])
+            return x.flatten(1)
 
         def run(convs, fcs, x):
             for conv in convs:
