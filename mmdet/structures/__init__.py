@@ -1,4 +1,4 @@
 """Data structures."""
-from .det_data_sample import DetDataSample, OptSampleList
+from .det_data_sample import DetDataSample, OptSampleList, SampleList
 
-__all__ = ['DetDataSample', 'OptSampleList']
+__all__ = ['DetDataSample', 'OptSampleList', 'SampleList']

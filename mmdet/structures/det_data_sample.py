@@ -34,4 +34,5 @@ class DetDataSample(BaseDataElement):
     proposals = _instances('proposals')
 
 
-OptSampleList = Optional[list[DetDataSample]]
+SampleList = list[DetDataSample]
+OptSampleList = Optional[SampleList]
