@@ -1,0 +1,10 @@
+# BGR images, as Caffe's weights want them; mmdetection's file of this name leaves RGB
+_base_ = './faster-rcnn_r50_fpn_ms-3x_coco.py'
+
+model = dict(
+    data_preprocessor=dict(mean=[103.530, 116.280, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
+    backbone=dict(
+        depth=101,
+        norm_cfg=dict(requires_grad=False),
+        style='caffe',
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet101_caffe')))
