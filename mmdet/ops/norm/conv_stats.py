@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Optional
 
 import torch
+from mmcv.cnn import ConvAWS2d, ConvWS2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -22,10 +23,13 @@ MIN_SAMPLED_POSITIONS = 256
 
 
 def check_conv(conv: nn.Module) -> None:
-    """Raise TypeError unless ``conv`` is a convolution or a linear layer of torch."""
+    """Raise TypeError unless ``conv`` is a convolution or a linear layer of torch, linear in its ``weight``."""
     if not isinstance(conv, (_ConvNd, nn.Linear)):
         raise TypeError(f'CBN follows a torch convolution or nn.Linear, whose weights it needs; got '
                         f'{type(conv).__name__}. Use BN, SyncBN or GN after this layer.')
+    if isinstance(conv, (ConvWS2d, ConvAWS2d)):
+        raise TypeError(f'CBN follows the weights of the convolution before it, and {type(conv).__name__} standardizes '
+                        "its weights first. Use BN, SyncBN or GN after it, or leave out conv_cfg=dict(type='ConvWS').")
 
 
 def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
