@@ -6,20 +6,18 @@ import os
 import re
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor
 from torchvision.models import get_model_weights
 
 import mmdet.models  # noqa: F401
 from mmdet.registry import MODELS
 from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.checkpoint import check_checkpoint_file, get_weights, load_checkpoint_file
 from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_checkpoint_file
 
 CONFIGS = dict(fasterrcnn_resnet50_fpn='configs/torchvision/faster-rcnn_r50_fpn_coco.py',
                maskrcnn_resnet50_fpn='configs/torchvision/mask-rcnn_r50_fpn_coco.py')
@@ -81,6 +79,8 @@ def parse_args(argv=None):
     parser.add_argument('--norm-eps', type=float, choices=(0., OUR_EPS), help="eps of torchvision's batch norms "
                         f'(default: 0 for its published files, which it runs so, else {OUR_EPS}); also 0 for weights '
                         'fine-tuned from these')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='read a file that may run code; only if you know where it comes from')
     return parser.parse_args(argv)
 
 
@@ -104,36 +104,24 @@ def find(src):
     return str(path)
 
 
-def read(path):
-    """The state_dict of a file; only weights and plain values are unpickled.
+def read(path, trust=False):
+    """The state_dict of a file, also of one of torchvision's training script.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, no checkpoint, no state_dict; a published file that is damaged.
+        FileNotFoundError, ValueError: no such file, no weights, other objects; a published file that is damaged.
     """
     check_checkpoint_file(path)
-    data = Path(path).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     starts = {Path(url).stem.rsplit('-', 1)[1]: Path(url).name for url in PUBLISHED.values()}
     for start, name in starts.items():
         if Path(path).name == name and not digest.startswith(start):
             raise ValueError(f'checkpoint {path}: named as published by torchvision, but its sha256 starts with '
                              f'{digest[:8]}: cut off or changed')
-    try:
-        # The arguments in the checkpoints of torchvision's training script
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except UnpicklingError as error:
-        found = re.search(r'GLOBAL (\S+)', str(error))
-        raise ValueError(f'checkpoint {path}: holds {found.group(1) if found else error}; expected a state_dict, as of '
-                         'torch.save(model.state_dict(), ...)') from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f'checkpoint {path}: not a state_dict, or damaged: {error}') from None
-    for key in ('model', 'state_dict'):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'checkpoint {path}: expected a state_dict of tensors, found a {type(state).__name__}'
-                         + (f' with {list(state)[:5]}' if isinstance(state, dict) else ''))
+    # The arguments in the checkpoints of torchvision's training script
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        checkpoint = load_checkpoint_file(path, trust=trust)
+    inner = checkpoint.get('model')
+    state = get_weights(inner if isinstance(inner, dict) else checkpoint, path)
     return Source(path, state, digest[:8] in starts)
 
 
@@ -237,7 +225,7 @@ def convert(source, keep_unused, eps):
 
 def main(argv=None):
     args = parse_args(argv)
-    source = read(find(args.src))
+    source = read(find(args.src), args.trust_checkpoint)
     eps = args.norm_eps if args.norm_eps is not None else 0. if source.published else OUR_EPS
     result = convert(source, args.keep_unused, eps)
     buffer = io.BytesIO()
@@ -247,7 +235,8 @@ def main(argv=None):
     heads = ['bbox_head'] + ['mask_head'] * ('mask' in result.name)
     options = ' '.join(f'model.roi_head.{head}.num_classes={result.num_classes}' for head in heads)
     print(f'converted: {source.path}, {result.name}, to {args.dst}')
-    print(f'classes: {result.num_classes}' + ('' if result.classes else ', names unknown'))
+    print(f'classes: {result.num_classes}'
+          + ('' if result.classes else ", without names: those of the config's data set will be taken"))
     print(f"left out: {'; '.join(result.dropped)}")
     print(f'batch norms: eps {eps:g}' + (f' of torchvision, folded into the weights for our {OUR_EPS:g}'
                                          if eps != OUR_EPS else ' (--norm-eps 0 if fine-tuned from published weights)'))
