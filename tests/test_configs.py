@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 
 from mmdet.ops.norm import build_norm_layer
 from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.utils.config_check import check_model_config, check_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*rcnn*.py'))
@@ -17,7 +18,9 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*rc
 def test_config_builds(path):
     init_default_scope('mmdet')
     cfg = Config.fromfile(str(ROOT / path))
+    check_model_config(cfg)
     if '_base_/' not in path:
+        check_parts(cfg, ('train', 'val', 'test'))
         for key in ('train_pipeline', 'test_pipeline'):
             for transform in cfg[key]:
                 TRANSFORMS.build(transform)

@@ -124,10 +124,10 @@ def _unknown(kind: str, path: str, registries: Sequence[Registry]) -> str:
             names += registry.module_dict
             registry = registry.parent
     scope, _, name = kind.rpartition('.')
-    text = f'{path}.type: there is no {kind!r}{_nearest(name, names)}'
-    if scope and scope != 'mmdet':
-        return f'{text}. Is its package installed, and imported by custom_imports?'
-    return f'{text}. A part of another toolbox, or of your own, is imported by custom_imports'
+    if scope not in ('', 'mmdet', 'mmengine', 'mmcv'):
+        return f'{path}.type: there is no {kind!r}; is its package installed, and named in custom_imports?'
+    return (f'{path}.type: there is no {kind!r}{_nearest(name, names)}. A part of your own, or of another package, is '
+            'to be named in custom_imports')
 
 
 def arguments(kind: Any) -> Optional[set[str]]:

@@ -81,14 +81,13 @@ def _reasons(differences: Differences, own: dict[str, Tensor], weights: dict[str
             return [f'These are the weights of a {module} alone; set model.{module}.init_cfg='
                     "dict(type='Pretrained', checkpoint=...) to start from them."]
     if differences.unexpected and all(key.startswith('ema_') for key in differences.unexpected):
-        return ["The unexpected keys are the averages of mmdetection 2.x's EMA hook, which it keeps beside the weights; "
-                'save the file without them.']
-    return [_other_classes(key, len(weights[key]) - background, len(own[key]) - background)
-            for key in differences.mismatched for end, background in CLASS_LAYERS.items()
-            if key.endswith(end) and weights[key].shape[:1] != own[key].shape[:1]]
-
-
-def _other_classes(key: str, found: int, wanted: int) -> str:
-    part = key.removesuffix('.weight')
-    return (f"It looks like another number of classes: the checkpoint's {part} is for {found}, the model's for "
-            f'{wanted}. Set num_classes in the config.')
+        return ["The unexpected keys are the averages of mmdetection 2.x's EMA hook, which it keeps beside the "
+                'weights; save the file without them.']
+    layers = defaultdict(list)
+    for key in differences.mismatched:
+        for end, background in CLASS_LAYERS.items():
+            if key.endswith(end) and weights[key].shape[:1] != own[key].shape[:1]:
+                numbers = tuple(len(weight) - background for weight in (weights[key], own[key]))
+                layers[numbers].append(key.removesuffix('.weight'))
+    return [f"It looks like another number of classes: the checkpoint's {' and '.join(names)} of {found}, the model's "
+            f'of {wanted}. Set num_classes in the config.' for (found, wanted), names in layers.items()]
