@@ -3,29 +3,36 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import mmcv
+from mmengine import fileio
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdet.registry import HOOKS
+from mmdet.structures import DetDataSample
 
 
 @HOOKS.register_module()
 class DetVisualizationHook(Hook):
-    """Draws detections beside the ground truth.
+    """Draws detections.
 
     Args:
         draw: nothing is drawn without it.
         interval: in validation every so many images go to the visualizer's backends.
         score_thr: detections with a lower score are left out.
+        show: pictures in windows, each for ``wait_time`` seconds, or with 0 until the space key.
         test_out_dir: in testing every image's picture is written here, under the image's name.
+        backend_args: of the images' file backend.
     """
 
-    def __init__(self, draw: bool = False, interval: int = 50, score_thr: float = 0.3,
-                 test_out_dir: Optional[str] = None) -> None:
+    def __init__(self, draw: bool = False, interval: int = 50, score_thr: float = 0.3, show: bool = False,
+                 wait_time: float = 0, test_out_dir: Optional[str] = None, backend_args: Optional[dict] = None) -> None:
         self.draw = draw
         self.interval = interval
         self.score_thr = score_thr
+        self.show = show
+        self.wait_time = wait_time
         self.test_out_dir = test_out_dir
+        self.backend_args = backend_args
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
                        outputs: Optional[Sequence] = None) -> None:
@@ -34,19 +41,18 @@ class DetVisualizationHook(Hook):
         first = batch_idx * len(outputs)
         for i, sample in enumerate(outputs):
             if (first + i) % self.interval == 0:
-                runner.visualizer.add_datasample(Path(sample.img_path).stem, _read(sample.img_path), sample,
-                                                 draw_gt=False, pred_score_thr=self.score_thr, step=runner.iter)
+                self._draw(runner, sample, runner.iter, None)
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
                         outputs: Optional[Sequence] = None) -> None:
         if not self.draw:
             return
         for sample in outputs:
-            stem = Path(sample.img_path).stem
-            out_file = str(Path(self.test_out_dir) / f'{stem}.png') if self.test_out_dir else None
-            runner.visualizer.add_datasample(stem, _read(sample.img_path), sample, draw_gt=False, out_file=out_file,
-                                             pred_score_thr=self.score_thr, step=batch_idx)
+            name = f'{Path(sample.img_path).stem}.png'
+            self._draw(runner, sample, batch_idx, str(Path(self.test_out_dir) / name) if self.test_out_dir else None)
 
-
-def _read(path: str):
-    return mmcv.imread(path, channel_order='rgb')
+    def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: Optional[str]) -> None:
+        image = mmcv.imfrombytes(fileio.get(sample.img_path, self.backend_args), channel_order='rgb')
+        runner.visualizer.add_datasample(
+            Path(sample.img_path).stem, image, sample, draw_gt=False, show=self.show, wait_time=self.wait_time,
+            out_file=out_file, pred_score_thr=self.score_thr, step=step)
