@@ -15,8 +15,8 @@ class AnchorTargets(NamedTuple):
     """What the anchors of an image should answer; A anchors over all levels."""
     labels: Tensor  # (A,): 0 object, 1 background
     label_weights: Tensor  # (A,)
-    deltas: Tensor  # (A, 4)
-    delta_weights: Tensor  # (A, 1)
+    boxes: Tensor  # (A, 4): deltas; with reg_decoded_bbox boxes
+    box_weights: Tensor  # (A, 1)
     num_samples: int
 
 
@@ -28,6 +28,7 @@ class RPNHead(BaseModule):
         in_channels: of every feature map.
         num_classes: 1, objects of any class.
         feat_channels: of the hidden convolutions, ``num_convs`` of them.
+        reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
         train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (pixels an anchor may reach out of the image;
             negative: any), ``pos_weight``.
         test_cfg: ``nms_pre`` (proposals of a level before NMS), ``nms``, ``max_per_img``, ``min_bbox_size`` in pixels.
@@ -35,11 +36,11 @@ class RPNHead(BaseModule):
 
     def __init__(self, in_channels: int, num_classes: int = 1, feat_channels: int = 256, num_convs: int = 1,
                  anchor_generator: dict = dict(
-                     type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
-                 bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder'),
+                     type='AnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
+                 bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder'), reg_decoded_bbox: bool = False,
                  loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
-                 loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0), train_cfg: Optional[dict] = None,
-                 test_cfg: Optional[dict] = None,
+                 loss_bbox: dict = dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
+                 train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
                  init_cfg: Optional[dict] = dict(type='Normal', layer='Conv2d', std=0.01)) -> None:
         super().__init__(init_cfg)
         if num_classes != 1:
@@ -49,13 +50,14 @@ class RPNHead(BaseModule):
         self.test_cfg = test_cfg
         self.prior_generator = TASK_UTILS.build(anchor_generator)
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.reg_decoded_bbox = reg_decoded_bbox
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
         if not getattr(self.loss_cls, 'use_sigmoid', False):
             raise ValueError('rpn_head.loss_cls must have use_sigmoid=True')
         if train_cfg is not None:
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
-            self.sampler = TASK_UTILS.build(train_cfg['sampler'])
+            self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
         if num_convs > 1:
             self.rpn_conv = nn.Sequential(*(
                 ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
@@ -94,7 +96,7 @@ class RPNHead(BaseModule):
             flags = torch.cat(self.prior_generator.valid_flags(sizes, sample.metainfo['pad_shape'], device))
             targets.append(self._targets(anchors, flags, sample))
         avg_factor = sum(target.num_samples for target in targets)
-        labels, label_weights, delta_targets, delta_weights = (
+        labels, label_weights, box_targets, box_weights = (
             torch.stack(parts) for parts in list(zip(*targets))[:4])
         losses = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
         begin = 0
@@ -103,11 +105,14 @@ class RPNHead(BaseModule):
             delta = delta.permute(0, 2, 3, 1).reshape(len(samples), -1, 4)
             level = slice(begin, begin + score.shape[1])
             begin = level.stop
+            boxes = delta.flatten(0, 1)
+            if self.reg_decoded_bbox:
+                boxes = self.bbox_coder.decode(anchors[level].repeat(len(samples), 1), boxes.float())
             losses['loss_rpn_cls'].append(self.loss_cls(
                 score.reshape(-1, 1), labels[:, level].flatten(), label_weights[:, level].flatten(),
                 avg_factor=avg_factor))
             losses['loss_rpn_bbox'].append(self.loss_bbox(
-                delta.flatten(0, 1), delta_targets[:, level].flatten(0, 1), delta_weights[:, level].flatten(0, 1),
+                boxes, box_targets[:, level].flatten(0, 1), box_weights[:, level].flatten(0, 1),
                 avg_factor=avg_factor))
         return losses
 
@@ -127,15 +132,18 @@ class RPNHead(BaseModule):
         sampled = self.sampler.sample(assigned, priors, objects)
         positive, negative = inside[sampled.pos_inds], inside[sampled.neg_inds]
         labels = torch.full((len(anchors), ), self.num_classes, device=anchors.device)
-        label_weights, deltas = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
-        delta_weights = anchors.new_zeros(len(anchors), 1)
+        label_weights, boxes = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
+        box_weights = anchors.new_zeros(len(anchors), 1)
         pos_weight = self.train_cfg.get('pos_weight', -1)
         labels[positive] = 0
         label_weights[positive] = 1. if pos_weight <= 0 else pos_weight
         label_weights[negative] = 1.
-        deltas[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
-        delta_weights[positive] = 1.
-        return AnchorTargets(labels, label_weights, deltas, delta_weights, sampled.avg_factor)
+        if self.reg_decoded_bbox:
+            boxes[positive] = sampled.pos_gt_bboxes.to(boxes.dtype)
+        else:
+            boxes[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
+        box_weights[positive] = 1.
+        return AnchorTargets(labels, label_weights, boxes, box_weights, sampled.avg_factor)
 
     # -- proposals ----------------------------------------------------------------------------------------------
 
@@ -157,18 +165,20 @@ class RPNHead(BaseModule):
         nms_pre = cfg.get('nms_pre', -1)
         kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
-            score = score.permute(1, 2, 0).flatten().float()
+            score = score.permute(1, 2, 0).flatten().float().sigmoid()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
-            # Ranked before the sigmoid, which makes large logits equal.
-            score, best = score.topk(nms_pre) if 0 < nms_pre < len(score) else score.sort(descending=True, stable=True)
-            kept_scores.append(score.sigmoid())
-            kept_deltas.append(delta[best])
-            kept_anchors.append(prior[best])
+            if 0 < nms_pre < len(score):
+                # Not topk: of equal scores at the cut this keeps those that mmdetection keeps.
+                score, best = (x[:nms_pre] for x in score.sort(descending=True))
+                delta, prior = delta[best], prior[best]
+            kept_scores.append(score)
+            kept_deltas.append(delta)
+            kept_anchors.append(prior)
             levels.append(torch.full_like(score, level, dtype=torch.long))
         scores, levels = torch.cat(kept_scores), torch.cat(levels)
         boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
         if rescale:
-            boxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
+            boxes = boxes * boxes.new_tensor([1 / factor for factor in meta['scale_factor']]).repeat(2)
         smallest = cfg.get('min_bbox_size', -1)
         if smallest >= 0:
             large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1)
