@@ -13,6 +13,7 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2, aligned=False)),
         bbox_head=dict(bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=10**9))),
+    # more than 1000 boxes go through NMS level by level (class by class), without the rounding of moved boxes
     test_cfg=dict(
-        rpn=dict(min_bbox_size=1e-3),
-        rcnn=dict(min_bbox_size=1e-2)))
+        rpn=dict(min_bbox_size=1e-3, rank_logits=True, nms=dict(split_thr=1001)),
+        rcnn=dict(min_bbox_size=1e-2, nms=dict(split_thr=1001))))

@@ -31,7 +31,8 @@ class RPNHead(BaseModule):
         reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
         train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (pixels an anchor may reach out of the image;
             negative: any), ``pos_weight``.
-        test_cfg: ``nms_pre`` (proposals of a level before NMS), ``nms``, ``max_per_img``, ``min_bbox_size`` in pixels.
+        test_cfg: ``nms_pre`` (proposals of a level before NMS), ``nms``, ``max_per_img``, ``min_bbox_size`` in pixels,
+            ``rank_logits`` (scores that the sigmoid makes equal are in the order of their logits, as in torchvision).
     """
 
     def __init__(self, in_channels: int, num_classes: int = 1, feat_channels: int = 256, num_convs: int = 1,
@@ -165,8 +166,12 @@ class RPNHead(BaseModule):
         nms_pre = cfg.get('nms_pre', -1)
         kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
-            score = score.permute(1, 2, 0).flatten().float().sigmoid()
+            score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
+            if cfg.get('rank_logits', False):
+                order = score.argsort(descending=True, stable=True)
+                score, delta, prior = score[order], delta[order], prior[order]
+            score = score.sigmoid()
             if 0 < nms_pre < len(score):
                 # Not topk: of equal scores at the cut this keeps those that mmdetection keeps.
                 score, best = (x[:nms_pre] for x in score.sort(descending=True))
