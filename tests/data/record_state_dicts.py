@@ -2,9 +2,9 @@
 
     python tests/data/record_state_dicts.py FOLDER
 
-in a Python that has mmdetection 3.5.1, with FOLDER its ``configs`` (``mmdet/.mim/configs`` where it is installed), writes
-``mmdet3_state_dicts.json.gz`` beside this file: ``models``, lists of ``[name, shape]``, and ``configs``, which of them
-each config builds.
+in a Python that has mmdetection (recorded with onedl-mmdetection 3.5.1) and not this project, from another folder, with
+FOLDER its ``configs`` (``mmdet/.mim/configs`` where it is installed), writes ``mmdet3_state_dicts.json.gz`` beside this
+file: ``models``, lists of ``[name, shape]``, and ``configs``, which of them each config builds.
 """
 import gzip
 import json

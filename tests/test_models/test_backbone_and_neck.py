@@ -1,4 +1,4 @@
-"""ResNet and FPN against torchvision with the same weights."""
+"""ResNet, ResNeXt and FPN against torchvision with the same weights."""
 import pytest
 import torch
 import torchvision
@@ -6,20 +6,23 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from mmdet.models.backbones import ResNet
+from mmdet.models.backbones import ResNet, ResNeXt
 from mmdet.models.necks import FPN
+from mmdet.models.roi_heads import ResLayer
 from mmdet.ops.norm import CBN
 
 
-@pytest.mark.parametrize('depth', [18, 50])
-def test_resnet_equals_torchvision(depth):
+@pytest.mark.parametrize('name, ours', [
+    ('resnet18', lambda: ResNet(18)), ('resnet50', lambda: ResNet(50)),
+    ('resnext50_32x4d', lambda: ResNeXt(50, groups=32, base_width=4))])
+def test_equals_torchvision(name, ours):
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, f'resnet{depth}')(num_classes=1)
+    theirs = getattr(torchvision.models, name)(num_classes=1)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    ours = ResNet(depth)
+    ours = ours()
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith('fc.')}
     ours.load_state_dict(state, strict=True)
     x = torch.randn(1, 3, 64, 96)
@@ -34,6 +37,59 @@ def test_caffe_style_puts_the_stride_on_the_first_convolution():
         block = ResNet(50, style=style).layer2[0]
         assert [getattr(block, name).stride[0] for name in ('conv1', 'conv2')].index(2) == ('conv1', 'conv2').index(
             where)
+
+
+@pytest.mark.parametrize('options', [dict(groups=4, base_width=6, base_channels=16), dict(groups=1, base_width=4)])
+def test_widths_of_resnext(options):
+    """Groups of base_width channels in the first stage, twice as wide in each following; one group is ResNet."""
+    net = ResNeXt(50, **options)
+    convs = [getattr(net, f'layer{i}')[j].conv2 for i in range(1, 5) for j in (0, 1)]
+    widths = [64, 128, 256, 512] if options['groups'] == 1 else [24, 48, 96, 192]
+    assert [conv.out_channels for conv in convs[::2]] == [conv.out_channels for conv in convs[1::2]] == widths
+    assert all(conv.groups == options['groups'] for conv in convs)
+    assert net.layer4[2].conv3.out_channels == 32 * options.get('base_channels', 64)
+
+
+def test_resnext_with_cbn():
+    """The grouped convolutions' statistics follow their weights, with activation checkpointing too."""
+    torch.manual_seed(0)
+    net = ResNeXt(50, groups=4, base_width=2, base_channels=8, norm_eval=False, with_cp=True,
+                  norm_cfg=dict(type='CBN', buffer_num=2))
+    for _ in range(3):
+        net(torch.randn(2, 3, 32, 32))[-1].sum().backward()
+    norm = net.layer2[1].bn2
+    assert norm.step == 3 and norm.window.entries[0].patch.shape == (4, 4 * 9) and norm.window.entries[0].slope.any()
+
+
+def test_standardized_weights():
+    """With GN they train; CBN, which follows the weights that a convolution holds, says that it cannot."""
+    options = dict(base_channels=8, norm_eval=False, conv_cfg=dict(type='ConvWS'))
+    x = torch.randn(2, 3, 32, 32)
+    net = ResNet(18, norm_cfg=dict(type='GN', num_groups=2), **options)
+    net(x)[-1].sum().backward()
+    assert type(net.layer4[1].conv2).__name__ == 'ConvWS2d' and net.layer1[0].conv1.weight.grad.any()
+    net = ResNet(18, norm_cfg=dict(type='CBN', buffer_num=2), **options)
+    with pytest.raises(TypeError, match='ConvWS2d standardizes'):
+        net(x)
+    assert net.eval()(x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize('depth, style, stage', [(50, 'caffe', 3), (18, 'pytorch', 3), (18, 'pytorch', 2)])
+def test_shared_head_is_a_stage_of_the_backbone(depth, style, stage, tmp_path):
+    torch.manual_seed(0)
+    whole = ResNet(depth, style=style).eval()
+    torch.save(whole.state_dict(), tmp_path / 'whole.pth')
+    head = ResLayer(depth, stage=stage, style=style, norm_cfg=dict(type='BN', requires_grad=False),
+                    init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'whole.pth')))
+    name = f'layer{stage + 1}'
+    assert list(head.state_dict()) == [key for key in whole.state_dict() if key.startswith(name)]
+    head.init_weights()
+    layer = getattr(whole, name)
+    x = torch.randn(2, layer[0].conv1.in_channels, 8, 8)
+    out = head.train()(x)  # the norms are in evaluation mode all the same
+    torch.testing.assert_close(out, layer(x), rtol=0, atol=0)
+    assert out.shape[2:] == (4, 4) and not any(
+        p.requires_grad for name, p in head.named_parameters() if 'bn' in name or 'downsample.1' in name)
 
 
 def test_frozen_stages_and_norm_eval():
@@ -86,10 +142,12 @@ def test_pretrained_weights_that_cannot_be_had_say_where_to_put_them(tmp_path, m
 
 
 def test_bad_arguments():
-    for bad, word in ((dict(depth=20), 'depth'), (dict(depth=18, style='tf'), 'style'),
-                      (dict(depth=18, num_stages=2), 'out_indices')):
-        with pytest.raises(ValueError, match=word):
-            ResNet(**bad)
+    for net, bad, words in (
+            (ResNet, dict(depth=20), 'ResNet: depth'), (ResNet, dict(depth=18, style='tf'), 'ResNet: style'),
+            (ResNet, dict(depth=18, num_stages=2), 'out_indices'), (ResNet, dict(depth=18, groups=2), 'groups=2'),
+            (ResNeXt, dict(depth=18, groups=2), 'ResNeXt: depth'), (ResLayer, dict(depth=50, stage=4), 'stage')):
+        with pytest.raises(ValueError, match=words):
+            net(**bad)
 
 
 # -- FPN ----------------------------------------------------------------------------------------------------------

@@ -176,3 +176,48 @@ def test_rescale_divides_width_and_height_by_their_own_factors(mask):
         inside = ((rows > y1) & (rows < y2))[:, None] & (columns > x1) & (columns < x2)
         # Logit 9 is set up to the half cell before the edge at least.
         assert drawn.sum() > 0 and (drawn & ~inside).sum() == 0 and drawn.sum() >= 0.9 * inside.sum() - 8
+
+
+def c4_head(own_extractor):
+    """As in the C4 models: a stage of ResNet on the regions; masks from the box branch's features or from their own."""
+    torch.manual_seed(0)
+    extractor = dict(type='SingleRoIExtractor', out_channels=64, featmap_strides=[4],
+                     roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0))
+    head = StandardRoIHead(
+        extractor, dict(type='BBoxHead', with_avg_pool=True, roi_feat_size=7, in_channels=128, num_classes=CLASSES),
+        extractor if own_extractor else None,
+        dict(type='FCNMaskHead', num_convs=0, in_channels=128, conv_out_channels=8, num_classes=CLASSES),
+        shared_head=dict(type='ResLayer', depth=18, stage=1),
+        train_cfg=dict(roi_head().train_cfg, mask_size=14),
+        test_cfg=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5))
+    head.init_weights()
+    return head.train()
+
+
+def test_shared_head():
+    _, proposals, samples = data()
+    feats = [torch.randn(2, 64, SIZE // 4, SIZE // 4)]
+    shared, own = c4_head(False), c4_head(True)
+    own.load_state_dict(shared.state_dict())
+    passes = []
+    for head in (shared, own):
+        head.shared_head.register_forward_hook(lambda *_: passes.append(1))
+    losses, expected = shared.loss(feats, proposals, samples), own.loss(feats, proposals, samples)
+    assert len(passes) == 3  # the box branch's features serve the masks too
+    assert losses.keys() == expected.keys() and losses['loss_mask'] > 0
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+    rois = torch.cat([torch.zeros(30, 1), proposals[0].bboxes], 1)
+    maps = shared.shared_head.layer2(roi_align(feats[0], rois, 14, 0.25, -1, True))
+    scores, deltas = shared._bbox_forward(feats, rois)
+    torch.testing.assert_close(scores, shared.bbox_head.fc_cls(maps.mean((2, 3))))
+    torch.testing.assert_close(deltas, shared.bbox_head.fc_reg(maps.mean((2, 3))))
+    assert scores.std(0).min() > 0
+
+    for found, wanted in zip(*(head.eval().predict(feats, proposals, samples) for head in (shared, own))):
+        assert len(found) and torch.equal(found.bboxes, wanted.bboxes) and torch.equal(found.masks, wanted.masks)
+    _, proposals, samples = data((0, 0))
+    losses = shared.train().loss(feats, proposals, samples)
+    sum(losses[name] for name in ('loss_cls', 'loss_bbox', 'loss_mask')).sum().backward()
+    assert losses['loss_mask'].item() == 0 and all(p.grad is not None for p in shared.parameters())
