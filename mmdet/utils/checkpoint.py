@@ -133,7 +133,7 @@ def _read_url(name: str, url: str, map_location: Any) -> dict:
     finally:
         barrier()  # the others wait for it, also in vain
     _download(name, url, path)
-    return load_checkpoint_file(path, map_location)
+    return _without_code(load_checkpoint_file(path, map_location))
 
 
 def _download(name: str, url: str, path: str) -> None:
@@ -160,12 +160,19 @@ def _look_up(name: str, urls: dict) -> str:
     return urls[key]
 
 
+def _without_code(checkpoint: dict) -> dict:
+    """mmengine's ``Runner.resume`` runs the text under meta['config'] as Python, to look for a number of GPUs."""
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
 # mmengine's log quotes these functions' names, without their first ten letters.
 
 
 @engine.CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    return load_checkpoint_file(filename, map_location)
+    return _without_code(load_checkpoint_file(filename, map_location))
 
 
 @engine.CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
@@ -184,7 +191,7 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
     urls.update({old: urls[new] for old, new in engine.get_deprecated_model_names().items() if new in urls})
     url = _look_up(filename, urls)
     if '://' not in url:  # of the user's own list, a path beside it
-        return load_checkpoint_file(os.path.join(engine._get_mmengine_home(), url), map_location)
+        return load_from_local(os.path.join(engine._get_mmengine_home(), url), map_location)
     return _read_url(filename, url, map_location)
 
 
@@ -197,7 +204,7 @@ def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
 @engine.CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], force=True)
 def load_from_ceph(filename: str, map_location: Any = None) -> dict:
     content = fileio.get(filename, backend_args=dict(backend='petrel'))
-    return _unpickle(io.BytesIO(content), filename, map_location)
+    return _without_code(_unpickle(io.BytesIO(content), filename, map_location))
 
 
 @engine.CheckpointLoader.register_scheme(prefixes='pavi://', force=True)

@@ -3,6 +3,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import MultiStepLR, OneCycleLR
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -125,6 +127,16 @@ def test_code_is_refused_on_every_way_and_does_not_run(cache, tmp_path, reader, 
     with pytest.raises(ValueError, match=f'{path}: {named}(.|\n)*--trust-checkpoint'):
         READERS[reader](path)
     assert not (tmp_path / 'ran').exists()
+
+
+def test_text_that_mmengine_would_run_is_left_out(tmp_path):
+    path = save(dict(meta=dict(config=f'open({str(tmp_path / "ran")!r}, "w")', epoch=0, iter=0), state_dict={}),
+                tmp_path / 'x.pth')
+    for load, runs in ((CheckpointLoader.load_checkpoint, False), (torch.load, True)):
+        runner = SimpleNamespace(load_checkpoint=load, train_loop=SimpleNamespace())
+        with pytest.raises(AttributeError):  # behind the text, where this runner ends
+            Runner.resume(runner, path, map_location='cpu')
+        assert (tmp_path / 'ran').exists() == runs
 
 
 def test_trust_lasts_as_long_as_it_is_asked_for(tmp_path):
