@@ -62,8 +62,8 @@ def test_model_by_name_and_by_path(tiny_config):
         DetInferencer()
     inferencer = DetInferencer(tiny_config, device='cpu', palette='red', show_progress=False)
     assert inferencer.model.dataset_meta['palette'] == [(255, 0, 0)] * 3
-    by_name = DetInferencer('mask-rcnn_r18_fpn_cbn', device='cpu', show_progress=False)
-    assert by_name.cfg.filename == str(ROOT / 'configs/nuclei/mask-rcnn_r18_fpn_cbn.py')
+    by_name = DetInferencer('faster-rcnn_r18_fpn_cbn', device='cpu', show_progress=False)
+    assert by_name.cfg.filename == str(ROOT / 'configs/bccd/faster-rcnn_r18_fpn_cbn.py')
 
 
 def test_pictures_with_one_name_do_not_replace_each_other(inferencer, said, tmp_path):
