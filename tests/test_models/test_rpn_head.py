@@ -58,7 +58,7 @@ def test_losses_by_hand():
         used, positive = result.gt_inds >= 0, result.gt_inds > 0
         cls = cls + F.binary_cross_entropy_with_logits(logits[used], positive[used].float(), reduction='sum')
         target = head.bbox_coder.encode(anchors[positive], gt.gt_instances.bboxes[result.gt_inds[positive] - 1])
-        box = box + (moves[positive] - target).abs().sum()
+        box = box + F.smooth_l1_loss(moves[positive], target, beta=1 / 9, reduction='sum')
         number += used.sum()
         assert positive.any() and not used.all()
     torch.testing.assert_close(sum(losses['loss_rpn_cls']), cls / number)

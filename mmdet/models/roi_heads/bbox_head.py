@@ -17,7 +17,8 @@ class BBoxTargets(NamedTuple):
     """What R regions should answer."""
     labels: Tensor  # (R,): class, or num_classes for background
     label_weights: Tensor  # (R,)
-    deltas: Tensor  # (R, 4)
+    boxes: Tensor  # (R, 4): deltas; with reg_decoded_bbox boxes
+    priors: Tensor  # (R, 4): the regions
 
 
 @MODELS.register_module()
@@ -30,6 +31,7 @@ class ConvFCBBoxHead(BaseModule):
         in_channels, roi_feat_size: of the regions' features.
         num_classes: without background.
         reg_class_agnostic: one box for all classes.
+        reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
         with_avg_pool: the features are averaged before the first fully connected layer.
         norm_cfg: after the convolutions.
 
@@ -42,10 +44,10 @@ class ConvFCBBoxHead(BaseModule):
                  conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
                  num_classes: int = 80, bbox_coder: dict = dict(
                      type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-                 reg_class_agnostic: bool = False, with_avg_pool: bool = False, conv_cfg: Optional[dict] = None,
-                 norm_cfg: Optional[dict] = None,
+                 reg_class_agnostic: bool = False, reg_decoded_bbox: bool = False, with_avg_pool: bool = False,
+                 conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
                  loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                 loss_bbox: dict = dict(type='L1Loss', loss_weight=1.0),
+                 loss_bbox: dict = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
                  init_cfg: Union[dict, list, None] = None) -> None:
         if init_cfg is None:
             init_cfg = [dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
@@ -58,6 +60,7 @@ class ConvFCBBoxHead(BaseModule):
                              f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0')
         self.num_classes = num_classes
         self.reg_class_agnostic = reg_class_agnostic
+        self.reg_decoded_bbox = reg_decoded_bbox
         self.with_avg_pool = with_avg_pool
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.loss_cls = MODELS.build(loss_cls)
@@ -102,7 +105,7 @@ class ConvFCBBoxHead(BaseModule):
     @torch.no_grad()
     def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
         """Targets of the sampled regions, image by image, positives first."""
-        labels, weights, deltas = [], [], []
+        labels, weights, boxes = [], [], []
         for result in sampling_results:
             num_neg = len(result.neg_inds)
             labels.append(F.pad(result.pos_gt_labels, (0, num_neg), value=self.num_classes))
@@ -110,8 +113,12 @@ class ConvFCBBoxHead(BaseModule):
             if pos_weight > 0:
                 weight[:len(result.pos_inds)] = pos_weight
             weights.append(weight)
-            deltas.append(F.pad(self.bbox_coder.encode(result.pos_priors, result.pos_gt_bboxes), (0, 0, 0, num_neg)))
-        return BBoxTargets(torch.cat(labels), torch.cat(weights), torch.cat(deltas))
+            target = result.pos_gt_bboxes
+            if not self.reg_decoded_bbox:
+                target = self.bbox_coder.encode(result.pos_priors, target)
+            boxes.append(F.pad(target, (0, 0, 0, num_neg)))
+        priors = torch.cat([result.priors for result in sampling_results])
+        return BBoxTargets(torch.cat(labels), torch.cat(weights), torch.cat(boxes), priors)
 
     def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BBoxTargets) -> dict[str, Tensor]:
         """``loss_cls``, ``acc`` (percent) and ``loss_bbox``, averaged by the number of regions."""
@@ -126,7 +133,9 @@ class ConvFCBBoxHead(BaseModule):
             return losses
         column = torch.zeros_like(positive) if self.reg_class_agnostic else targets.labels[positive]
         own = bbox_pred.unflatten(1, (-1, 4))[positive, column]
-        losses['loss_bbox'] = self.loss_bbox(own, targets.deltas[positive], avg_factor=len(targets.labels))
+        if self.reg_decoded_bbox:
+            own = self.bbox_coder.decode(targets.priors[positive], own.float())
+        losses['loss_bbox'] = self.loss_bbox(own, targets.boxes[positive], avg_factor=len(targets.labels))
         return losses
 
     def predict(self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict,

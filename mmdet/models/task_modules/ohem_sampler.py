@@ -42,5 +42,5 @@ class OHEMSampler(BoundedSampler):
         scores, _ = self.context._bbox_forward(feats, bbox2roi([priors[gallery]]))
         labels = labels[gallery]
         labels = torch.where(labels < 0, head.num_classes, labels)
-        loss = head.loss_cls(scores, labels, reduction_override='none').flatten(1).sum(1)
+        loss = head.loss_cls(scores, labels, reduction_override='none').view(len(labels), -1).sum(1)
         return gallery[loss.topk(num).indices]
