@@ -169,7 +169,7 @@ class RPNHead(BaseModule):
             score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
             if cfg.get('rank_logits', False):
-                order = score.argsort(descending=True, stable=True)
+                order = score.argsort(descending=True, stable=True)[:nms_pre if nms_pre > 0 else None]
                 score, delta, prior = score[order], delta[order], prior[order]
             score = score.sigmoid()
             if 0 < nms_pre < len(score):
