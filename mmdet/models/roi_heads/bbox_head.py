@@ -156,8 +156,8 @@ class ConvFCBBoxHead(BaseModule):
             large = (corners[..., 2:] - corners[..., :2] >= smallest).all(-1)
             scores = torch.cat([scores[:, :-1] * large, scores[:, -1:]], 1)
         if rescale:
-            factor = boxes.new_tensor(img_meta['scale_factor']).repeat(2)
-            boxes = (boxes.unflatten(1, (-1, 4)) / factor).flatten(1)
+            factor = boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
+            boxes = (boxes.unflatten(1, (-1, 4)) * factor).flatten(1)
         detections, labels = multiclass_nms(boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'],
                                             rcnn_test_cfg['max_per_img'])
         return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
