@@ -69,9 +69,14 @@ def make_instances(seed: int = 0, number: int = 6, rle: bool = True, height: int
     return out
 
 
-def seeded_weights(model: torch.nn.Module) -> dict:
-    """Weights that depend on names alone; detections with them are many and of all scores."""
+def seeded_weights(model: torch.nn.Module, heat: float = 1.0) -> dict:
+    """Weights that depend on names alone; detections with them are many and of all scores.
+
+    Args:
+        heat: of the class scores; much heat makes many of them exactly 1.
+    """
     out = {}
+    grey = float(model.data_preprocessor.std.mean())
     for name, old in model.state_dict().items():
         rng = np.random.RandomState(zlib.crc32(name.encode()))
         shape = tuple(old.shape)
@@ -85,16 +90,20 @@ def seeded_weights(model: torch.nn.Module) -> dict:
         elif name.endswith('bias'):
             value = rng.normal(0, 0.1, shape)
         elif len(shape) == 1:
-            value = rng.uniform(0.6, 1.2, shape) * (0.3 if '.bn3.' in name else 1)
+            value = rng.uniform(0.6, 1.2, shape) * (0.3 if '.bn3.' in name else 0.6 if '.bn2.' in name else 1)
         else:
             fan_in = int(np.prod(shape[1:]))
             gain = next((g for key, g in GAINS.items() if key in name), 1.0)
+            if name == 'backbone.conv1.weight':
+                gain *= min(1., grey / 58)  # images that are not divided by their deviation
+            if name.endswith('_cls.weight'):
+                gain *= heat
             value = rng.normal(0, gain * np.sqrt(2 / fan_in), shape)
         out[name] = torch.from_numpy(np.asarray(value, dtype=np.float32))
     return out
 
 
-GAINS = {'rpn_cls': 1.0, 'rpn_reg': 0.15, 'fc_cls': 2.5, 'fc_reg': 0.5, 'lateral_convs': 0.7, 'fpn_convs': 0.7,
+GAINS = {'rpn_cls': 0.6, 'rpn_reg': 0.12, 'fc_cls': 1.6, 'fc_reg': 0.4, 'lateral_convs': 0.35, 'fpn_convs': 0.5,
          'conv_logits': 2.0}
 
 # -- pipelines --------------------------------------------------------------------------------------------------------
@@ -228,3 +237,155 @@ def preprocessor_answer(name: str) -> dict:
             for sample in batch['data_samples']]
     return dict(inputs=digest(batch['inputs'].numpy()), meta=meta,
                 masks=[masks_answer(sample.gt_instances.masks) for sample in batch['data_samples']])
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def rcnn(masks: bool, depth: int = 50, **changes) -> ConfigDict:
+    """mmdetection's R-50-FPN model dicts, written out, with dotted ``changes``."""
+    coder = dict(type='DeltaXYWHBBoxCoder', target_means=[.0] * 4, target_stds=[1.0] * 4)
+
+    def assigner(positive, negative, low_quality):
+        return dict(type='MaxIoUAssigner', pos_iou_thr=positive, neg_iou_thr=negative, min_pos_iou=negative,
+                    match_low_quality=low_quality, ignore_iof_thr=-1)
+
+    def extractor(size):
+        return dict(type='SingleRoIExtractor', out_channels=256, featmap_strides=[4, 8, 16, 32],
+                    roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0, use_torchvision=True))
+
+    channels = [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512]
+    model = ConfigDict(
+        type='MaskRCNN' if masks else 'FasterRCNN',
+        data_preprocessor=dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True, pad_mask=masks,
+                               pad_size_divisor=32),
+        backbone=dict(type='ResNet', depth=depth, num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1,
+                      norm_cfg=dict(type='BN', requires_grad=True), norm_eval=True, style='pytorch'),
+        neck=dict(type='FPN', in_channels=channels, out_channels=256, num_outs=5),
+        rpn_head=dict(
+            type='RPNHead', in_channels=256, feat_channels=256,
+            anchor_generator=dict(type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0],
+                                  strides=[4, 8, 16, 32, 64]),
+            bbox_coder=coder, loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+            loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
+        roi_head=dict(
+            type='StandardRoIHead', bbox_roi_extractor=extractor(7),
+            bbox_head=dict(
+                type='Shared2FCBBoxHead', in_channels=256, fc_out_channels=1024, roi_feat_size=7, num_classes=80,
+                bbox_coder=dict(coder, target_stds=[0.1, 0.1, 0.2, 0.2]), reg_class_agnostic=False,
+                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type='L1Loss', loss_weight=1.0))),
+        train_cfg=dict(
+            rpn=dict(assigner=assigner(0.7, 0.3, True), allowed_border=-1, pos_weight=-1, debug=False,
+                     sampler=dict(type='RandomSampler', num=256, pos_fraction=0.5, neg_pos_ub=-1,
+                                  add_gt_as_proposals=False)),
+            rpn_proposal=dict(nms_pre=2000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7),
+                              min_bbox_size=0),
+            rcnn=dict(assigner=assigner(0.5, 0.5, masks), mask_size=28, pos_weight=-1, debug=False,
+                      sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25, neg_pos_ub=-1,
+                                   add_gt_as_proposals=True))),
+        test_cfg=dict(
+            rpn=dict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+            rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100,
+                      mask_thr_binary=0.5)))
+    if masks:
+        model.roi_head.update(
+            mask_roi_extractor=extractor(14),
+            mask_head=dict(type='FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80,
+                           loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0)))
+    for path, value in changes.items():
+        *parents, key = path.split('__')
+        node = model
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+    return model
+
+
+CAFFE = dict(backbone__style='caffe', backbone__norm_cfg=dict(type='BN', requires_grad=False),
+             data_preprocessor__mean=[103.530, 116.280, 123.675], data_preprocessor__std=[1.0, 1.0, 1.0],
+             data_preprocessor__bgr_to_rgb=False)
+DECODED = dict(roi_head__bbox_head__reg_decoded_bbox=True,
+               roi_head__bbox_head__loss_bbox=dict(type='GIoULoss', loss_weight=10.0))
+MODELS_CFG = dict(
+    faster=rcnn(False), mask=rcnn(True),
+    caffe=rcnn(True, 50, **CAFFE),
+    agnostic=rcnn(True, 18, roi_head__bbox_head__reg_class_agnostic=True, roi_head__mask_head__class_agnostic=True),
+    giou=rcnn(False, 18, **DECODED),
+    iou_rpn=rcnn(False, 18, rpn_head__reg_decoded_bbox=True,
+                 rpn_head__loss_bbox=dict(type='IoULoss', mode='linear', loss_weight=2.0)),
+    smooth=rcnn(False, 18, rpn_head__loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0, loss_weight=1.0),
+                roi_head__bbox_head__loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
+                train_cfg__rcnn__pos_weight=2.0, train_cfg__rpn__allowed_border=0),
+    ohem=rcnn(False, 18, train_cfg__rcnn__sampler=dict(
+        type='OHEMSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True)),
+    few=rcnn(True, 18, train_cfg__rpn__sampler__num=16, train_cfg__rcnn__sampler__num=16,
+             train_cfg__rcnn__assigner__ignore_iof_thr=0.4, train_cfg__rpn__assigner__ignore_iof_thr=0.4,
+             test_cfg__rpn__nms_pre=200, test_cfg__rpn__max_per_img=100, test_cfg__rpn__min_bbox_size=20),
+    conv_head=rcnn(False, 18, roi_head__bbox_head__type='Shared4Conv1FCBBoxHead',
+                   roi_head__bbox_head__norm_cfg=dict(type='GN', num_groups=32),
+                   neck__norm_cfg=dict(type='GN', num_groups=32)),
+)
+
+PREDICTIONS = ('mask', 'mask_hot', 'caffe', 'agnostic', 'iou_rpn', 'few', 'few_hot', 'conv_head')
+WITH_MASKS = ('mask', 'few')
+PLAIN = ('standard', 'choice')
+LOSSES = {  # model and the pipelines of the two images
+    **{name: (name, PLAIN) for name in MODELS_CFG}, 'few_hot': ('few_hot', PLAIN),
+    'few_polygons': ('few', ('polygons', 'polygons_vertical')), 'few_one_empty': ('few', ('filter_all_kept', 'choice')),
+    'few_all_empty': ('few', ('filter_all_kept', 'filter_all_kept')),
+    'agnostic_padded': ('agnostic', ('pad_divisor', 'lsj'))}
+
+
+def build(name: str) -> torch.nn.Module:
+    """The model with its weights; ``NAME_hot`` has many scores of exactly 1."""
+    from mmdet.registry import MODELS
+    init_default_scope('mmdet')
+    name, *hot = name.split('_hot')
+    model = MODELS.build(copy.deepcopy(MODELS_CFG[name]))
+    model.load_state_dict(seeded_weights(model, heat=12. if hot else 1.))
+    return model
+
+
+def rle_sum(masks) -> list:
+    """Masks (K, H, W) as the places where they change, flat, K lists."""
+    return [np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(mask, dtype=np.int8).ravel()]))).tolist()
+            for mask in masks]
+
+
+def prediction_answer(name: str, masks: bool = True) -> list:
+    """Detections of a batch of two images of different sizes, in pixels of the originals."""
+    model = build(name).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        batch = pseudo_collate([run_pipeline('test', 0, folder), run_pipeline('squeezed', 1, folder)])
+    with torch.no_grad():
+        samples = model.test_step(batch)
+    out = []
+    for sample in samples:
+        found = sample.pred_instances
+        answer = dict(bboxes=found.bboxes.double().numpy().round(3).tolist(),
+                      scores=found.scores.double().numpy().round(5).tolist(), labels=found.labels.tolist())
+        if masks and 'masks' in found:
+            answer['masks'] = rle_sum(found.masks.numpy()[:8])
+        out.append(answer)
+    return out
+
+
+def losses_answer(name: str) -> dict:
+    """Every loss of a batch, and norms of gradients, with sampling from ``torch.manual_seed``."""
+    model, pipelines = LOSSES[name]
+    model = build(model).train()
+    with tempfile.TemporaryDirectory() as folder:
+        batch = pseudo_collate([run_pipeline(pipeline, i, folder) for i, pipeline in enumerate(pipelines)])
+    batch = model.data_preprocessor(batch, True)
+    torch.manual_seed(0)
+    losses = model(**batch, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    out = {key: [float(v) for v in (value if isinstance(value, list) else [value])] for key, value in losses.items()}
+    parts = ('backbone.layer2', 'backbone.layer4', 'neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head')
+    parameters = dict(model.named_parameters())
+    for part in parts:
+        grads = [p.grad.double().norm() for key, p in parameters.items() if key.startswith(part) and p.grad is not None]
+        if grads:
+            out[f'grad {part}'] = [float(torch.stack(grads).norm())]
+    return out
