@@ -30,18 +30,18 @@ Image = Union[str, Path, np.ndarray]
 LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
 
 
-def init_detector(config: Union[str, Path, Config], checkpoint: Optional[str] = None, palette: Any = 'none',
-                  device: Optional[str] = None, cfg_options: Optional[dict] = None, *,
-                  trust_checkpoint: bool = False) -> nn.Module:
+def init_detector(config: Union[str, Path, Config], checkpoint: Optional[str] = None, device: str = 'cpu',
+                  cfg_options: Optional[dict] = None, palette: Any = 'none', trust_checkpoint: bool = False
+                  ) -> nn.Module:
     """A detector, ready for :func:`inference_detector`.
 
     Args:
         config: a file or a Config, which stays as it is.
         checkpoint: a file or URL; without it the weights are random.
+        device: 'cpu', 'cuda:0', ...
+        cfg_options: settings that override the config, by dotted key.
         palette: colours of the classes, see :func:`mmdet.visualization.get_palette`; 'none' for the checkpoint's or
             config's.
-        device: by default the first GPU, or else the CPU.
-        cfg_options: settings that override the config, by dotted key.
         trust_checkpoint: unpickle whatever the checkpoint holds, which may run any code.
 
     Returns:

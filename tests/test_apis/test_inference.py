@@ -75,6 +75,7 @@ def test_every_kind_of_image(model, images):
     assert by_path.pred_instances.masks.dtype == torch.bool
     assert same(by_path, inference_detector(model, array))
     assert same(by_path, inference_detector(model, np.asfortranarray(array)))
+    assert same(by_path, inference_detector(model, array.astype(np.float32)))
     several = inference_detector(model, (array, images[1], path))
     assert isinstance(several, list) and [sample.img_path for sample in several] == [None, images[1], path]
     assert same(several[0], by_path) and same(several[2], by_path) and not same(several[1], by_path)
@@ -115,7 +116,8 @@ def test_training_mode_changes_nothing(model, images):
 @pytest.mark.parametrize('image, error, says', [
     ('no/such.jpg', FileNotFoundError, 'no/such.jpg'),
     ('{here}', ValueError, '{here}.*image'),
-    (np.zeros((8, 8, 3), np.float32), ValueError, r'uint8.*BGR.*\(8, 8, 3\) of float32'),
+    (np.zeros((8, 8, 3), np.float64), ValueError, r'uint8.*BGR.*\(8, 8, 3\) of float64'),
+    (np.full((8, 8, 3), 0.5, np.float32), ValueError, r'0 to 255, got float32 up to 0.500'),
     (np.zeros((8, 8), np.uint8), ValueError, r'\(H, W, 3\).*\(8, 8\)'),
     (np.zeros((0, 8, 3), np.uint8), ValueError, r'\(0, 8, 3\)'),
     (torch.zeros(8, 8, 3), TypeError, 'path or an array.*Tensor'),
@@ -145,7 +147,7 @@ def test_classes_and_colours(tiny_config, checkpoint, tmp_path):
 
     def meta(config=tiny_config, palette='none', **entries):
         torch.save(dict(saved, meta=entries), tmp_path / 'x.pth')
-        return init_detector(config, str(tmp_path / 'x.pth'), palette, 'cpu').dataset_meta
+        return init_detector(config, str(tmp_path / 'x.pth'), 'cpu', palette=palette).dataset_meta
 
     three = dict(dataset_meta=dict(classes=('a', 'b', 'c'), palette=[(1, 2, 3), (4, 5, 6), (7, 8, 9)]))
     assert meta(**three)['classes'] == ('a', 'b', 'c') and meta(**three)['palette'][1] == (4, 5, 6)

@@ -44,17 +44,20 @@ class LoadImageFromNDArray(LoadImageFromFile):
     """In place of LoadImageFromFile where ``img`` is an array already. Adds img_path (None), img_shape, ori_shape.
 
     Raises:
-        TypeError, ValueError: ``img`` is no (H, W, 3) uint8 array.
+        TypeError, ValueError: ``img`` is no (H, W, 3) array of uint8 or float32, from 0 to 255.
     """
 
     def transform(self, results: dict) -> dict:
         image = results['img']
         if not isinstance(image, np.ndarray):
             raise TypeError(f'an image must be an array (H, W, 3) of uint8, in the order BGR, got {type(image)}')
-        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
-            raise ValueError('an image must be an array (H, W, 3) of uint8 from 0 to 255, in the order BGR, got '
-                             f'{image.shape} of {image.dtype}')
-        results['img'] = np.ascontiguousarray(image, dtype=np.float32 if self.to_float32 else None)
+        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.float32):
+            raise ValueError('an image must be an array (H, W, 3) of uint8 (or float32) from 0 to 255, in the order '
+                             f'BGR, got {image.shape} of {image.dtype}')
+        if image.dtype == np.float32 and 0 < image.max() <= 1:
+            raise ValueError(f'an image must have values from 0 to 255, got float32 up to {image.max():.3f}: multiply '
+                             'by 255')
+        results['img'] = np.ascontiguousarray(image, dtype=np.float32 if self.to_float32 else image.dtype)
         results['img_path'] = None
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
