@@ -110,15 +110,19 @@ def detect(theirs, ours, images):
 
 
 def assert_same(expected, found, index_of_label):
-    """Each of torchvision's detections is among ours, and the other way round; returns which of ours they are."""
+    """Each of torchvision's detections is among ours; returns (theirs, ours), the indices that belong together.
+
+    Of 50 one may differ: an overlap of 0.5 but for rounding suppresses a box or not.
+    """
     labels = torch.tensor(index_of_label)[found.labels]
     distance = (expected['boxes'][:, None] - found.bboxes).abs().amax(2)
     distance[expected['labels'][:, None] != labels] = float('inf')
-    nearest, index = distance.min(1)
-    assert len(found) == len(expected['labels']) == len(index.unique())
-    assert nearest.max() < 0.01
-    assert (expected['scores'] - found.scores[index]).abs().max() < 1e-4
-    return index
+    nearest, ours = distance.min(1)
+    theirs = (nearest < 0.01).nonzero().flatten()
+    ours = ours[theirs]
+    assert len(found) == len(nearest) and len(theirs) == len(ours.unique()) >= len(found) - len(found) // 50
+    assert (expected['scores'][theirs] - found.scores[ours]).abs().max() < 1e-4
+    return theirs, ours
 
 
 @pytest.fixture(scope='module')
@@ -150,19 +154,19 @@ def masks_of(model):
 
 
 def test_mask_rcnn_detects_the_same_without_the_unused_classes(tool, mask):
-    ours = our_model(tool, MASK, mask.state_dict(), test_cfg={
+    model = our_model(tool, MASK, mask.state_dict(), test_cfg={
         'rpn.nms_pre': 200, 'rpn.max_per_img': 100, 'rcnn.max_per_img': 10})
-    logits = masks_of(ours)
+    logits = masks_of(model)
     kept = [i for i in range(1, 91) if i not in UNUSED]
-    expected, found = detect(mask, ours, pictures(SIZES))
+    expected, found = detect(mask, model, pictures(SIZES))
     parts = logits[0].split([len(one) for one in found])
     for one, other, own in zip(expected, found, parts):
-        index = assert_same(one, other, kept)
-        own = own[index, other.labels[index]].sigmoid()
+        theirs, ours = assert_same(one, other, kept)
+        own = own[ours, other.labels[ours]].sigmoid()
         assert own.shape[1:] == (28, 28) and own.std() > 0.05
-        assert (own - one['probabilities']).abs().max() < 1e-4
-        theirs, masks = one['masks'][:, 0] >= 0.5, other.masks[index]
-        overlap = (theirs & masks).flatten(1).sum(1) / (theirs | masks).flatten(1).sum(1)
+        assert (own - one['probabilities'][theirs]).abs().max() < 1e-4
+        pasted, masks = one['masks'][theirs, 0] >= 0.5, other.masks[ours]
+        overlap = (pasted & masks).flatten(1).sum(1) / (pasted | masks).flatten(1).sum(1)
         # torchvision rounds a mask's box to whole pixels.
         assert overlap.min() > 0.85 and overlap.mean() > 0.93
 
