@@ -171,6 +171,24 @@ def test_mask_rcnn_detects_the_same_without_the_unused_classes(tool, mask):
         assert overlap.min() > 0.85 and overlap.mean() > 0.93
 
 
+@pytest.mark.parametrize('name', [FASTER, MASK])
+def test_configs_say_what_torchvision_does(tool, faster, name):
+    model = Config.fromfile(str(ROOT / tool.CONFIGS[name])).model
+    rpn, heads = faster.rpn, faster.roi_heads
+    assert model.test_cfg.rpn == dict(
+        nms_pre=rpn._pre_nms_top_n['testing'], max_per_img=rpn._post_nms_top_n['testing'], min_bbox_size=rpn.min_size,
+        rank_logits=True, nms=dict(type='nms', iou_threshold=rpn.nms_thresh, split_thr=1001))
+    rcnn = dict(model.test_cfg.rcnn)
+    assert rcnn.pop('mask_thr_binary', 0.5) == 0.5
+    assert rcnn == dict(score_thr=heads.score_thresh, max_per_img=heads.detections_per_img, min_bbox_size=1e-2,
+                        nms=dict(type='nms', iou_threshold=heads.nms_thresh, split_thr=1001))
+    for coder, theirs in ((model.rpn_head.bbox_coder, rpn.box_coder), (model.roi_head.bbox_head.bbox_coder,
+                                                                       heads.box_coder)):
+        assert coder.add_ctr_clamp and coder.ctr_clamp > 1e6
+        assert coder.target_stds == pytest.approx([1 / weight for weight in theirs.weights])
+        assert theirs.bbox_xform_clip == pytest.approx(np.log(1000 / 16))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [FASTER, MASK])
 @pytest.mark.parametrize('seed', [1, 2])
