@@ -69,7 +69,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description='Turn the weights of torchvision\'s fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn into a '
         'checkpoint for configs/torchvision/. Channels are not swapped: torchvision takes RGB, and so do these configs '
-        'after bgr_to_rgb, with the same mean and standard deviation.')
+        'after bgr_to_rgb, with the same mean and standard deviation. Boxes, scores and masks of a region are the same; in '
+        "the image masks differ along their border, for torchvision rounds a mask's box to whole pixels.")
     parser.add_argument('src', help='file with a state_dict, or the name of one of the two models: its published file '
                         'in the torch hub cache')
     parser.add_argument('dst', help='checkpoint to write')
@@ -146,24 +147,26 @@ def rename(key):
     return key
 
 
-def class_names(number, keep_unused):
+def class_names(where, number, keep_unused):
     """Torchvision's indices of the classes that are kept, and their names (None: unknown)."""
     if number != len(CATEGORIES):
         if keep_unused:
-            raise ValueError(f'--keep-unused: of COCO\'s {len(CATEGORIES)} classes; this file has {number}')
+            raise ValueError(f'{where}: --keep-unused is for {len(CATEGORIES)} classes (COCO\'s, and background); this '
+                             f'file has {number}')
         return list(range(1, number)), None
     names = {i: name if name != 'N/A' else f'N/A {i}' for i, name in enumerate(CATEGORIES)}
     kept = [i for i in range(1, number) if keep_unused or CATEGORIES[i] != 'N/A']
     return kept, tuple(names[i] for i in kept)
 
 
-def fold_eps(state, eps):
+def fold_eps(where, state, eps):
     """Change the norms' weights so that they do with :data:`OUR_EPS` what they did with ``eps``."""
     for key, variance in state.items():
         if not key.endswith('.running_var') or eps == OUR_EPS:
             continue
         if not (variance + eps > 0).all():
-            raise ValueError(f'{key}: a variance of 0 with --norm-eps {eps:g}; these weights ran with {OUR_EPS}')
+            raise ValueError(f'{where}: {key} has a variance of 0 with --norm-eps {eps:g}; these weights ran with '
+                             f'{OUR_EPS:g}')
         weight = key.replace('.running_var', '.weight')
         ratio = ((variance.double() + OUR_EPS) / (variance.double() + eps)).sqrt()
         state[weight] = (state[weight].double() * ratio).to(state[weight].dtype)
@@ -186,7 +189,7 @@ def convert(source, keep_unused, eps):
     number = len(logits)
     with_mask = any(key.startswith('roi_heads.mask_') for key in source.state)
     name = 'maskrcnn_resnet50_fpn' if with_mask else 'fasterrcnn_resnet50_fpn'
-    kept, classes = class_names(number, keep_unused)
+    kept, classes = class_names(where, number, keep_unused)
 
     expected = shapes(name, number - 1)
     names = {rename(key): key for key in source.state}
@@ -214,7 +217,7 @@ def convert(source, keep_unused, eps):
         if order is not None:
             value = value.unflatten(0, (-1, each))[order].flatten(0, 1)
         state[key] = value.clone()
-    fold_eps(state, eps)
+    fold_eps(where, state, eps)
     dropped = ["background's box" + (' and mask' if with_mask else '')]
     unused = [i for i in range(1, number) if i not in kept]
     if unused:
