@@ -69,7 +69,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description='Turn the weights of torchvision\'s fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn into a '
         'checkpoint for configs/torchvision/. Channels are not swapped: torchvision takes RGB, and so do these configs '
-        'after bgr_to_rgb, with the same mean and standard deviation. Boxes, scores and masks of a region are the same; '
+        'after bgr_to_rgb, with the same mean and standard deviation. Boxes, scores and masks of regions are the same; '
         "in the image masks differ along their border, for torchvision rounds a mask's box to whole pixels.")
     parser.add_argument('src', help='file with a state_dict, or the name of one of the two models: its published file '
                         'in the torch hub cache')
