@@ -69,7 +69,8 @@ def cross_entropy() -> dict:
     rng = np.random.RandomState(1)
     pred, labels, weight = rng.randn(10, 4) * 3, rng.randint(0, 4, 10), tensor(rng.rand(10))
     hot = (rng.rand(10, 4) > 0.6).astype(int)
-    ignored = {'ignored': np.where(np.arange(10) % 4, labels, 255), 'negative': np.where(np.arange(10) % 3, labels, -100)}
+    order = np.arange(10)
+    ignored = {'ignored': np.where(order % 4, labels, 255), 'negative': np.where(order % 3, labels, -100)}
     hot_ignored = hot.copy()
     hot_ignored[::3, 1] = 255
     out = {}
@@ -83,8 +84,9 @@ def cross_entropy() -> dict:
                             mean=(None, None, 'mean'), average=(weight, 6., 'mean'), total=(weight, None, 'sum'),
                             each=(weight, 6., 'none')).items():
                         out[f'{average}.{class_weight is not None}.{name}.{sigmoid}.{case}'] = value_and_gradient(
-                            dict(loss, use_sigmoid=sigmoid), pred, torch.tensor(target), w, avg_factor=avg_factor,
-                            reduction_override=reduction)
+                            dict(loss, use_sigmoid=sigmoid), pred,
+                            torch.tensor(np.where(target == -100, -1, target) if sigmoid else target), w,
+                            avg_factor=avg_factor, reduction_override=reduction)
             for name, target in dict(hot=hot, hot_ignored=hot_ignored).items():
                 out[f'{average}.{class_weight is not None}.{name}'] = value_and_gradient(
                     dict(options, use_sigmoid=True, ignore_index=255), pred, torch.tensor(target))
@@ -123,7 +125,8 @@ def coder() -> dict:
     out = {}
     for i, options in enumerate([
             dict(), dict(target_means=[0.1, -0.2, 0.3, 0.05], target_stds=[0.1, 0.1, 0.2, 0.2]),
-            dict(clip_border=False, add_ctr_clamp=True, ctr_clamp=10), dict(add_ctr_clamp=True, target_stds=[0.5] * 4)]):
+            dict(clip_border=False, add_ctr_clamp=True, ctr_clamp=10),
+            dict(add_ctr_clamp=True, target_stds=[0.5] * 4)]):
         rng = np.random.RandomState(3)
         part = TASK_UTILS.build(dict(options, type='DeltaXYWHBBoxCoder'))
         priors, boxes = tensor(make_boxes(rng, 12)), tensor(make_boxes(rng, 12))
@@ -175,14 +178,19 @@ def assigned_and_sampled() -> dict:
 def suppressed() -> dict:
     out = {}
     cases = {'few': (60, 3, 0.2, {}), 'ties': (60, 3, 0.2, dict(step=8.)), 'agnostic': (60, 3, 0.2, dict(one=True)),
-             'all': (400, 3, 0.2, dict(nms=dict(class_agnostic=True))), 'capped': (60, 3, 0., dict(nms=dict(max_num=9))),
+             'all': (400, 3, 0.2, dict(nms=dict(class_agnostic=True))),
+             'capped': (60, 3, 0., dict(nms=dict(max_num=9))),
              'by_class': (200, 3, 0., dict(nms=dict(split_thr=100), step=8.)), 'none': (60, 3, 2., {}),
              'many': (1300, 8, 0., dict(step=2.)),
-             'empty': (0, 3, 0.2, dict(one=True))}
+             'many_agnostic': (1300, 8, -1., dict(step=2., nms=dict(class_agnostic=True))),
+             'rounding': (20, 30, 0., dict(halves=True)), 'empty': (0, 3, 0.2, dict(one=True))}
     for name, (number, classes, threshold, options) in cases.items():
         rng = np.random.RandomState(4)
         boxes = make_boxes(rng, number * classes, size=300., step=options.get('step', 0.)).reshape(number, 4 * classes)
         scores = tensor(rng.randn(number, classes + 1) * 2).softmax(1)
+        if 'halves' in options:  # an IoU of 0.5, about
+            boxes[1::2], scores[1::2] = boxes[::2], scores[::2] * 0.99
+            boxes[1::2, 3::4] -= (boxes[1::2, 3::4] - boxes[1::2, 1::4]) / 2
         if 'step' in options:
             scores = (scores * 64).round() / 64
         detections, labels = multiclass_nms(
@@ -278,8 +286,9 @@ def roi_head(sampler=None, **options):
     sampler = sampler or dict(type='RandomSampler', num=24, pos_fraction=0.25)
     head = MODELS.build(ConfigDict(
         type='StandardRoIHead',
-        bbox_roi_extractor=dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
-                                out_channels=4, featmap_strides=STRIDES),
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2), out_channels=4,
+            featmap_strides=STRIDES),
         bbox_head=dict(dict(type='Shared2FCBBoxHead', in_channels=4, fc_out_channels=16, num_classes=5), **options),
         train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5),
                        sampler=sampler, pos_weight=-1),
@@ -315,7 +324,8 @@ def regions() -> dict:
         out[name] = {key: value.detach().numpy().reshape(-1) for key, value in losses.items()}
         if name in ('plain', 'agnostic'):
             for i, found in enumerate(head.eval().predict(maps, proposals(), samples, rescale=True)):
-                out[name].update({f'bboxes{i}': found.bboxes.detach().numpy(), f'scores{i}': found.scores.detach().numpy(),
+                out[name].update({f'bboxes{i}': found.bboxes.detach().numpy(),
+                                  f'scores{i}': found.scores.detach().numpy(),
                                   f'labels{i}': found.labels.numpy().astype(np.int8)})
     return out
 

@@ -71,13 +71,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Optional[d
     """
     cfg = dict(type=None) if nms_cfg is None else dict(nms_cfg)
     kind = cfg.pop('type', 'nms')
-    agnostic, max_num, split_thr = cfg.pop('class_agnostic', False), cfg.pop('max_num', -1), cfg.pop('split_thr', 10000)
+    agnostic, max_num = cfg.pop('class_agnostic', False), cfg.pop('max_num', -1)
+    split_thr = cfg.pop('split_thr', 10000)
     if kind is not None and kind not in _ARGUMENTS:
         raise ValueError(f"nms.type must be 'nms' or 'soft_nms', got {kind!r}")
     unknown = set(cfg) - set(_ARGUMENTS.get(kind, ()))
     if unknown:
-        raise ValueError(f'nms.{min(unknown)} is unknown; {kind!r} takes {", ".join(_ARGUMENTS[kind])}, class_agnostic, '
-                         'max_num, split_thr')
+        known = ', '.join([*_ARGUMENTS[kind], 'class_agnostic', 'max_num', 'split_thr'])
+        raise ValueError(f'nms.{min(unknown)} is unknown; {kind!r} takes {known}')
     boxes, scores = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (boxes, scores))
     if kind is None or not len(boxes):
         scores, keep = scores.sort(descending=True)

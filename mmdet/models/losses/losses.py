@@ -78,7 +78,7 @@ class CrossEntropyLoss(WeightedLoss):
 
     Args:
         class_weight: of each class; with ``use_sigmoid`` of its positive samples.
-        ignore_index: label that counts for nothing, by default -100; with ``use_sigmoid`` negative labels do not either.
+        ignore_index: label that does not count, by default -100; with ``use_sigmoid`` negative labels do not either.
         avg_non_ignore: a mean without ``avg_factor`` is over the labels that count instead of all.
     """
 
