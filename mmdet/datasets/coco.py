@@ -120,6 +120,12 @@ class CocoDataset(BaseDataset):
             raise ValueError(f"ann_file {self.ann_file}: has no category {', '.join(map(repr, unknown[:5]))} of "
                              f"metainfo.classes; its categories are {', '.join(map(repr, names))}. Set "
                              'metainfo=dict(classes=(...)) of the dataset to names in the file.')
+        in_file = [name for name in names if name in classes]
+        if in_file != classes:
+            print_log(f"{self.ann_file}: its categories are in another order ({', '.join(in_file)}) than "
+                      f"metainfo.classes ({', '.join(classes)}). Labels follow metainfo.classes; in mmdetection they "
+                      'follow the file, so a model trained there needs the classes in the order of the file',
+                      'current', logging.WARNING)
         return {names[name]: label for label, name in enumerate(classes)}
 
     def _instance(self, annotation: dict, image: dict, left_out: Counter) -> Optional[dict]:

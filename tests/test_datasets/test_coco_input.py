@@ -51,6 +51,17 @@ def test_sparse_ids_become_positions_in_classes(build):
     assert info['instances'][0]['bbox'] == [10, 10, 30, 30] and info['instances'][0]['mask'] == [SQUARE]
 
 
+def test_another_order_than_the_files_is_said(build, monkeypatch):
+    """In mmdetection labels follow the file's order, so a model trained there would be off."""
+    said = []
+    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda text, logger=None, level=logging.INFO: said.append(
+        (level, text)))
+    build(coco([annotation()]), classes=('dog', 'person'))
+    assert all(level < logging.WARNING for level, _ in said)  # the file has toothbrush, dog, person
+    build(coco([annotation()]), classes=('person', 'dog'))
+    assert sum(level == logging.WARNING and 'another order (dog, person)' in text for level, text in said) == 1
+
+
 def test_eighty_classes_in_the_files_order():
     assert len(set(COCO_CLASSES)) == 80
     assert [COCO_CLASSES.index(name) for name in ('person', 'stop sign', 'tv', 'toothbrush')] == [0, 11, 62, 79]
@@ -64,12 +75,12 @@ def test_boxes_that_no_image_holds_are_left_out_and_counted_once(build, monkeypa
     monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda *args: log.append(args))
     bad = [annotation(bbox=box) for box in ((10, 10, 0, 5), (64, 5, 10, 10), (-20, 5, 10, 10), (5, -9, 10, 8))]
     good = [annotation(bbox=(50, 40, 30, 30)), annotation(segmentation=[SQUARE, [1, 1, 2, 2]])]
-    data = build(coco(bad + good))
+    data = build(coco(bad + good), classes=('dog', 'person'))
     assert [i['bbox'] for i in data[0]['instances']] == [[50, 40, 80, 70], [10, 10, 30, 30]]
     assert data[0]['instances'][1]['mask'] == [SQUARE]
     (said, _, level), = log
     assert 'a.json' in said and '4 boxes' in said and '1 polygons' in said and level == logging.WARNING
-    build(coco([annotation()]))
+    build(coco([annotation()]), classes=('dog', 'person'))
     assert log[-1][2] == logging.INFO
 
 

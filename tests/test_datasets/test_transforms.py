@@ -63,7 +63,8 @@ def test_filter_annotations():
     data['gt_masks'] = BitmapMasks(np.repeat(data['gt_masks'].masks, 2, 0), 40, 60)
     out = FilterAnnotations()(data)
     assert out['gt_bboxes_labels'].tolist() == [1] and len(out['gt_masks']) == 1
-    assert FilterAnnotations(min_gt_bbox_wh=(50, 50), keep_empty=False)(out) is None
+    assert FilterAnnotations(min_gt_bbox_wh=(50, 50))(dict(out)) is None
+    assert len(FilterAnnotations(min_gt_bbox_wh=(50, 50), keep_empty=False)(out)['gt_bboxes']) == 0
 
 
 def test_images_that_cannot_be_read(tmp_path):
