@@ -381,7 +381,7 @@ def losses_answer(name: str) -> dict:
     losses = model(**batch, mode='loss')
     total, _ = model.parse_losses(losses)
     total.backward()
-    out = {key: [float(v) for v in (value if isinstance(value, list) else [value])] for key, value in losses.items()}
+    out = {key: [v.item() for v in (value if isinstance(value, list) else [value])] for key, value in losses.items()}
     parts = ('backbone.layer2', 'backbone.layer4', 'neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head')
     parameters = dict(model.named_parameters())
     for part in parts:

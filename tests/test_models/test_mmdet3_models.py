@@ -8,19 +8,17 @@ import pytest
 from reference import mmdet3_cases as cases
 
 DATA = Path(__file__).parents[1] / 'data'
-LARGE = ('faster', 'mask', 'mask_hot', 'caffe')  # R-50
 
 
 def recorded(kind: str) -> dict:
     return json.loads(gzip.decompress((DATA / f'mmdet3_{kind}.json.gz').read_bytes()))['answers']
 
 
-def marked(names, always=()):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE and name not in always else name
-            for name in names]
+def marked(names, slow):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
-@pytest.mark.parametrize('name', marked(cases.PREDICTIONS, always=('mask', )))
+@pytest.mark.parametrize('name', marked(cases.PREDICTIONS, ('mask_hot', 'caffe', 'conv_head')))
 def test_detections(name):
     """Boxes within 0.01 pixel, scores within 1e-4, the same labels and masks."""
     answers = cases.prediction_answer(name, masks=name in cases.WITH_MASKS)
@@ -33,7 +31,7 @@ def test_detections(name):
             assert sum(len(mask) for mask in answer['masks']) > 100
 
 
-@pytest.mark.parametrize('name', marked(cases.LOSSES, always=('mask', )))
+@pytest.mark.parametrize('name', marked(cases.LOSSES, ('faster', 'caffe', 'agnostic_padded')))
 def test_losses(name):
     """Each loss within 1e-5, gradients within 1e-4 relative."""
     losses, expected = cases.losses_answer(name), recorded('losses')[name]
