@@ -30,7 +30,8 @@ def write(name: str, answers: dict) -> None:
 
 
 if __name__ == '__main__':
-    pipelines = {f'{name}.{seed}': cases.pipeline_answer(name, seed) for name in cases.PIPELINES for seed in cases.SEEDS}
+    pipelines = {f'{name}.{seed}': cases.pipeline_answer(name, seed)
+                 for name in cases.PIPELINES for seed in cases.SEEDS}
     pipelines.update({f'preprocessor.{name}': cases.preprocessor_answer(name) for name in cases.PREPROCESSORS})
     write('pipelines', pipelines)
     write('predictions', {name: cases.prediction_answer(name, masks=name in cases.WITH_MASKS)

@@ -15,9 +15,10 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-import mmdet  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from reference import mmdet3_parts as parts  # noqa: E402
+
+import mmdet  # noqa: E402
 
 if __name__ == '__main__':
     if Path(mmdet.__file__).is_relative_to(FOLDER.parents[1]):

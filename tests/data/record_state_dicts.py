@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
+
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 
 FOLDERS = ('faster_rcnn', 'mask_rcnn', 'gn', 'gn+ws', 'scratch')
 

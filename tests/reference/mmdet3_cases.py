@@ -1,4 +1,4 @@
-"""Cases whose answers are recorded from mmdetection 3.x: what goes in, and the answers of whichever ``mmdet`` runs them.
+"""Cases whose answers are recorded from mmdetection 3.x: what goes in, and what whichever ``mmdet`` is there answers.
 
 Only names that both have are used, so that one code makes the recorded answers (``tests/data/record_answers.py``) and,
 in the tests, ours.
@@ -15,7 +15,6 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 
 HEIGHT, WIDTH = 211, 293
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -125,7 +124,8 @@ PIPELINES = dict(
     diagonal=[*LOAD, dict(type='RandomFlip', prob=1.0, direction='diagonal'), PACK],
     directions=[*LOAD, dict(type='RandomFlip', prob=[0.3, 0.3, 0.3],
                             direction=['horizontal', 'vertical', 'diagonal']), PACK],
-    pad_divisor=[*LOAD, dict(type='Resize', scale=(333, 200), keep_ratio=True), dict(type='Pad', size_divisor=32), PACK],
+    pad_divisor=[*LOAD, dict(type='Resize', scale=(333, 200), keep_ratio=True),
+                 dict(type='Pad', size_divisor=32), PACK],
     pad_size=[*LOAD, dict(type='Pad', size=(320, 240), pad_val=dict(img=(114, 115, 116), masks=0)), PACK],
     pad_square=[*LOAD, dict(type='Pad', pad_to_square=True, pad_val=dict(img=(7, 8, 9))), PACK],
     choice=[*LOAD, dict(type='RandomChoiceResize', scales=SCALES, keep_ratio=True), FLIP, PACK],

@@ -3,8 +3,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import pycocotools.mask as coco_mask
+import pytest
 from mmengine.dataset import DefaultSampler
 
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset, ConcatDataset

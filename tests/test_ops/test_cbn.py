@@ -4,13 +4,13 @@ import io
 
 import pytest
 import torch
+from reference.corner_convs import CONVS
+from reference.paper_cbn import PaperCBN
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
-from reference.corner_convs import CONVS
-from reference.paper_cbn import PaperCBN
 
 SETTINGS = {
     'paper': dict(),

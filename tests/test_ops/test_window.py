@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from reference.corner_convs import CONVS
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from mmdet.ops.norm import CBN, conv_norm, conv_stats
 from mmdet.ops.norm.conv_stats import mean_patch, sample, slopes, weight_grad, weight_matrix, weight_tensor
 from mmdet.ops.norm.kernels import batch_stats
 from mmdet.ops.norm.window import ExponentialWindow, carry, make_entry, pool
-from reference.corner_convs import CONVS
+
 
 def make(kind, seed=0):
     torch.manual_seed(seed)

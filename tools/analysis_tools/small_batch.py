@@ -179,7 +179,8 @@ def table(cells, norms, batch_sizes, seeds, epochs):
     lines = [
         f"Test accuracy in %, {over}; {RECIPE['train_images']} training and {test_images} test images, "
         f"{epochs} epoch{'s' * (epochs > 1)}.",
-        f'{REFERENCE[0]} with batch {REFERENCE[1]}: {number(cells[REFERENCE])}.', '', '| norm | | ' + ' | '.join(f'batch {size}' for size in batch_sizes) + ' |',
+        f'{REFERENCE[0]} with batch {REFERENCE[1]}: {number(cells[REFERENCE])}.', '',
+        '| norm | | ' + ' | '.join(f'batch {size}' for size in batch_sizes) + ' |',
         '|---|---|' + '---|' * len(batch_sizes)]
     for label in norms:
         values = ' | '.join(number(cells[label, size]) for size in batch_sizes)

@@ -48,7 +48,8 @@ def main(argv=None):
         raise FileExistsError(f'--out {args.out}: is there already; --force replaces it')
     others = sorted({path.name for path in args.out.iterdir()} - MADE) if args.out.is_dir() else []
     if others:
-        raise FileExistsError(f'--out {args.out}: holds {others[0]!r}, so it is no shapes set; --force replaces only one')
+        raise FileExistsError(
+            f'--out {args.out}: holds {others[0]!r}, so it is no shapes set; --force replaces only one')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix='.shapes') as temporary:
         folder = Path(temporary) / 'set'

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmdet.registry import TASK_UTILS
 
-from .max_iou_assigner import AssignResult
+from ..assigners import AssignResult
 
 
 @dataclass
