@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdet.ops.norm import build_norm_layer
+from mmdet.ops.norm import CBN, build_norm_layer
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.utils.config_check import check_model_config, check_parts
 from mmdet.utils.setup import load_config
@@ -158,6 +158,17 @@ def test_readme_shows_a_config_that_is_there():
     assert block == (ROOT / 'configs/cbn/mask_rcnn_r50_fpn_cbn_buffer3_burnin8_1x.py').read_text()
     for link in re.findall(r'\]\(((?!http)[^)#]+)\)', readme):
         assert (ROOT / link).exists(), link
+
+
+def test_mmdetections_config_with_cbn_as_the_readme_shows(tmp_path, no_random_weights):
+    blocks = re.findall(r'```python\n(_base_.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    block = next(block for block in blocks if '/path/to/mmdetection' in block)
+    (tmp_path / 'mine.py').write_text(block.replace('/path/to/mmdetection', str(ROOT)))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.model.backbone.init_cfg = None
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    assert sum(isinstance(module, CBN) for module in model.modules()) == 8 + 4
 
 
 def expand(pattern):
