@@ -175,7 +175,8 @@ def test_low_layers_import_the_rest_of_mmdet_only_when_asked():
 @pytest.mark.parametrize('document', ['README.md', 'docs/mmdetection.md'])
 def test_the_documents_script(document, trained, tiny_config, tiny_shapes, tmp_path):
     """The script that a document shows, with other names of files."""
-    block = next(b for b in re.findall(r'```python\n(.*?)```', (ROOT / document).read_text(), re.S) if 'mmdet.apis' in b)
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / document).read_text(), re.S)
+    block = next(block for block in blocks if 'mmdet.apis' in block)
     cfg, weights = tmp_path / 'script.py', f"{trained['work_dir']}/epoch_1.pth"
     cfg.write_text(f"_base_ = '{tiny_config}'\nmodel = dict(neck=dict(type='ScriptFPN'))\n")
     images = sorted((tiny_shapes / 'val').iterdir())
