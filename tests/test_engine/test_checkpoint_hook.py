@@ -35,7 +35,7 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
 
 
 def test_late_removal_spares_what_was_written_again(tmp_path):
-    backend = LateRemoval(LocalBackend())
+    backend = LateRemoval(LocalBackend(), str(tmp_path))
     for name in 'ab':
         (tmp_path / name).write_text(name)
         backend.remove(str(tmp_path / name))
@@ -43,3 +43,18 @@ def test_late_removal_spares_what_was_written_again(tmp_path):
     backend.flush({str(tmp_path / 'b')})
     backend.flush(set())
     assert [path.name for path in tmp_path.iterdir()] == ['b']
+
+
+def test_nothing_outside_the_folder_is_removed(tmp_path):
+    work = tmp_path / 'work'
+    (work / 'old').mkdir(parents=True)
+    (tmp_path / 'precious').mkdir()
+    (tmp_path / 'precious' / 'key').write_text('secret')
+    backend = LateRemoval(LocalBackend(), str(work))
+    for path in (tmp_path / 'precious', work / '..' / 'precious'):
+        backend.rmtree(str(path))
+        backend.remove(str(path / 'key'))
+    backend.flush(set())
+    assert (tmp_path / 'precious' / 'key').read_text() == 'secret'
+    backend.rmtree(str(work / 'old'))
+    assert not list(work.iterdir())

@@ -10,14 +10,27 @@ from mmdet.registry import HOOKS
 
 
 class LateRemoval:
-    """A file backend that keeps the files it is asked to remove until :meth:`flush`."""
+    """A file backend that keeps the files it is asked to remove until :meth:`flush`.
 
-    def __init__(self, backend: Any) -> None:
+    Nothing outside ``folder`` is removed: the names of old checkpoints come out of the checkpoint that a run resumes
+    from, which may be another machine's, or a stranger's.
+    """
+
+    def __init__(self, backend: Any, folder: str) -> None:
         self._backend = backend
+        self._folder = folder
         self._waiting: list[str] = []
 
+    def _is_ours(self, path: str) -> bool:
+        return '://' in self._folder or Path(path).resolve().parent == Path(self._folder).resolve()
+
     def remove(self, path: str) -> None:
-        self._waiting.append(path)
+        if self._is_ours(path):
+            self._waiting.append(path)
+
+    def rmtree(self, path: str) -> None:
+        if self._is_ours(path):
+            self._backend.rmtree(path)
 
     def flush(self, keep: set) -> None:
         """Remove them now, but for those that have been written anew."""
@@ -44,7 +57,7 @@ class CheckpointHook(_CheckpointHook):
             for name in ('epoch', 'iter', 'best'):  # write_atomic's temporary files
                 for path in Path(self.out_dir).glob(f'.{name}_*.pth.*'):
                     path.unlink(missing_ok=True)
-        self.file_backend = LateRemoval(self.file_backend)
+        self.file_backend = LateRemoval(self.file_backend, self.out_dir)
 
     def _save_checkpoint(self, runner: Runner) -> None:
         super()._save_checkpoint(runner)
