@@ -107,8 +107,9 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
     except Exception as error:  # anything can come out of a damaged pickle
         found = re.search(r'GLOBAL (\S+?)[ (]', str(error)) if isinstance(error, engine.UnpicklingError) else None
         if found:
+            held = found.group(1).removeprefix('builtins.')  # torch 2.6 writes the prefix
             raise ValueError(
-                f'checkpoint {name}: holds {found.group(1)}, which is neither a weight nor a plain value; to read it '
+                f'checkpoint {name}: holds {held}, which is neither a weight nor a plain value; to read it '
                 'may run any code, so it is refused. If you know where the file comes from, add --trust-checkpoint '
                 '(in Python: trust_checkpoint=True)') from None
         raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {_first_line(error)}') from error

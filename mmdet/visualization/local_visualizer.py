@@ -99,6 +99,13 @@ class DetLocalVisualizer(Visualizer):
             raise ValueError(f'{out_file}: no picture format of this ending; use .png or .jpg') from None
         write_atomic(data.tobytes(), out_file)
 
+    def get_image(self) -> np.ndarray:
+        """The picture of the last :meth:`add_datasample`, and what else was drawn on it; (H, W, 3) uint8, RGB."""
+        axes = self.ax_save
+        if len(axes.images) == 1 and not (axes.patches or axes.lines or axes.texts or axes.collections):
+            return self._image.copy()  # not by way of matplotlib, of which some versions move it by half a pixel
+        return super().get_image()
+
     def _show(self, picture: np.ndarray, name: str, wait_time: float) -> None:
         import matplotlib  # slow to import
         if matplotlib.get_backend().lower() in FILE_BACKENDS:  # mmengine would wait for a key for ever
