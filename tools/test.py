@@ -37,10 +37,6 @@ def main(argv=None):
     check_config(cfg, ('test', ))
     check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    # The checkpoint holds all weights: pretrained ones would be read for nothing.
-    cfg.model.pop('init_cfg', None)
-    if isinstance(cfg.model.get('backbone'), dict):
-        cfg.model.backbone.pop('init_cfg', None)
     if args.show_dir:
         cfg.setdefault('default_hooks', {})
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir)

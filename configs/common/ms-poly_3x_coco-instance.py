@@ -1,32 +1,8 @@
-# COCO seen three times an epoch at scales of 640 to 800 pixels: 12 epochs are 36; masks stay polygons
-_base_ = [
-    '../_base_/datasets/coco_instance.py', '../_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py'
-]
+# ms_3x_coco-instance.py with masks that stay polygons
+_base_ = './ms_3x_coco-instance.py'
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type='RandomResize', scale=[(1333, 640), (1333, 800)], keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs')
-]
-train_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type='RepeatDataset',
-        times=3,
-        dataset=dict(
-            type=_base_.dataset_type,
-            data_root=_base_.data_root,
-            ann_file='annotations/instances_train2017.json',
-            data_prefix=dict(img='train2017/'),
-            filter_cfg=dict(filter_empty_gt=True, min_size=32),
-            pipeline=train_pipeline,
-            backend_args=_base_.backend_args)))
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].update(poly2mask=False)
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 val_dataloader = dict(batch_size=2)
 test_dataloader = val_dataloader
-
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[9, 11], gamma=0.1)
-]

@@ -78,7 +78,7 @@ def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, 
     get_palette(palette, 1)  # refused before the model is built
     device = pick_device(device)
     check_model_config(cfg)
-    # The checkpoint holds all weights: pretrained ones would be read for nothing.
+    # As in mmdetection: a script that initializes the model afterwards does not ask for pretrained weights.
     cfg.model.pop('init_cfg', None)
     if isinstance(cfg.model.get('backbone'), dict):
         cfg.model.backbone.pop('init_cfg', None)

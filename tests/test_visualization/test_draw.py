@@ -78,6 +78,16 @@ def test_order_of_arguments_is_mmdetections(tmp_path):
     assert tuple(drawn[500, 400]) == (4, 5, 6)  # dataset_meta's palette, red first, also in the file
 
 
+def test_what_is_drawn_afterwards_is_in_the_picture():
+    drawer = visualizer()
+    drawer.add_datasample('x', LARGE, sample(10), draw_gt=False)
+    before = drawer.get_image()
+    before[:] = 0  # a copy
+    plain = drawer.get_image()
+    drawer.draw_bboxes(np.array([[300, 300, 340, 340]]), edge_colors='r')
+    assert (drawer.get_image() != plain).any() and plain.any()
+
+
 def test_colours_width_and_opacity_act():
     def picture(**kwargs):
         drawer = visualizer(**kwargs)
