@@ -1,0 +1,11 @@
+# The norms that tools/compare_norms.py knows by name with these configs
+norm_cfgs = {
+    'BN': dict(type='BN'),
+    'GN': dict(type='GN', num_groups=16),
+    # Window of 4, plain BN until the learning rate drops: the published setting
+    'CBN': dict(type='CBN', buffer_num=3, burnin=3, by_epoch=True),
+    'naive': dict(type='CBN', buffer_num=3, burnin=3, by_epoch=True, compensation='none'),
+    # The gradient reaches the whole window; sliding over 4 batches, exponential over 16
+    'CBN-window': dict(type='CBN', buffer_num=3, compensation='secant', backprop='window', running_stats='pooled'),
+    'CBN+': dict(type='CBN+', buffer_num=15),
+}

@@ -1,0 +1,235 @@
+"""A grid of trainings that differ in norm, batch size and seed, which can be interrupted and gone on with."""
+import json
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Optional, Sequence
+
+import torch
+from mmengine.config import Config
+
+from mmdet.analysis.logs import read_log
+from mmdet.ops.norm import build_norm_layer
+from mmdet.utils.atomic_io import write_atomic
+
+#: where a norm can go: name for the command line, keys of the model
+PLACES = {'backbone': ('backbone', ), 'neck': ('neck', ), 'bbox_head': ('roi_head', 'bbox_head'),
+          'mask_head': ('roi_head', 'mask_head')}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid."""
+    norm: str
+    batch_size: int  # images a process
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For files; the same in every session."""
+        return f'{file_name(self.norm)}_b{self.batch_size}_s{self.seed}'
+
+
+def file_name(norm: str) -> str:
+    return re.sub(r'[^A-Za-z0-9.-]', '_', norm.replace('+', 'plus'))
+
+
+def find_norms(names: Sequence[str], config: Config) -> dict[str, Optional[dict]]:
+    """The norm_cfg behind each name.
+
+    Args:
+        names: a key of the config's ``norm_cfgs``, a norm's type, ``none``, or ``NAME=dict(type=..., ...)``.
+        config: the config whose norm is exchanged.
+
+    Raises:
+        KeyError, TypeError, ValueError: a norm that cannot be built; a name that is there twice, or that differs from
+            another only in characters which file names cannot have.
+    """
+    known = config.get('norm_cfgs') or {}
+    norms: dict[str, Optional[dict]] = {}
+    for text in names:
+        name, given, value = text.partition('=')
+        if given:
+            norm = _parse(text, value)
+        elif name in known:
+            norm = known[name] and known[name].to_dict()
+        elif name == 'none':
+            norm = None
+        else:
+            norm = dict(type=name, num_groups=32) if name == 'GN' else dict(type=name)
+        if norm is not None:
+            try:
+                build_norm_layer(norm, norm.get('num_groups', 1))
+            except (KeyError, TypeError, ValueError) as error:
+                names_here = f"; the config's norm_cfgs has {', '.join(known)}" if known else ''
+                raise type(error)(f'--norms {text}: {error.args[0]}{names_here}') from None
+        if file_name(name) in map(file_name, norms):
+            raise ValueError(f'--norms {text}: its name is there twice, or too like another; names go into file names')
+        norms[name] = norm
+    return norms
+
+
+def _parse(text: str, value: str) -> dict:
+    try:
+        return Config.fromstring(f'norm_cfg = {value}', '.py').norm_cfg.to_dict()
+    except Exception:
+        raise ValueError(f"--norms {text}: after the '=' comes a norm_cfg, for instance "
+                         "wide=dict(type='CBN', buffer_num=7)") from None
+
+
+def find_places(config: Config, wanted: Optional[Sequence[str]] = None) -> list[str]:
+    """Where the norm is exchanged: the ``wanted`` of :data:`PLACES`, or all, but for a backbone with frozen norms.
+
+    Raises:
+        KeyError: the model has no such part.
+    """
+    places = []
+    for place, keys in PLACES.items():
+        part: Any = config.model
+        for key in keys:
+            part = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and (place in wanted if wanted else not part.get('norm_eval', False)):
+            places.append(place)
+    missing = sorted(set(wanted or ()) - set(places))
+    if missing:
+        raise KeyError(f"config {config.filename}: --where {' '.join(missing)}: the model has no such part")
+    return places
+
+
+def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], places: Sequence[str],
+                options: Optional[dict] = None, scale_lr: bool = True) -> str:
+    """Text of a config file at ``path`` that trains one cell: the config's, with what the cell sets.
+
+    Raises:
+        ValueError: ``none`` in the backbone, which cannot be without a norm.
+    """
+    if norm is None and 'backbone' in places:
+        raise ValueError("--norms none: a ResNet has a norm; leave 'backbone' out of --where")
+    base = os.path.relpath(Path(config.filename).resolve(), path.parent.resolve())
+    lines = [f"_base_ = '{base}'", '']
+    model: dict = {}
+    for place in places:
+        part, present = model, config.model
+        for key in PLACES[place]:
+            part, present = part.setdefault(key, {}), present[key]
+        part['norm_cfg'] = norm
+        if norm is not None and isinstance(present.get('norm_cfg'), dict):
+            part['norm_cfg'] = dict(norm, _delete_=True)
+    settings: dict = dict(model=model, train_dataloader=dict(batch_size=cell.batch_size),
+                          randomness=dict(seed=cell.seed))
+    if scale_lr and 'base_batch_size' in (config.get('auto_scale_lr') or {}):
+        settings['auto_scale_lr'] = dict(enable=True)
+    if config.get('val_evaluator') is not None and isinstance(config.val_evaluator, dict):
+        settings['val_evaluator'] = dict(outfile_prefix=str(path.parent / 'val'))
+    extra = Config(settings)
+    if options:
+        extra.merge_from_dict(options)
+    return '\n'.join(lines) + extra.pretty_text
+
+
+def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, command: str, processes: int,
+                seconds: float, examples: Sequence[int] = ()) -> dict:
+    """What is kept of a finished training.
+
+    Args:
+        folder: the cell's, with ``config.py``, the work dir ``run`` and the last evaluation's results ``val.*.json``.
+        config: text of the merged config.
+        command: with which it was trained.
+        seconds: the training took in this session.
+        examples: image ids whose detections are kept.
+
+    Raises:
+        FileNotFoundError: no log. ValueError: no evaluation in it.
+    """
+    log = read_log(folder / 'run')
+    if not log.val:
+        raise ValueError(f'{folder / "run"}: the log holds no evaluation')
+    curve = [{'step': record['step'], **{key: value for key, value in record.items() if '/' in key}}
+             for record in log.val]
+    steps = [record['time'] for record in log.train if 'time' in record]
+    memory = [record['memory'] for record in log.train if 'memory' in record]
+    resident = [int(text) for file in (folder / 'run').glob('*/*.log')
+                for text in re.findall(r'peak resident memory: (\d+) MiB', file.read_text())]
+    return dict(
+        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, processes=processes,
+        metrics={key: value for key, value in curve[-1].items() if key != 'step'}, curve=curve,
+        losses=[[record['iter'], record['loss']] for record in log.train],
+        iteration_seconds=median(steps) if steps else None,
+        images_per_second=cell.batch_size * processes / median(steps) if steps else None,
+        gpu_memory_mib=max(memory, default=None), memory_mib=max(resident, default=None), seconds=round(seconds),
+        config=config, cell_config=(folder / 'config.py').read_text(), command=command,
+        machine=dict(torch=torch.__version__, device=device_name(), cores=os.cpu_count()),
+        detections=_detections(folder, examples))
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + ' CPU'
+
+
+def _detections(folder: Path, examples: Sequence[int], least: float = 0.3) -> dict[str, list]:
+    """Detections of the example images with a score of ``least`` or more, in COCO's format of results."""
+    kept: dict[str, list] = {str(image): [] for image in examples}
+    files = sorted(folder.glob('val.*.json'))
+    if files and examples:
+        # a result with masks holds the boxes' classes and scores too
+        name = 'val.segm.json' if (folder / 'val.segm.json') in files else 'val.bbox.json'
+        for item in json.loads((folder / name).read_text()):
+            if str(item['image_id']) in kept and item['score'] >= least:
+                kept[str(item['image_id'])].append(item)
+    return kept
+
+
+class Results:
+    """The finished cells of a grid in one JSON file, written whole after each.
+
+    Args:
+        path: of the file; read if it is there.
+
+    Raises:
+        ValueError: the file is not one of this kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict = dict(kind='mmdet norm comparison', cells={}, failed={})
+        if path.is_file():
+            try:
+                self.data = json.loads(path.read_text())
+                if self.data['kind'] != 'mmdet norm comparison':
+                    raise KeyError('kind')
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f'{path}: not a file of results of tools/compare_norms.py ({error!r})') from error
+
+    @property
+    def cells(self) -> dict[str, dict]:
+        return self.data['cells']
+
+    def add(self, name: str, result: dict) -> None:
+        self.cells[name] = result
+        self.data['failed'].pop(name, None)
+        self.save()
+
+    def fail(self, name: str, reason: str) -> None:
+        self.data['failed'][name] = reason
+        self.save()
+
+    def save(self) -> None:
+        write_atomic(json.dumps(self.data, indent=1).encode(), self.path)
+
+    def done(self, name: str, config: str) -> bool:
+        """Whether a cell is finished.
+
+        Raises:
+            ValueError: it was trained with another config.
+        """
+        if name not in self.cells:
+            return False
+        if self.cells[name]['config'] != config:
+            old, new = self.cells[name]['config'].splitlines(), config.splitlines()
+            line = next((pair for pair in zip(old, new) if pair[0] != pair[1]), ('(shorter)', '(longer)'))
+            raise ValueError(f'{self.path}: {name} was trained with another config ("{line[0].strip()}", now '
+                             f'"{line[1].strip()}"); compare under another --work-dir')
+        return True
