@@ -169,13 +169,16 @@ class Grid:
 
     def stop(self):
         """Let what runs save its state."""
-        for process, _, _ in self.running.values():
-            os.killpg(process.pid, signal.SIGINT)
-        for process, _, _ in self.running.values():
-            try:
-                process.wait(120)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        # not SIGINT, which processes in the background ignore
+        for stop, wait in ((signal.SIGTERM, 120), (signal.SIGKILL, None)):
+            for process, _, _ in self.running.values():
+                if process.poll() is None:
+                    os.killpg(process.pid, stop)
+            for process, _, _ in self.running.values():
+                try:
+                    process.wait(wait)
+                except subprocess.TimeoutExpired:
+                    pass
 
 
 def main(argv=None):
