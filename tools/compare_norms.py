@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+from mmengine.registry import init_default_scope
 
 from mmdet.analysis.norm_grid import PLACES, Cell, Results, cell_config, cell_result, find_norms, find_places
 from mmdet.utils.atomic_io import write_atomic
@@ -148,6 +149,7 @@ class Grid:
         """Ids of the images whose detections are kept: spread evenly over the validation set."""
         if not hasattr(self, '_examples'):
             from mmdet.registry import DATASETS
+            init_default_scope('mmdet')
             dataset = DATASETS.build(self.config.val_dataloader.dataset)
             step = max(1, len(dataset) // number)
             self._examples = [int(dataset.get_data_info(i)['img_id'])
