@@ -7,19 +7,17 @@ over rounds. Peak memory is that of one step beyond what is held before it; wind
 the earlier batches.
 """
 import argparse
-import ctypes
-import gc
 import importlib.util
 import math
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmdet.analysis.measure import peak_bytes, timed
 from mmdet.ops.norm import build_norm_layer, conv_norm
 from mmdet.utils.cli import run_main
 
@@ -82,47 +80,6 @@ def step(block, x, grad):
     block(x).backward(grad)
     with torch.no_grad():  # weights move, as in training
         block.conv.weight.sub_(block.conv.weight.grad, alpha=1e-6)
-
-
-def timed(fn, device):
-    """Seconds of ``fn()``."""
-    if device == 'cpu':
-        start = time.perf_counter()
-        fn()
-        return time.perf_counter() - start
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    fn()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1e3
-
-
-def resident(key):
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def peak_bytes(fn, device):
-    """Most memory that ``fn()`` holds beyond what is held before."""
-    gc.collect()
-    if device != 'cpu':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        fn()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        ctypes.CDLL('libc.so.6').malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')  # resets the peak of the resident memory
-    except OSError:
-        return math.nan
-    before = resident('VmRSS')
-    fn()
-    return resident('VmHWM') - before
 
 
 def measure(shape, channels, kernel, norms, rounds, device):

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from norm_layer import peak_bytes, timed
 
+from mmdet.analysis.measure import peak_bytes, timed
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
