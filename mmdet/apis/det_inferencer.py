@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
 import mmcv
 import numpy as np
@@ -125,21 +125,44 @@ class DetInferencer(BaseInferencer):
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
         images = self._inputs_to_list(inputs)
         names = unique_names(images, self.num_images, warn=bool(out_dir))
-        starts = range(0, len(images), batch_size)
         results = dict(predictions=[], visualization=[])
-        for start in track(starts, description='Inference') if self.show_progress else starts:
-            part = slice(start, start + batch_size)
-            samples = self.forward(self.collate_fn([self.pipeline(describe(image)) for image in images[part]]))
+        batches = self.batches(images, names, batch_size)
+        if self.show_progress:
+            batches = track(batches, description='Inference', total=-(-len(images) // batch_size))
+        for some, own_names, samples in batches:
             if return_vis or show or (out_dir and not no_save_vis):
                 folder = '' if no_save_vis else out_dir
                 results['visualization'] += self.visualize(
-                    images[part], samples, names[part], show, wait_time, draw_pred, pred_score_thr, folder)
+                    some, samples, own_names, show, wait_time, draw_pred, pred_score_thr, folder)
             folder = '' if no_save_pred else out_dir
-            results['predictions'] += self.postprocess(samples, names[part], return_datasamples, folder)
+            results['predictions'] += self.postprocess(samples, own_names, return_datasamples, folder)
             self.num_images += len(samples)
         if print_result:
             pprint(dict(predictions=results['predictions']))
         return results
+
+    def batches(self, images: Sequence[Image], names: Sequence[str], batch_size: int,
+                skip: Optional[Callable[[Image, Exception], None]] = None
+                ) -> Iterator[tuple[list[Image], list[str], list[DetDataSample]]]:
+        """Detections a batch at a time: the images, their names and their data samples.
+
+        Args:
+            skip: told of an image that cannot be read and why, after which the others go on; None lets the error
+                through.
+        """
+        for start in range(0, len(images), batch_size):
+            data, read = [], []
+            for i in range(start, min(start + batch_size, len(images))):
+                try:
+                    data.append(self.pipeline(describe(images[i])))
+                except (FileNotFoundError, ValueError) as error:
+                    if skip is None:
+                        raise
+                    skip(images[i], error)
+                else:
+                    read.append(i)
+            if read:
+                yield [images[i] for i in read], [names[i] for i in read], self.forward(self.collate_fn(data))
 
     def _inputs_to_list(self, inputs: Union[Image, Sequence[Image]]) -> list[Image]:
         if isinstance(inputs, (list, tuple)):

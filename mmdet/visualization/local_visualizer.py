@@ -10,22 +10,25 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from mmdet.registry import VISUALIZERS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.utils.atomic_io import write_atomic
 
+from .display import check_display
 from .draw import draw_instances, enlarge, readable_factor
-from .palette import get_palette
+from .palette import get_palette, neighbour_colours
 
+NO_BOXES = np.zeros((0, 4))
 Colour = Union[None, str, Sequence]
-#: Matplotlib's backends that only write files
-FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 
 
 @VISUALIZERS.register_module()
 class DetLocalVisualizer(Visualizer):
     """Pictures of ground truth and detections.
 
-    ``dataset_meta['classes']`` names the classes, ``dataset_meta['palette']`` are their colours. With one class each
-    instance has its own colour.
+    ``dataset_meta['classes']`` names the classes, ``dataset_meta['palette']`` are their colours; the masks of a class
+    are shades of it. With one class neighbours have different colours. Ignored regions of the ground truth are grey
+    and hatched. Labels that would hide another label or a small object are left out or shortened.
 
     Args:
         name, image, vis_backends, save_dir: as in mmengine's Visualizer.
@@ -71,23 +74,13 @@ class DetLocalVisualizer(Visualizer):
         Raises:
             ValueError: the ending of ``out_file`` is that of no picture format.
         """
-        shown = []
-        if data_sample is not None and draw_gt and 'bboxes' in data_sample.get('gt_instances', ()):
-            shown.append(data_sample.gt_instances)
-        if data_sample is not None and draw_pred and 'pred_instances' in data_sample:
-            found = data_sample.pred_instances
-            shown.append(found[found.scores > pred_score_thr])
-
-        def picture(factor: int) -> np.ndarray:
-            parts = [self._draw(image, instances, factor) for instances in shown]
-            return np.concatenate(parts, axis=1) if parts else enlarge(image, factor)
-
-        plain = picture(1)
+        shown = [] if data_sample is None else self._select(data_sample, draw_gt, draw_pred, pred_score_thr)
+        plain = self._draw(image, shown, 1)
         self.set_image(plain)
         if out_file is None and not show and not self._vis_backends:
             return
-        factor = readable_factor(image)
-        large = picture(factor) if factor > 1 else plain
+        factor = readable_factor(image, np.concatenate([each.bboxes.cpu().numpy() for each in shown] or [NO_BOXES]))
+        large = self._draw(image, shown, factor) if factor > 1 else plain
         if show:
             self._show(large, name, wait_time)
         if out_file is None:
@@ -107,18 +100,34 @@ class DetLocalVisualizer(Visualizer):
         return super().get_image()
 
     def _show(self, picture: np.ndarray, name: str, wait_time: float) -> None:
-        import matplotlib  # slow to import
-        if matplotlib.get_backend().lower() in FILE_BACKENDS:  # mmengine would wait for a key for ever
-            print_log(f'{name}: no display here, so the picture is not shown; give out_file to write it', 'current',
+        try:
+            check_display()  # mmengine would wait for a key for ever
+        except RuntimeError as error:
+            print_log(f'{name}: {error}, so the picture is not shown; give out_file to write it', 'current',
                       logging.WARNING)
             return
         self.show(picture, win_name=name, wait_time=wait_time)
 
-    def _draw(self, image: np.ndarray, instances: InstanceData, factor: int) -> np.ndarray:
+    @staticmethod
+    def _select(data_sample: DetDataSample, draw_gt: bool, draw_pred: bool, score_thr: float) -> list[InstanceData]:
+        """What is drawn, a list of one or two; ignored regions are marked in the field ``ignored``."""
+        shown = []
+        if draw_gt and 'bboxes' in data_sample.get('gt_instances', ()):
+            shown.append(_with_ignored(data_sample.gt_instances, data_sample.get('ignored_instances')))
+        if draw_pred and 'pred_instances' in data_sample:
+            found = data_sample.pred_instances
+            shown.append(found[found.scores > score_thr])
+        return shown
+
+    def _draw(self, image: np.ndarray, shown: list[InstanceData], factor: int) -> np.ndarray:
+        """The image, enlarged, with each of ``shown`` on it, side by side."""
+        parts = [self._draw_instances(image, instances, factor) for instances in shown]
+        return np.concatenate(parts, axis=1) if parts else enlarge(image, factor)
+
+    def _draw_instances(self, image: np.ndarray, instances: InstanceData, factor: int) -> np.ndarray:
         masks = instances.get('masks')
-        if masks is not None:
-            masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
         scores = instances.get('scores')
+        bboxes = instances.bboxes.cpu().numpy()
         labels = instances.labels.cpu().numpy()
         meta = self.dataset_meta or {}
         classes = meta.get('classes', ())
@@ -127,12 +136,32 @@ class DetLocalVisualizer(Visualizer):
         def by_label(color: Colour) -> Optional[np.ndarray]:
             return None if color is None else get_palette(color, number)[labels]
 
+        mask_colours = by_label(self.mask_color)
         if self.bbox_color is not None:
             colours = by_label(self.bbox_color)
         elif len(classes) == 1:
-            colours = get_palette(None, len(labels))
+            colours = neighbour_colours(bboxes)
+            mask_colours = colours if mask_colours is None else mask_colours
         else:
             colours = get_palette(meta.get('palette'), number)[labels]
-        return draw_instances(image, instances.bboxes.cpu().numpy(), labels, classes, colours,
-                              None if scores is None else scores.cpu().numpy(), masks, by_label(self.mask_color),
-                              by_label(self.text_color), self.line_width, self.alpha, factor)
+        return draw_instances(image, bboxes, labels, classes, colours,
+                              None if scores is None else scores.cpu().numpy(),
+                              None if masks is None else _mask_array(masks), mask_colours, by_label(self.text_color),
+                              self.line_width, self.alpha, factor, instances.get('ignored'))
+
+
+def _mask_array(masks: Union[torch.Tensor, BitmapMasks, PolygonMasks]) -> np.ndarray:
+    """Masks as (N, H, W) bool or uint8."""
+    return masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
+
+
+def _with_ignored(instances: InstanceData, ignored: Optional[InstanceData]) -> InstanceData:
+    """Both together, with a field ``ignored`` (N,) bool."""
+    if ignored is None or not len(ignored):
+        return instances
+    both = InstanceData(ignored=np.repeat([False, True], [len(instances), len(ignored)]))
+    for key in ('bboxes', 'labels'):
+        both[key] = torch.cat([instances[key], ignored[key]])
+    if 'masks' in instances and 'masks' in ignored:
+        both.masks = torch.from_numpy(np.concatenate([_mask_array(each.masks) for each in (instances, ignored)]))
+    return both

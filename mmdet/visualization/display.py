@@ -1,0 +1,11 @@
+"""Whether windows can be opened here."""
+#: Matplotlib's backends that only write files
+FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
+
+
+def check_display() -> None:
+    """RuntimeError where no window can be opened, with the reason."""
+    import matplotlib  # slow to import
+    backend = matplotlib.get_backend()
+    if backend.lower() in FILE_BACKENDS:
+        raise RuntimeError(f'no display here (Matplotlib has only the backend {backend!r}, which writes files)')
