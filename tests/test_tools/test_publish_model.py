@@ -3,10 +3,12 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmdet.apis import DetInferencer, init_detector
 from mmdet.utils.cli import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +61,52 @@ def test_bad_input_is_named_and_nothing_is_written(tool, checkpoint, tmp_path, c
     assert run_main(lambda: tool.main([str(checkpoint), str(tmp_path / 'out')])) == 1
     error = capsys.readouterr().err.split('\nerror: ')[-1]
     assert str(checkpoint) in error and says in error and not list(tmp_path.glob('out*'))
+
+
+@pytest.fixture
+def trained(tiny_config, tmp_path):
+    """A checkpoint as training writes it, of a model whose weights are random."""
+    model = init_detector(str(tiny_config))
+    for key, value in model.state_dict().items():
+        if key.endswith('running_var'):
+            value.copy_(torch.rand_like(value) * 1e-7)  # nearly nothing is left of these in float16
+    model.cfg.work_dir = '/home/someone/run'
+    path = tmp_path / 'epoch_2.pth'
+    torch.save(dict(meta=dict(cfg=model.cfg.pretty_text, epoch=2, experiment_name='run', dataset_meta=dict(
+        classes=('a', 'b', 'c'))), state_dict=model.state_dict(), optimizer=dict(state={})), path)
+    return path, model
+
+
+def test_half_needs_no_config_and_is_loaded_as_float32(tool, trained, tiny_config, tmp_path):
+    path, model = trained
+    tool.main([str(path), str(tmp_path / 'small'), '--half'])
+    [small] = tmp_path.glob('small-*.pth')
+    assert small.stat().st_size < 0.62 * path.stat().st_size
+    meta = torch.load(small, weights_only=True)['meta']
+    assert set(meta) == {'cfg', 'dataset_meta'} and len(meta['dataset_meta']['palette']) == 3
+    assert 'work_dir' not in meta['cfg'] and 'someone' not in meta['cfg']
+    from_file = DetInferencer(weights=str(small), device='cpu', show_progress=False)
+    for loaded in (from_file.model, init_detector(str(tiny_config), str(small))):
+        for key, value in loaded.state_dict().items():
+            was = model.state_dict()[key]
+            assert value.dtype == was.dtype
+            kept = key.endswith(('running_mean', 'running_var')) or not was.is_floating_point()
+            assert torch.equal(value, was if kept else was.half().float()), key
+    assert from_file.model.dataset_meta['classes'] == ('a', 'b', 'c')
+    found = from_file(np.zeros((64, 64, 3), np.uint8))['predictions'][0]
+    assert len(found['scores']) == len(found['masks'])
+
+
+@pytest.mark.parametrize('spoil, says', [
+    (lambda saved: saved['meta'].pop('cfg'), r"no config under meta\['cfg'\]"),
+    (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(1e6), 'backbone.conv1.weight holds 1e.06'),
+    (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(float('nan')), 'backbone.conv1.weight'),
+])
+def test_what_cannot_be_halved(tool, trained, tmp_path, spoil, says):
+    path = trained[0]
+    saved = torch.load(path, weights_only=True)
+    spoil(saved)
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match=f'{path}.*{says}'):
+        tool.main([str(path), str(tmp_path / 'small'), '--half'])
+    assert not list(tmp_path.glob('small*'))
