@@ -1,0 +1,296 @@
+"""The page of tools/compare_norms.py: one HTML file that needs nothing else."""
+import base64
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from statistics import median
+from string import Template
+from typing import Callable, Optional, Sequence
+
+import numpy as np
+
+from mmdet.analysis.report_numbers import (Numbers, markdown, metric_name, per_cent, speed_rows, summary, table_rows,
+                                           total_batch)
+from mmdet.analysis.report_pictures import Pictures, first_with_detections
+from mmdet.analysis.report_plots import STYLES, bounds, merge, plot, sample
+from mmdet.utils.atomic_io import write_atomic
+
+TEMPLATE = Path(__file__).parent / 'templates' / 'norms.html'
+
+
+def write_report(data: dict, folder: Path, pictures: Optional[Pictures] = None, title: str = '',
+                 running: bool = False) -> Path:
+    """Write ``index.html`` and ``table.md``.
+
+    Args:
+        data: contents of ``results.json``.
+        folder: where to.
+        pictures: the example images; without them the page says that there are none.
+        title: what was compared; by default the name of the config.
+        running: the page loads itself anew every minute.
+
+    Returns:
+        The page's path.
+    """
+    numbers = Numbers(data)
+    grid = data.get('grid') or {}
+    title = title or Path(grid.get('config', folder.name)).stem
+    parts = [
+        _head(data, numbers, title), _summary(numbers), _table(numbers), _curves(numbers, grid),
+        _speed(data, numbers), _examples(numbers, pictures), _how(data, numbers)]
+    text = Template(TEMPLATE.read_text()).substitute(
+        title=escape(f'Norms compared: {title}'), body='\n'.join(parts),
+        refresh='<meta http-equiv="refresh" content="60">\n' if running else '',
+        colours='\n'.join(f'.n{i} {{ --c: var(--n{i}); }}' for i in range(STYLES)),
+        tabs='\n'.join(f'#b{i}:checked ~ .t{i} {{ display: block; }}' for i in range(len(numbers.totals))))
+    write_atomic(text.encode(), folder / 'index.html')
+    write_atomic(markdown(numbers, data.get('speed')).encode(), folder / 'table.md')
+    return folder / 'index.html'
+
+
+def _key(numbers: Numbers, norm: str) -> str:
+    return f'{sample(numbers.norms.index(norm))}{escape(norm)}'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(map(escape, names))
+
+
+def _head(data: dict, numbers: Numbers, title: str) -> str:
+    grid, failed = data.get('grid') or {}, data.get('failed') or {}
+    names = list(dict.fromkeys([*grid.get('cells', ()), *data['cells'], *failed]))
+    missing = [name for name in names if name not in data['cells'] and name not in failed]
+    machines = dict.fromkeys(
+        f'{m.get("device")}, {m.get("cores")} cores, torch {m.get("torch")}' for m in
+        (cell.get('machine') or {} for cell in numbers.cells) if m)
+    lines = [f'<h1>Norms compared: {escape(title)}</h1>',
+             f'<p>{_listed(numbers.norms) or "No norm yet"}; batch size {_listed(list(map(str, numbers.totals)))}; '
+             f'seeds {_listed(list(map(str, numbers.seeds)))}'
+             + (f'; norm exchanged in {_listed(grid["places"])}' if grid.get('places') else '') + '.</p>']
+    times = [cell['finished'] for cell in numbers.cells if cell.get('finished')]
+    when = f'First training finished {min(times)}, last {max(times)}; page' if times else 'Page'
+    lines.append(f'<p class="note">{when} made {datetime.now().strftime("%Y-%m-%d %H:%M")}. '
+                 + (f'Trained on: {_listed(list(machines))}.' if machines else '') + '</p>')
+    lines.append(f'<p>{len(names)} trainings: {len(data["cells"])} finished, {len(failed)} failed, {len(missing)} not '
+                 'yet run to the end.</p>')
+    if failed:
+        lines.append('<ul class="bad">' + ''.join(f'<li>{escape(name)}: {escape(reason)}</li>'
+                                                  for name, reason in failed.items()) + '</ul>')
+    if missing:
+        lines.append(f'<details><summary>Not finished</summary><p>{_listed(missing)}</p></details>')
+    return '\n'.join(lines)
+
+
+def _summary(numbers: Numbers) -> str:
+    items = ''.join(f'<li>{escape(line)}</li>' for line in summary(numbers))
+    text = ('AP in per cent, mean ± standard deviation over seeds, of the last evaluation. "Clearly": the means differ '
+            "by Welch's t test at 95 %; each pair is tested by itself, so that among many pairs a few will differ by "
+            'chance.')
+    if len(numbers.totals) > 1:
+        text += (' Trainings that are as many epochs long make more steps with smaller batches; compare norms within a '
+                 'batch size first.')
+    return f'<h2>What the numbers say</h2><ul>{items}</ul><p class="note">{text}</p>'
+
+
+def _ap_table(numbers: Numbers, keys: list[str]) -> str:
+    width = len(numbers.totals)
+    head = ''.join(f'<th colspan="{width}" class="first">{escape(metric_name(key))}</th>' for key in keys)
+    second = ''.join(f'<th{_first(i, width)}>{total}</th>'
+                     for i, total in enumerate(numbers.totals * len(keys)))
+    rows = []
+    for norm, values in table_rows(numbers, keys):
+        cells = []
+        for i, (value, best) in enumerate(values):
+            key, total = keys[i // width], numbers.totals[i % width]
+            seeds = '; '.join(f'seed {cell["seed"]}: {100 * cell["metrics"][key]:.1f}'
+                              for cell in numbers.select(norm, total) if key in cell['metrics'])
+            number, plus, spread = per_cent(value).partition(' ± ')
+            fewer = f' <small>({value.n})</small>' if value and value.n < len(numbers.seeds) else ''
+            cells.append(f'<td{_first(i, width, "best" if best else "")} title="{escape(seeds)}">{number}'
+                         + (f' <small>± {spread}</small>' if plus else '') + fewer + '</td>')
+        rows.append(f'<tr><th scope="row">{_key(numbers, norm)}</th>{"".join(cells)}</tr>')
+    return ('<div class="scroll" tabindex="0"><table><thead><tr><th class="corner">norm</th>' + head
+            + '</tr><tr><th class="corner note">batch size</th>' + second + '</tr></thead><tbody>' + ''.join(rows)
+            + '</tbody></table></div>')
+
+
+def _first(index: int, width: int, other: str = '') -> str:
+    names = ' '.join(filter(None, ['first' if index % width == 0 else '', other]))
+    return f' class="{names}"' if names else ''
+
+
+def _table(numbers: Numbers) -> str:
+    if not numbers.keys:
+        return ''
+    rest = [key for key in numbers.keys if key not in numbers.shown]
+    more = (f'<details><summary>All metrics</summary>{_ap_table(numbers, rest)}</details>' if rest else '')
+    kinds = dict.fromkeys(key.partition('_mAP')[0] for key in numbers.shown)
+    tables = ''.join(_ap_table(numbers, [key for key in numbers.shown if key.partition('_mAP')[0] == kind])
+                     for kind in kinds)
+    return ('<h2>AP by norm and batch size</h2>' + tables
+            + '<p class="note">Shaded: clearly above every other norm of this batch size. In brackets: seeds, where '
+            'fewer are finished. Each number names its seeds when pointed at.</p>' + more)
+
+
+def _resampled(runs: Sequence[Sequence], parts: int = 60) -> list[list[tuple[float, float]]]:
+    """Runs at the same iterations, wherever each has logged; means over stretches where they have logged often."""
+    runs = [run for run in runs if len(run) > 1]
+    if not runs:
+        return []
+    edges = np.linspace(max(run[0][0] for run in runs), min(run[-1][0] for run in runs), parts)
+    result = []
+    for run in runs:
+        x, y = np.array(run, dtype=float).T
+        width = max(1, len(x) // parts)
+        smooth = np.convolve(np.pad(y, width // 2, mode='edge'), np.full(width, 1 / width), 'valid')[:len(y)]
+        result.append(list(zip(edges.tolist(), np.interp(edges, x, smooth).tolist())))
+    return result
+
+
+def _small_multiples(numbers: Numbers, name: str, runs: Callable[[list], list], x_label: str, markers: bool) -> str:
+    """One plot for each batch size, all with the same scale."""
+    curves = {total: [curve for style, norm in enumerate(numbers.norms)
+                      for curve in [merge(style, norm, runs(numbers.select(norm, total)))] if curve]
+              for total in numbers.totals}
+    # A loss that blows up, or the first steps', would press all others together
+    y_range = bounds([curve for each in curves.values() for curve in each], drop=0 if markers else 0.03)
+    if markers:
+        y_range = (min(0., y_range[0]), y_range[1] * 1.03)
+    return '<div class="plots">' + '\n'.join(
+        plot(f'{name}, batch size {total}', each, x_label, y_range, markers) for total, each in curves.items()
+    ) + '</div>'
+
+
+def _curves(numbers: Numbers, grid: dict) -> str:
+    if not numbers.keys:
+        return ''
+    keys = '<p class="legend">' + ''.join(
+        f'<span>{sample(i)}{escape(norm)}</span>' for i, norm in enumerate(numbers.norms)) + '</p>'
+    units = {cell.get('unit', 'epoch') for cell in numbers.cells}
+    plots = []
+    for key in [key for key in numbers.shown if key.endswith('_mAP')] or numbers.shown[:1]:
+        plots.append(_small_multiples(
+            numbers, f'{metric_name(key)}, %',
+            lambda cells, key=key: [[(point['step'], 100 * point[key]) for point in cell['curve'] if key in point]
+                                    for cell in cells], '/'.join(sorted(units)), True))
+    loss = _small_multiples(numbers, 'loss', lambda cells: _resampled([cell['losses'] for cell in cells]),
+                            'iteration', False)
+    keys_of_loss = '<p class="legend">' + ''.join(
+        f'<span>{sample(i, False)}{escape(norm)}</span>' for i, norm in enumerate(numbers.norms)) + '</p>'
+    return ('<h2>Curves</h2>' + keys + ''.join(plots) + '<p class="note">Line: mean over seeds; band: lowest to '
+            'highest seed.</p><h3>Training loss</h3>' + keys_of_loss + loss + '<p class="note">The highest 3 % of the '
+            'values lie outside.</p>')
+
+
+def _speed(data: dict, numbers: Numbers) -> str:
+    if not numbers.cells:
+        return ''
+    speed = data.get('speed')
+    parts = ['<h2>Speed and memory</h2>']
+    for batch, rows in speed_rows(speed).items():
+        parts.append(_plain_table(
+            f'Training step, {batch} image{"s" if batch > 1 else ""} a process',
+            ['norm', 'ms', 'images/s', f'/ {next(iter(rows))}', 'peak memory, MiB', 'window, MiB'],
+            [[_key(numbers, norm) if norm in numbers.norms else escape(norm), *map(escape, row)]
+             for norm, row in rows.items()]))
+    if speed:
+        parts.append(f'<p class="note">{escape(speed.get("note", ""))}</p>')
+    else:
+        parts.append('<p>Not yet measured in turns (done at the end of the grid, or with <code>--speed-only</code>).'
+                     '</p>')
+    rows = []
+    for norm in numbers.norms:
+        row = [_key(numbers, norm)]
+        for total in numbers.totals:
+            cells = numbers.select(norm, total)
+            rates = [cell['images_per_second'] for cell in cells if cell.get('images_per_second')]
+            memory = [cell.get('gpu_memory_mib') or cell.get('memory_mib') for cell in cells]
+            row += [f'{median(rates):.1f}' if rates else '–', f'{max(filter(None, memory), default=0) or "–"}']
+        rows.append(row)
+    heads = [text for total in numbers.totals for text in (f'images/s, batch {total}', 'MiB')]
+    asked = data.get('grid') or {}
+    parts.append('<details><summary>As the trainings logged it</summary>' + _plain_table(
+        '', ['norm', *heads], rows) + '<p class="note">Median of the seeds\' images/s; most memory of the GPU, or of the '
+        'whole process on the CPU. '
+        + (f'{asked["jobs"]} trainings ran side by side. ' if asked.get('jobs', 1) > 1 else '')
+        + 'What else the machine did is in these numbers.</p></details>')
+    return ''.join(parts)
+
+
+def _plain_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    body = ''.join(f'<tr><th scope="row">{row[0]}</th>' + ''.join(f'<td>{text}</td>' for text in row[1:]) + '</tr>'
+                   for row in rows)
+    head = f'<th class="corner">{escape(heads[0])}</th>' + ''.join(f'<th>{escape(text)}</th>' for text in heads[1:])
+    return ((f'<h3>{escape(title)}</h3>' if title else '') + '<div class="scroll" tabindex="0"><table><thead><tr>'
+            + head + f'</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def _examples(numbers: Numbers, pictures: Optional[Pictures]) -> str:
+    parts = ['<h2>Detections</h2>']
+    if pictures is None or pictures.problem:
+        reason = pictures.problem if pictures else 'The example images were not asked for.'
+        return ''.join([*parts, f'<p>{escape(reason)}</p>'])
+    keys = ''.join(f'<span><svg class="key" viewBox="0 0 34 14"><path class="{kind}" d="M2 2h30v10h-30z"/></svg>{text}'
+                   '</span>' for kind, text in (('ok', 'right: IoU of 0.5 or more with an object of its class'),
+                                                ('ko', 'wrong, or found twice'), ('no', 'missed')))
+    parts += [f'<p class="note">Validation images; detections with a score of 0.3 or more, of the first seed. Each names '
+              f'its class and score when pointed at.</p><p class="legend">{keys}</p>', pictures.definitions(),
+              '<div class="tabs">']
+    for i, total in enumerate(numbers.totals):
+        parts.append(f'<input type="radio" name="batch" id="b{i}"{" checked" if i == 0 else ""}>'
+                     f'<label for="b{i}">batch size {total}</label>')
+    truths = {image: pictures.truth(image) for image in pictures.images}
+    for i, total in enumerate(numbers.totals):
+        cells = {norm: first_with_detections(numbers.select(norm, total)) for norm in numbers.norms}
+        head = '<th class="gt">ground truth</th>' + ''.join(f'<th>{escape(norm)}</th>' for norm in numbers.norms)
+        rows = []
+        for image in pictures.images:
+            row = f'<td class="gt">{truths[image]}</td>'
+            for norm, cell in cells.items():
+                if cell is None:
+                    row += '<td>not finished</td>'
+                    continue
+                row += f'<td>{pictures.found(image, cell["detections"].get(image, []), norm)}</td>'
+            rows.append(f'<tr>{row}</tr>')
+        parts.append(f'<div class="tab t{i}"><h3>Batch size {total}</h3><div class="scroll" tabindex="0">'
+                     f'<table class="pictures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+                     '</div></div>')
+    return ''.join([*parts, '</div>'])
+
+
+def _how(data: dict, numbers: Numbers) -> str:
+    grid = data.get('grid') or {}
+    parts = ['<h2>How it was made</h2>']
+    if grid.get('command'):
+        parts.append(f'<pre><code>{escape(grid["command"])}</code></pre>')
+    if grid.get('versions'):
+        parts.append('<p class="note">' + escape(', '.join(f'{name} {version}' for name, version in
+                                                           grid['versions'].items())) + '.</p>')
+    norms = {cell['norm']: cell.get('norm_cfg') for cell in numbers.cells}
+    norms.update(grid.get('norms') or {})
+    rows = ''.join(f'<tr><th scope="row">{escape(norm)}</th><td style="text-align:left"><code>'
+                   f'{escape(_call(norms[norm]))}</code></td></tr>' for norm in numbers.norms)
+    parts.append(f'<h3>norm_cfg</h3><div class="scroll" tabindex="0"><table><tbody>{rows}</tbody></table></div>')
+    parts.append('<h3>Configs and commands</h3>')
+    for norm in numbers.norms:
+        inner = [_cell(cells) for total in numbers.totals for cells in [numbers.select(norm, total)] if cells]
+        if inner:
+            parts.append(f'<details><summary>{escape(norm)}</summary>{"".join(inner)}</details>')
+    return ''.join(parts)
+
+
+def _call(cfg: Optional[dict]) -> str:
+    return 'None' if cfg is None else f'dict({", ".join(f"{key}={value!r}" for key, value in cfg.items())})'
+
+
+def _cell(cells: list[dict]) -> str:
+    """Commands of one norm and batch size, and the config of its first seed."""
+    first = cells[0]
+    commands = '\n'.join(cell['command'] for cell in cells)
+    name = f'{first["norm"]}_b{first["batch_size"]}_s{first["seed"]}.py'
+    uri = 'data:text/x-python;base64,' + base64.b64encode(first['config'].encode()).decode()
+    return (f'<details><summary>batch size {total_batch(first)}</summary><pre><code>{escape(commands)}</code></pre>'
+            f'<p>The file, of seed {first["seed"]} (the other seeds differ in <code>randomness.seed</code> and '
+            f'<code>outfile_prefix</code>):</p><pre><code>{escape(first["cell_config"])}</code></pre>'
+            f'<details><summary>merged with its bases</summary><p><a download="{escape(name)}" href="{uri}">'
+            f'{escape(name)}</a></p><pre><code>{escape(first["config"])}</code></pre></details></details>')

@@ -1,0 +1,236 @@
+"""What a grid's numbers say: means, spread, and which differences are larger than chance."""
+import math
+from statistics import fmean, stdev
+from typing import Iterable, NamedTuple, Optional
+
+#: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, rounded up; beyond them that of 30
+T95 = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23, 2.21, 2.18, 2.17, 2.15, 2.14, 2.12, 2.11, 2.11,
+       2.10, 2.09, 2.08, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05)
+#: names of metrics, from their keys without the prefix
+KINDS = {'segm': 'mask AP', 'bbox': 'box AP'}
+SUFFIXES = {'': '', '_50': '50', '_75': '75', '_s': ' small', '_m': ' medium', '_l': ' large'}
+
+
+class Stat(NamedTuple):
+    """Mean and standard deviation (n - 1 in the denominator; None for one value) of n values."""
+    mean: float
+    sd: Optional[float]
+    n: int
+
+
+def stat(values: Iterable[float]) -> Optional[Stat]:
+    """None for no values."""
+    values = list(values)
+    if not values:
+        return None
+    return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def differ(a: Stat, b: Stat) -> Optional[bool]:
+    """Whether two means differ by Welch's t test at 95 %, without correction for the number of comparisons.
+
+    None if one of them is of one value, so that nothing is known of its spread.
+    """
+    if a.sd is None or b.sd is None:
+        return None
+    squared = [a.sd ** 2 / a.n, b.sd ** 2 / b.n]
+    total = sum(squared)
+    if total == 0:
+        return a.mean != b.mean
+    freedom = total ** 2 / (squared[0] ** 2 / (a.n - 1) + squared[1] ** 2 / (b.n - 1))
+    return abs(a.mean - b.mean) > T95[min(int(freedom), len(T95)) - 1] * math.sqrt(total)
+
+
+class Numbers:
+    """The finished cells by norm, total batch size and metric.
+
+    Args:
+        data: contents of ``results.json``.
+    """
+
+    def __init__(self, data: dict) -> None:
+        self.cells = list(data['cells'].values())
+        asked = data.get('grid') or {}
+        self.norms = _unique([*asked.get('norms', ()), *(cell['norm'] for cell in self.cells)])
+        processes = asked.get('processes', 1)
+        self.totals = sorted({*(batch * processes for batch in asked.get('batch_sizes', ())),
+                              *(total_batch(cell) for cell in self.cells)})
+        self.seeds = _unique([*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)])
+        found = {key: None for cell in self.cells for key in cell['metrics']}
+        # -1 stands for no objects of this size
+        self.keys = sorted((key for key in found if any(cell['metrics'].get(key, -1) != -1 for cell in self.cells)),
+                           key=_rank)
+
+    @property
+    def main(self) -> Optional[str]:
+        """The metric that the summary speaks of: mask AP, or box AP."""
+        return self.keys[0] if self.keys else None
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics of the short table: AP and AP50 of each kind."""
+        return [key for key in self.keys if _suffix(key) in ('', '_50')] or self.keys[:4]
+
+    def select(self, norm: str, total: int) -> list[dict]:
+        return sorted((cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
+                      key=lambda cell: cell['seed'])
+
+    def stat(self, norm: str, total: int, key: str) -> Optional[Stat]:
+        """Over seeds, of the last evaluation."""
+        return stat(cell['metrics'][key] for cell in self.select(norm, total) if cell['metrics'].get(key, -1) != -1)
+
+    def column(self, total: int, key: str) -> dict[str, Stat]:
+        """The norms that have a value, best first."""
+        stats = {norm: self.stat(norm, total, key) for norm in self.norms}
+        known = {norm: value for norm, value in stats.items() if value is not None}
+        return dict(sorted(known.items(), key=lambda item: -item[1].mean))
+
+    def clear_best(self, total: int, key: str) -> Optional[str]:
+        """The norm that differs from every other, and is above them; None if there is no such norm."""
+        column = self.column(total, key)
+        if len(column) < 2:
+            return None
+        best, *others = column
+        return best if all(differ(column[best], column[other]) for other in others) else None
+
+
+def total_batch(cell: dict) -> int:
+    """Images of an iteration, over all processes."""
+    return cell['batch_size'] * cell.get('processes', 1)
+
+
+def _unique(values: Iterable) -> list:
+    return list(dict.fromkeys(values))
+
+
+def _suffix(key: str) -> Optional[str]:
+    return key.rpartition('_mAP')[2] if '_mAP' in key else None
+
+
+def _rank(key: str) -> tuple:
+    kind = key.rpartition('/')[2].partition('_mAP')[0]
+    suffix = _suffix(key)
+    return (suffix is None, list(SUFFIXES).index(suffix) if suffix in SUFFIXES else 9,
+            list(KINDS).index(kind) if kind in KINDS else 9, key)
+
+
+def metric_name(key: str) -> str:
+    """'mask AP50' for 'coco/segm_mAP_50'."""
+    kind, found, suffix = key.rpartition('/')[2].partition('_mAP')
+    return KINDS.get(kind, f'{kind} AP') + SUFFIXES.get(suffix, suffix) if found else key
+
+
+def _signed(difference: float) -> str:
+    return f'{100 * difference:+.1f}'.replace('-', '−')
+
+
+def per_cent(value: Optional[Stat]) -> str:
+    """'31.2 ± 0.4' for a metric from 0 to 1."""
+    if value is None:
+        return '–'
+    text = f'{100 * value.mean:.1f}'
+    return text if value.sd is None else f'{text} ± {100 * value.sd:.1f}'
+
+
+def summary(numbers: Numbers) -> list[str]:
+    """Sentences on the main metric; none of them says more than the spread over seeds allows."""
+    key = numbers.main
+    if key is None:
+        return ['Nothing is finished yet.']
+    name = metric_name(key)
+    lines = []
+    for total in numbers.totals:
+        line = _compare(numbers.column(total, key))
+        if line:
+            lines.append(f'Batch size {total}: {line.format(name=name)}')
+    filled = [total for total in numbers.totals if numbers.column(total, key)]
+    if len(filled) > 1:
+        small, large = filled[0], filled[-1]
+        changes = []
+        for norm in numbers.norms:
+            low, high = numbers.stat(norm, small, key), numbers.stat(norm, large, key)
+            if low and high:
+                changes.append(f'{norm} {_signed(low.mean - high.mean)}{_remark(differ(low, high))}')
+        if changes:
+            lines.append(f'{name[0].upper() + name[1:]} at batch size {small} minus that at {large}: '
+                         f'{", ".join(changes)}.')
+        lines += _against_large(numbers, key, small, large)
+    return lines or ['Nothing is finished yet.']
+
+
+def _remark(different: Optional[bool]) -> str:
+    return {None: ' (one seed)', False: ' (within the spread)', True: ''}[different]
+
+
+def _compare(column: dict[str, Stat]) -> str:
+    if not column:
+        return ''
+    best, *others = column
+    line = f'the highest mean {{name}} has {best}, {per_cent(column[best])}'
+    if not others:
+        return line + '; no other norm is finished.'
+    worse = [other for other in others if differ(column[best], column[other])]
+    alike = [other for other in others if differ(column[best], column[other]) is False]
+    unknown = [other for other in others if differ(column[best], column[other]) is None]
+    if worse:
+        line += '; clearly above ' + ', '.join(f'{other} ({per_cent(column[other])})' for other in worse)
+    if alike:
+        line += '; within the spread of the seeds of ' + ', '.join(
+            f'{other} ({per_cent(column[other])})' for other in alike)
+    if unknown:
+        line += '; with one seed nothing can be said of the difference to ' + ', '.join(
+            f'{other} ({per_cent(column[other])})' for other in unknown)
+    return line + '.'
+
+
+def _against_large(numbers: Numbers, key: str, small: int, large: int) -> list[str]:
+    """Each norm at the smallest batch size beside BN and GN at the largest."""
+    lines = []
+    for reference in ('BN', 'SyncBN', 'GN'):
+        goal = numbers.stat(reference, large, key)
+        found = {norm: numbers.stat(norm, small, key) for norm in numbers.norms if norm != reference}
+        parts = [f'{norm} {_signed(value.mean - goal.mean)}{_remark(differ(value, goal))}'
+                 for norm, value in found.items() if value and goal]
+        if parts:
+            lines.append(f'Batch size {small} minus {reference} at {large} ({per_cent(goal)}): '
+                         f'{", ".join(parts)}.')
+    return lines
+
+
+def table_rows(numbers: Numbers, keys: list[str]) -> list[tuple[str, list[tuple[Optional[Stat], bool]]]]:
+    """Norm, and for each metric and batch size the number and whether it is clearly the best."""
+    best = {(key, total): numbers.clear_best(total, key) for key in keys for total in numbers.totals}
+    return [(norm, [(numbers.stat(norm, total, key), best[key, total] == norm)
+                    for key in keys for total in numbers.totals]) for norm in numbers.norms]
+
+
+def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
+    """The tables for a document."""
+    lines = []
+    for key in numbers.shown:
+        heads = [f'batch {total}' for total in numbers.totals]
+        lines += [f'| {metric_name(key)}, % | {" | ".join(heads)} |', '|---' * (len(heads) + 1) + '|']
+        for norm, values in table_rows(numbers, [key]):
+            cells = [f'**{per_cent(value)}**' if clear else per_cent(value) for value, clear in values]
+            lines.append(f'| {norm} | {" | ".join(cells)} |')
+        lines.append('')
+    lines += [f'Mean ± standard deviation over {len(numbers.seeds)} seeds, of the last evaluation; bold: above every '
+              "other norm by Welch's t test (95 %).", '']
+    for total, rows in speed_rows(speed).items():
+        lines += [f'| batch {total}: norm | step, ms | images/s | / {next(iter(rows))} | peak memory, MiB | '
+                  'window, MiB |', '|---|---|---|---|---|---|']
+        lines += [f'| {norm} | {" | ".join(row)} |' for norm, row in rows.items()]
+        lines.append('')
+    return '\n'.join(lines)
+
+
+def speed_rows(speed: Optional[dict]) -> dict[int, dict[str, list[str]]]:
+    """Batch size, norm, and the texts: step in ms, images/s, ratio of times to the first, peak memory and window in
+    MiB."""
+    tables: dict[int, dict[str, list[str]]] = {}
+    for batch, norms in ((speed or {}).get('batch_sizes') or {}).items():
+        tables[int(batch)] = {
+            norm: [f'{1e3 * one["seconds"]:.0f}', f'{int(batch) / one["seconds"]:.1f}', f'{one["ratio"]:.2f}',
+                   '–' if one['peak_mib'] is None else f'{one["peak_mib"]:.0f}', f'{one["window_mib"]:.1f}']
+            for norm, one in norms.items()}
+    return tables
