@@ -131,8 +131,10 @@ def _fit_texts(full: list[str], short: list[str], boxes: np.ndarray, scores: Opt
     order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind='stable')
     # The name of the only class is written once where labels are wider than objects and the space between them; names
     # without scores, which say nothing new, sooner
-    once = one_class and len(boxes) > 1 and (1 if scores is not None else 2) * np.mean(
-        [label_size(text, size)[0] for text in full]) > max(typical_side(boxes), shape[1] / len(boxes) ** 0.5)
+    once = False
+    if one_class and len(boxes) > 1:
+        width = np.mean([label_size(text, size)[0] for text in full]) * (1 if scores is not None else 2)
+        once = width > max(typical_side(boxes), (shape[0] * shape[1] / len(boxes)) ** 0.5)
     placed, taken = [], []
     for i in order:
         if not (once and placed):
