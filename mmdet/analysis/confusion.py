@@ -1,0 +1,204 @@
+"""Which classes a detector takes for which, and for background."""
+import csv
+import io
+import pickle
+from pathlib import Path
+from typing import NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from mmdet.structures.bbox import bbox_overlaps
+
+
+class Objects(NamedTuple):
+    """What is in one image."""
+    bboxes: Tensor  # (G, 4), x1 y1 x2 y2 in pixels
+    labels: Tensor  # (G,)
+    crowd: Tensor  # (G,) bool: a region of many objects, of which none must be found
+
+
+class Detections(NamedTuple):
+    """What was found in one image."""
+    bboxes: Tensor  # (D, 4)
+    labels: Tensor  # (D,)
+    scores: Tensor  # (D,)
+
+
+def confusion(objects: Objects, found: Detections, num_classes: int, score_thr: float, iou_thr: float) -> np.ndarray:
+    """Count the pairs of true and predicted class in one image.
+
+    Detections with a score of ``score_thr`` or more are paired with objects one to one, at an IoU of ``iou_thr`` or
+    more, in descending score. First each takes the free object of its own class with the largest IoU; of the others
+    those do not count of which a part of ``iou_thr`` or more is in one crowd region of their class: COCO's matching at
+    one threshold (Lin et al., ECCV 2014, as in pycocotools). Then each that is left takes the free object of another
+    class: the confusions of Hoiem et al. (ECCV 2012). Objects without a detection were taken for background,
+    detections without an object are background taken for an object. Boxes are compared, not masks.
+
+    Returns:
+        (num_classes + 1, num_classes + 1) counts; the row is the true class, the column the predicted one, the last of
+        each is background. The sum of a class's row is the number of its objects.
+    """
+    counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    order = torch.argsort(found.scores, descending=True, stable=True)
+    order = order[found.scores[order] >= score_thr]
+    bboxes, labels = found.bboxes[order].double(), found.labels[order].numpy()
+    real = ~objects.crowd
+    truth = objects.labels[real].numpy()
+    overlaps = bbox_overlaps(bboxes, objects.bboxes[real].double(), eps=1e-12).numpy()
+    same = labels[:, None] == truth[None]
+    inside = bbox_overlaps(bboxes, objects.bboxes[objects.crowd].double(), mode='iof', eps=1e-12).numpy()
+    in_crowd = ((inside >= iou_thr) & (labels[:, None] == objects.labels[objects.crowd].numpy()[None])).any(1)
+    taken = np.zeros(len(truth), dtype=bool)
+    partner = np.full(len(labels), -1)
+    for allowed in (same, ~same & ~in_crowd[:, None]):
+        for i in np.flatnonzero((partner < 0) & (allowed & (overlaps >= iou_thr)).any(1)):
+            free = np.where(allowed[i] & ~taken, overlaps[i], -1)
+            best = free.argmax()
+            if free[best] >= iou_thr:
+                partner[i], taken[best] = best, True
+    matched = partner >= 0
+    np.add.at(counts, (truth[partner[matched]], labels[matched]), 1)
+    np.add.at(counts, (num_classes, labels[~matched & ~in_crowd]), 1)
+    np.add.at(counts, (truth[~taken], num_classes), 1)
+    return counts
+
+
+def suppress(found: Detections, iou_thr: float) -> Detections:
+    """Non-maximum suppression within each class."""
+    keep = batched_nms(found.bboxes, found.scores, found.labels, iou_thr)
+    return Detections(*(values[keep] for values in found))
+
+
+# -- what tools/test.py --out writes ----------------------------------------------------------------------------------
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads tensors, arrays and plain values, and calls nothing else."""
+    allowed = {('torch._utils', '_rebuild_tensor_v2'), ('torch', 'device'), ('torch', 'Size'),
+               ('collections', 'OrderedDict'), ('_codecs', 'encode'), ('numpy', 'ndarray'), ('numpy', 'dtype'),
+               *((f'numpy.{core}.multiarray', name) for core in ('core', '_core')
+                 for name in ('_reconstruct', 'scalar')), ('numpy._core.numeric', '_frombuffer')}
+
+    def find_class(self, module, name):
+        if (module, name) == ('torch.storage', '_load_from_bytes'):
+            return lambda content: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        return super().find_class(module, name)
+
+
+def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Detections]:
+    """Detections by image id from a .pkl file of ``tools/test.py --out``, read without running code in it.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is none of this kind, or holds labels of other classes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'predictions {path}: no such file; it is written by tools/test.py CONFIG CHECKPOINT '
+                                f'--out {path}')
+    try:
+        with open(path, 'rb') as file:
+            samples = _Unpickler(file).load()
+    except Exception as error:  # a cut or foreign file can raise anything
+        raise ValueError(f'predictions {path}: not written by tools/test.py --out ({error})') from None
+    results = {}
+    for i, sample in enumerate(samples if isinstance(samples, list) else [samples]):
+        try:
+            kept = sample['pred_instances']
+            found = Detections(*(torch.as_tensor(kept[key]) for key in ('bboxes', 'labels', 'scores')))
+            results[sample['img_id']] = found
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
+                             f'and scores ({error!r}); expected what tools/test.py --out writes') from None
+        if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < num_classes:
+            raise ValueError(f"predictions {path}: image {sample['img_id']} has the label {int(found.labels.max())}, "
+                             f"but the config's data set has {num_classes} classes; give the config of the test")
+    return results
+
+
+# -- the matrix as a file ---------------------------------------------------------------------------------------------
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Each row in percent of its sum; zero where that is zero."""
+    totals = counts.sum(1, keepdims=True)
+    return 100 * counts / np.maximum(totals, 1)
+
+
+def to_csv(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """The counts with the names of rows and columns."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator='\n')
+    names = [*classes, 'background']
+    writer.writerow(['true \\ predicted', *names])
+    writer.writerows([name, *row] for name, row in zip(names, counts.tolist()))
+    return file.getvalue()
+
+
+def summary(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+    """Rows of a table: class, objects, recall, detections, precision, what the class is most often taken for."""
+    rows = [['class', 'objects', 'found', 'detections', 'right', 'most often taken for']]
+    for i, name in enumerate(classes):
+        objects, detections, right = counts[i].sum(), counts[:, i].sum(), counts[i, i]
+        others = counts[i, :-1].copy()
+        others[i] = 0
+        other = f'{classes[others.argmax()]} ({others.max()})' if others.any() else '-'
+        rows.append([name, str(objects), f'{100 * right / objects:.1f} %' if objects else '-', str(detections),
+                     f'{100 * right / detections:.1f} %' if detections else '-', other])
+    return rows
+
+
+def draw(counts: np.ndarray, classes: Sequence[str], title: Optional[str], colours: str):
+    """A figure of the matrix: colour and number are the share of the row, small below it the count.
+
+    Raises:
+        ValueError: matplotlib has no such colours.
+    """
+    import matplotlib
+    from matplotlib import pyplot as plt
+    if colours not in matplotlib.colormaps:
+        raise ValueError(f'--color-theme {colours}: matplotlib has no such colour map; there are, for instance, Blues, '
+                         'Greys, plasma, viridis')
+    names, number = [*classes, 'background'], len(classes) + 1
+    percent = shares(counts)
+    cell = 0.95 if number <= 12 else 0.55 if number <= 30 else 0.3
+    side = max(2.2, cell * number)
+    font = 11 if number <= 12 else 8 if number <= 30 else 7
+    figure, axes = plt.subplots(figsize=(side + 3, side + 2.2), layout='constrained')
+    image = axes.imshow(percent, cmap=colours, vmin=0, vmax=100)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8 if number <= 12 else 0.4, pad=0.02, aspect=25)
+    bar.set_label('% of the row')
+    axes.set_xticks(range(number), names, rotation=45 if number <= 12 else 90,
+                    ha='left' if number <= 12 else 'center', rotation_mode='anchor' if number <= 12 else 'default')
+    axes.set_yticks(range(number), names)
+    axes.tick_params(length=0, labelsize=max(font, 8), top=True, labeltop=True, bottom=False,
+                     labelbottom=number > 30, right=False, labelright=number > 30)
+    axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.grid(which='minor', color='#9a9a9a', linewidth=0.4)
+    axes.tick_params(which='minor', length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel('predicted', fontsize=12)
+    axes.xaxis.set_label_position('top')
+    axes.set_ylabel('true', fontsize=12)
+    for row, column in np.argwhere(counts):
+        share = percent[row, column]
+        red, green, blue, _ = image.cmap(share / 100)
+        ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else 'white'
+        text = '<1' if share < 0.5 else '>99' if 99.5 <= share < 100 else f'{share:.0f}'
+        if number <= 30:
+            axes.text(column, row - 0.08, f'{text} %', ha='center', va='center', color=ink, fontsize=font)
+            axes.text(column, row + 0.2, str(counts[row, column]), ha='center', va='center', color=ink,
+                      fontsize=0.75 * font)
+        elif share >= 1:
+            axes.text(column, row, text, ha='center', va='center', color=ink, fontsize=font)
+    # background is not an object that could rightly be found as nothing
+    axes.add_patch(plt.Rectangle((number - 1.5, number - 1.5), 1, 1, facecolor='#d8d8d8', edgecolor='#9a9a9a',
+                                 hatch='//', linewidth=0.4))
+    if title:
+        figure.suptitle(title, fontsize=13)
+    return figure
