@@ -1,22 +1,25 @@
 """Files are written whole or not at all: an interrupted checkpoint never replaces a good one."""
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
+from typing import Iterator, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
 
-def write_atomic(data: bytes, path: Union[str, Path]) -> None:
-    """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made."""
+@contextmanager
+def replace_when_done(path: Union[str, Path]) -> Iterator[str]:
+    """A name beside ``path`` to write to, with the same ending; at the end that file is moved to ``path``.
+
+    Parent folders are made. If the block raises, nothing is left of it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private
@@ -24,6 +27,14 @@ def write_atomic(data: bytes, path: Union[str, Path]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_atomic(data: bytes, path: Union[str, Path]) -> None:
+    """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made."""
+    with replace_when_done(path) as temporary, open(temporary, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -92,6 +92,11 @@ class DetLocalVisualizer(Visualizer):
             raise ValueError(f'{out_file}: no picture format of this ending; use .png or .jpg') from None
         write_atomic(data.tobytes(), out_file)
 
+    def picture(self, image: np.ndarray, data_sample: DetDataSample, draw_gt: bool, draw_pred: bool,
+                pred_score_thr: float, factor: int) -> np.ndarray:
+        """What :meth:`add_datasample` draws, ``factor`` times as large as the image; it is not kept."""
+        return self._draw(image, self._select(data_sample, draw_gt, draw_pred, pred_score_thr), factor)
+
     def get_image(self) -> np.ndarray:
         """The picture of the last :meth:`add_datasample`, and what else was drawn on it; (H, W, 3) uint8, RGB."""
         axes = self.ax_save

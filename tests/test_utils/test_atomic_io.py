@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdet.engine import AtomicLocalBackend
-from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.atomic_io import replace_when_done, write_atomic
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -31,3 +31,15 @@ def test_mode_follows_the_umask(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / 'f').stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replace_when_done(tmp_path / 'a' / 'x.mp4') as temporary:
+        assert temporary.endswith('.mp4')
+        open(temporary, 'w').write('half')
+        raise KeyboardInterrupt
+    assert not list((tmp_path / 'a').iterdir())
+    with replace_when_done(tmp_path / 'a' / 'x.mp4') as temporary:
+        open(temporary, 'w').write('whole')
+        assert not (tmp_path / 'a' / 'x.mp4').exists()
+    assert [path.name for path in (tmp_path / 'a').iterdir()] == ['x.mp4']
