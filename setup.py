@@ -23,5 +23,7 @@ setup(
     package_data={'mmdet.analysis': ['templates/*.html']},
     python_requires='>=3.10',
     install_requires=requirements('requirements.txt'),
-    extras_require={'tests': ['pytest', 'scikit-learn', 'timm']},
+    extras_require={
+        'docs': ['sphinx', 'myst-parser', 'furo'],
+        'tests': ['pytest', 'scikit-learn', 'timm', 'markdown-it-py']},
 )

@@ -10,6 +10,6 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && .venv/bin/python -c 'im
 fi
 echo "setting up .venv (once, a few minutes)"
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-.venv/bin/python -m pip install -q -c constraints.txt -e '.[tests]'
+.venv/bin/python -m pip install -q -c constraints.txt -e '.[tests,docs]'
 .venv/bin/python -c 'import mmdet, mmcv, torchvision'
 printf '%s' "$want" > "$stamp"

@@ -1,6 +1,5 @@
 """Scripts as users of mmdetection 3.x write them: nothing in them is of ours."""
 import json
-import re
 import subprocess
 import sys
 
@@ -170,21 +169,3 @@ def test_low_layers_import_the_rest_of_mmdet_only_when_asked():
             "from mmdet.registry import MODELS, HOOKS, DATASETS; "
             "assert 'MaskRCNN' in MODELS.module_dict and 'CocoDataset' in DATASETS.module_dict")
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
-
-
-@pytest.mark.parametrize('document', ['README.md', 'docs/mmdetection.md'])
-def test_the_documents_script(document, trained, tiny_config, tiny_shapes, tmp_path):
-    """The script that a document shows, with other names of files."""
-    blocks = re.findall(r'```python\n(.*?)```', (ROOT / document).read_text(), re.S)
-    block = next(block for block in blocks if 'mmdet.apis' in block)
-    cfg, weights = tmp_path / 'script.py', f"{trained['work_dir']}/epoch_1.pth"
-    cfg.write_text(f"_base_ = '{tiny_config}'\nmodel = dict(neck=dict(type='ScriptFPN'))\n")
-    images = sorted((tiny_shapes / 'val').iterdir())
-    for name, real in (('configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', cfg), ("'out'", f"'{tmp_path}/out'"),
-                       ('checkpoint.pth', weights), ('epoch_12.pth', weights), ('image.jpg', images[0]),
-                       ('folder/', tiny_shapes / 'val')):
-        block = block.replace(name, str(real))
-    names = {}
-    exec(block, names)
-    assert names['result'].pred_instances.masks.shape[1:] == names['result'].ori_shape
-    assert len(list((tmp_path / 'out' / 'vis').iterdir())) == len(images)

@@ -1,0 +1,146 @@
+"""The commands of the documents: a few run, of the others the tool reads its options and its config is checked."""
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from documents import BLOCKS, DOCUMENTS, ROOT, commands, load_tool
+
+from mmdet.utils.cli import run_main
+from mmdet.utils.config_check import check_model_config, check_parts
+from mmdet.utils.setup import load_config
+
+# Tools that run here as the document says. The others are parsed, their configs read and checked.
+RUN = {  # tool: what is added to make it short
+    'tools/print_config.py': [], 'tools/dataset_converters/make_shapes.py': ['--train', '4', '--val', '2'],
+    'tools/model_converters/publish_model.py': []}
+ONLY_PARSED = {
+    'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',
+    'tools/test.py': 'needs the data; tests/test_tools/test_train_and_test.py runs it on a tiny config',
+    'tools/compare_norms.py': 'hours; run in tests/test_tools/test_compare_norms.py',
+    'tools/dataset_converters/pascal_voc.py': 'needs Pascal VOC; run in tests/test_tools/test_converters.py',
+    'tools/model_converters/torchvision2mmdet.py': 'needs its weights; run in test_torchvision2mmdet.py',
+    'tools/analysis_tools/small_batch.py': 'minutes; run in tests/test_tools/test_small_batch.py',
+    'tools/analysis_tools/cbn_fidelity.py': 'needs the data; run in tests/test_tools/test_norm_tools.py',
+    'tools/benchmarks/norm_layer.py': 'minutes; run in tests/test_tools/test_norm_tools.py',
+    'tools/benchmarks/train_step.py': 'minutes; run in tests/test_tools/test_norm_tools.py',
+}
+# Commands that are no tool of this repository: what is looked at instead of running them.
+OTHERS = {
+    'python -m sphinx': 'test_pages.py builds the pages',
+    'pip': 'downloads: the extras that it names must exist',
+    'pytest': 'runs as the test suite: the paths that it names must exist',
+    'source': "changes a user's shell", 'cd': "changes a user's shell", 'git': 'downloads',
+    'ln': "changes a user's files", 'apt-get': "changes a user's system",
+}
+SMALL = 'configs/shapes/mask-rcnn_r18_fpn_cbn.py'  # what CONFIG stands for
+# Keys that a config need not have before --cfg-options sets them.
+NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters')
+
+
+# page and line, then the words, of every command in a shell block or in a line's code
+COMMANDS = [(block.place, words) for block in BLOCKS if block.language == 'shell' for words in commands(block.text)]
+COMMANDS += [(page, words) for page, document in DOCUMENTS.items() for code in document.codes
+             if re.match(r'python |\./tools/|pytest |pip ', code) for words in commands(code)]
+COMMANDS = list({tuple(words): (origin, words) for origin, words in reversed(COMMANDS)}.values())[::-1]
+
+
+class Parsed(Exception):
+    """Carries what a tool's parser has read."""
+
+
+def parse(tool: str, words: list[str], monkeypatch) -> argparse.Namespace:
+    """What a tool makes of its command line, without running it."""
+    monkeypatch.syspath_prepend(str((ROOT / tool).parent))
+    monkeypatch.setattr(sys, 'argv', [tool, *words])
+    module = load_tool(tool)
+    if hasattr(module, 'parse_args'):
+        return module.parse_args()
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, *args, **kwargs):
+        raise Parsed(original(parser, *args, **kwargs))
+
+    with monkeypatch.context() as patch, pytest.raises(Parsed) as parsed:
+        patch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
+        module.main()
+    return parsed.value.args[0]
+
+
+def check_settings(config: str, settings: dict) -> None:
+    """Every key of ``--cfg-options`` is one that the config has, or of NEW_KEYS, and the config stays a good one."""
+    cfg = load_config(config)
+    for key in settings:
+        node = cfg
+        for part in key.split('.') if key not in NEW_KEYS else ():
+            node = node[int(part)] if part.isdigit() else node.get(part, Parsed)
+            assert node is not Parsed, f'--cfg-options {key}: {config} has no such key'
+    cfg = load_config(config, {key: value for key, value in settings.items() if key not in ('k', 'KEY')})
+    check_model_config(cfg)
+    check_parts(cfg, ('train', 'val', 'test'))
+
+
+def check_tool(tool: str, words: list[str], monkeypatch, capsys) -> None:
+    """Parse a tool's command line, check its config and settings, and run it if it is one of RUN."""
+    assert Path(tool).is_file(), f'{tool}: no such file'
+    assert tool in RUN or tool in ONLY_PARSED, f'{tool}: add it to RUN, or with a reason to ONLY_PARSED'
+    words = [SMALL if word == 'CONFIG' else word.replace('/path/to/mmdetection', str(ROOT)) for word in words]
+    for word in words:
+        assert not word.endswith('.py') or Path(word).is_file(), f'{word}: no such file'
+    try:
+        args = parse(tool, words, monkeypatch)
+    except SystemExit as end:
+        printed = capsys.readouterr().err.splitlines() or ['']
+        assert end.code == 0, f'{tool} {" ".join(words)}: {printed[-1]}'
+        return
+    if getattr(args, 'config', None) in words:
+        check_settings(args.config, getattr(args, 'cfg_options', None) or {})
+    if tool in RUN:
+        for word in words:
+            if word == 'IN' or re.search(r'epoch_\d+\.pth$', word) and not Path(word).exists():
+                Path(word).parent.mkdir(parents=True, exist_ok=True)
+                Path(word).symlink_to(Path('checkpoint.pth').resolve())
+        assert run_main(lambda: load_tool(tool).main(words + RUN[tool])) == 0, capsys.readouterr().err[-2000:]
+
+
+def check_script(script: str, words: list[str], monkeypatch, capsys) -> None:
+    """A shell script is there; the launchers' options are those of the tool that they start."""
+    assert os.access(script, os.X_OK), f'{script}: no such script'
+    source = Path(script).read_text()
+    tool = re.search(r'/(\w+\.py)" "\$config"', source)
+    if tool:
+        positional = 1 + (tool.group(1) == 'test.py')
+        assert words[positional].isdigit() or words[positional] == 'GPUS', f'{script}: GPUS is {words[positional]!r}'
+        check_tool(f'tools/{tool.group(1)}', words[:positional] + words[positional + 1:], monkeypatch, capsys)
+    elif words and not (script.endswith('run_tests.sh') and words[0] == '-m'):
+        choices = re.search(r'(?:NORM|OPTION): (.*)', source)
+        assert choices and words[0] in re.findall(r'[\w-]+', choices.group(1)), f'{script}: {words[0]!r}'
+
+
+def check_other(program: str, words: list[str]) -> None:
+    assert OTHERS.get(program), f'{program}: add it with a reason to OTHERS'
+    if program == 'pytest':
+        assert all((ROOT / word).exists() for word in words if '/' in word), words
+    if program == 'pip':
+        extras = re.search(r'extras_require=(.*)\)', (ROOT / 'setup.py').read_text(), re.S).group(1)
+        named = re.findall(r'[\w-]+', ''.join(re.findall(r'\[(.*?)\]', ' '.join(words))))
+        assert all(f"'{extra}': [" in extras for extra in named), f'setup.py has not all extras of {named}'
+
+
+@pytest.mark.parametrize('origin, words', COMMANDS, ids=[f'{page}-{" ".join(words)[:60]}' for page, words in COMMANDS])
+def test_command(origin, words, place, monkeypatch, capsys):
+    program, *rest = words
+    if words[:2] == ['python', '-c']:
+        exec(rest[1], {})
+    elif program == 'python' and rest[0] != '-m':
+        check_tool(rest[0], rest[1:], monkeypatch, capsys)
+    elif program.endswith('.sh'):
+        check_script(program, rest, monkeypatch, capsys)
+    else:
+        check_other(' '.join(words[:3]) if program == 'python' else program, rest)
+
+
+def test_every_tool_of_the_lists_is_there():
+    assert all((ROOT / tool).is_file() for tool in (*RUN, *ONLY_PARSED))

@@ -1,0 +1,215 @@
+"""Every error message that the documents explain is the one that comes: each is provoked here."""
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from documents import BLOCKS, load_tool
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from mmdet.engine.runner import loops
+from mmdet.evaluation import CocoMetric
+from mmdet.models import ResNet
+from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
+from mmdet.registry import DATASETS
+from mmdet.utils.cli import message
+from mmdet.utils.launch import check_processes
+
+MESSAGES = [block for block in BLOCKS if block.language == 'text' and (
+    block.page == 'docs/troubleshooting.md' or 'there is no' in block.text)]
+
+
+def train(*words):
+    """tools/train.py on the tiny config; it refuses before anything is trained."""
+    load_tool('tools/train.py').main(['my.py', '--work-dir', 'out', *words])
+
+
+def setting(*settings):
+    return lambda: train('--cfg-options', *settings)
+
+
+def tool(name, *words):
+    return lambda: load_tool(f'tools/{name}').main(list(words))
+
+
+def test(checkpoint):
+    return tool('test.py', 'my.py', checkpoint, '--work-dir', 'out')
+
+
+test.__test__ = False
+
+
+def written(name, text):
+    Path(name).write_text(text)
+    return name
+
+
+def saved(name, value):
+    torch.save(value, name)
+    return name
+
+
+def edited(change, **settings):
+    """The tiny training set, read after ``change(annotations)``, which may return another text for the file."""
+    data = json.loads(Path('shapes/annotations/train.json').read_text())
+    written(CHANGED, change(data) or json.dumps(data))
+    dataset = Config.fromfile('my.py').train_dataloader.dataset
+    dataset.update(data_root='shapes', ann_file='annotations/changed.json', lazy_init=False, **settings)
+    dataset = DATASETS.build(dataset)
+    dataset.full_init()
+    return dataset
+
+
+def as_rle(data):
+    for annotation in data['annotations']:
+        annotation['segmentation'] = dict(size=[64, 64], counts=[0, 64 * 64])
+
+
+POLYGONS = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_mask=True, poly2mask=False)]
+
+
+def boxes_only():
+    empty = torch.zeros(0, 4)
+    CocoMetric('shapes/annotations/val.json', metric='segm').process({}, [dict(
+        img_id=1, pred_instances=dict(bboxes=empty, scores=empty[:, 0], labels=empty[:, 0]))])
+
+
+def feed(norm, conv=nn.Conv2d):
+    return lambda: conv_norm(conv(3, 8, 3), norm, torch.randn(2, 3, 8, 8))
+
+
+def voc_of_cells():
+    for folder in ('Annotations', 'ImageSets/Main'):
+        Path('VOCdevkit', folder).mkdir(parents=True)
+    written('VOCdevkit/ImageSets/Main/train.txt', 'a')
+    written('VOCdevkit/Annotations/a.xml', '<annotation><size><width>9</width><height>9</height></size>'
+            '<object><name>cell</name></object></annotation>')
+    tool('dataset_converters/pascal_voc.py', 'VOCdevkit', '--split', 'train', '--out', 'out.json')()
+
+
+def lost_checkpoint():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, 'all_gather_object', lambda start: [start, 0])
+        loops._Resumable.run(SimpleNamespace(_iter=6, runner=SimpleNamespace(_load_from='out/iter_6.pth')))
+
+
+def pretrained():
+    ResNet(18, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')).init_weights()
+
+
+def random_detector():
+    return init_detector('my.py', device='cpu')
+
+
+CHANGED = 'shapes/annotations/changed.json'
+# How the documents' message begins, and what brings it about.
+PROVOKED = {
+    'config cells.py: no such file': tool('train.py', 'cells.py'),
+    'config bad.py: [Errno 2]': lambda: tool('train.py', written('bad.py', "_base_ = './gone.py'"))(),
+    'config bad.py cannot be read': lambda: tool('train.py', written('bad.py', 'model = dict('))(),
+    "config my.py, model.backbone.type: there is no 'ResNxt'": setting('model.backbone.type=ResNxt'),
+    "config my.py, model.neck: FPN has no argument 'out_chanels'": setting('model.neck.out_chanels=3'),
+    'error: unrecognized arguments': lambda: train('--batch-size', '1'),
+    "config my.py, model.neck.norm_cfg: norm_cfg: unknown norm type 'CNB'": setting('model.neck.norm_cfg.type=CNB'),
+    'norm_cfg: CBN has no argument': lambda: build_norm_layer(dict(type='CBN', buffer=3), 8),
+    "norm_cfg: GN needs 'num_groups'": lambda: build_norm_layer(dict(type='GN'), 8),
+    'num_channels (48) must be divisible': lambda: build_norm_layer(dict(type='GN', num_groups=32), 48),
+    "CBN: backprop='window' needs": lambda: CBN(8, backprop='window', compensation='none'),
+    'CBN ...: burnin=8 counts epochs': feed(CBN(8, burnin=8, by_epoch=True)),
+    'CBN ...: in training it needs the convolution': lambda: CBN(8)(torch.randn(2, 8, 4, 4)),
+    'CBN follows the weights of the convolution before it': feed(CBN(8), ConvWS2d),
+    'config my.py, train_dataloader.dataset.data_root': setting('train_dataloader.dataset.data_root=data/cells/'),
+    'config my.py, model.roi_head.bbox_head.num_classes': setting('model.roi_head.bbox_head.num_classes=80'),
+    'ann_file ...: not JSON': lambda: edited(lambda data: '{"images": ['),
+    "ann_file ...: not in COCO's format": lambda: edited(lambda data: json.dumps(dict(images=[], annotations=[]))),
+    'ann_file ...: has no category': lambda: edited(lambda data: None, metainfo=dict(classes=('person', ))),
+    'ann_file ...: annotations[0]: bbox must be': lambda: edited(
+        lambda data: data['annotations'][0].update(bbox=[1, 2, 3])),
+    'ann_file ...: none of 6 images has an object': lambda: edited(lambda data: data['annotations'].clear()),
+    '...: its categories are in another order': lambda: edited(
+        lambda data: None, metainfo=dict(classes=('triangle', 'circle', 'square'))),
+    '...: 6 images; 1 boxes without area': lambda: edited(
+        lambda data: data['annotations'][0].update(bbox=[1, 1, 0, 5])),
+    'image ...: no such file; the annotations': lambda: edited(
+        lambda data: data['images'][0].update(file_name='gone.png'))[0],
+    'image ...: cannot be read': lambda: edited(lambda data: written('shapes/train/000000.png', '') * 0)[0],
+    'image ...: has masks as RLE': lambda: edited(as_rle, pipeline=POLYGONS)[0],
+    "CocoMetric: metric 'segm' needs masks": boxes_only,
+    'VOCdevkit/Annotations/a.xml: not a VOC annotation': voc_of_cells,
+    '--out data/shapes: is there already': tool('dataset_converters/make_shapes.py', '--out', 'data/shapes'),
+    'checkpoint epoch_9.pth: no such file': test('epoch_9.pth'),
+    'checkpoint cut.pth: not a checkpoint, or cut off': lambda: test(written('cut.pth', 'PK'))(),
+    'checkpoint other.pth: holds': lambda: init_detector('my.py', saved('other.pth', dict(model=nn.Linear(2, 2)))),
+    'checkpoint checkpoint.pth: the checkpoint is of another model': lambda: init_detector(
+        'my.py', 'checkpoint.pth', cfg_options={'model.neck.out_channels': 32}),
+    'checkpoint weights.pth: holds no weights': lambda: init_detector('my.py', saved('weights.pth', dict(model={}))),
+    'checkpoint torchvision://resnet18: neither is': pretrained,
+    'checkpoint bare.pth: holds no config': lambda: DetInferencer(weights=saved('bare.pth', {})),
+    '--amp: mixed precision needs a GPU': lambda: train('--amp'),
+    '--auto-scale-lr: config my.py has no': lambda: train('--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'),
+    "device 'cuda:0': there is no CUDA here": lambda: init_detector('my.py', device='cuda:0'),
+    'GPUS=64: this machine has no GPU': lambda: check_processes('64'),
+    'the processes start at iterations': lost_checkpoint,
+    "model 'mask-rcnn_r50': no config has this name": lambda: DetInferencer('mask-rcnn_r50'),
+    'image gone.jpg: no such file': lambda: inference_detector(random_detector(), 'gone.jpg'),
+    'an image must be an array (H, W, 3)': lambda: inference_detector(random_detector(), np.zeros((8, 8), np.uint8)),
+}
+# Those of docs/mmdetection.md share a block.
+TEXTS = [(block.place, text) for block in MESSAGES for text in (
+    block.text.splitlines() if block.page == 'docs/mmdetection.md' else [' '.join(block.text.split())])]
+
+
+@pytest.fixture
+def there(place, tiny_config, tiny_shapes, monkeypatch):
+    """The place of the scripts, with shapes to spoil, a machine of two cores without GPU, network and weights."""
+    shutil.copytree(tiny_shapes, 'shapes')
+    shutil.copy(tiny_config, 'my.py')
+    Path('data/shapes').mkdir(parents=True)
+    monkeypatch.setenv('TORCH_HOME', 'torch')
+    monkeypatch.setattr('torch.hub.download_url_to_file', refuse)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    monkeypatch.setattr('os.cpu_count', lambda: 2)
+
+
+def refuse(*args, **kwargs):
+    raise URLError('no network')
+
+
+def said(provoke, capsys) -> str:
+    """Everything that is printed or logged, and the error."""
+    end = ''
+    with pytest.MonkeyPatch.context() as patch:
+        for handler in MMLogger.get_current_instance().handlers:
+            if type(handler) is logging.StreamHandler:  # an earlier test's
+                patch.setattr(handler, 'stream', sys.stdout)
+        try:
+            provoke()
+        except (Exception, SystemExit) as error:
+            end = message(error)
+    printed = capsys.readouterr()
+    return ' '.join(f'{printed.out} {printed.err} {end}'.split())
+
+
+@pytest.mark.parametrize('place_of, text', TEXTS, ids=[f'{page}-{text[:50]}' for page, text in TEXTS])
+def test_message(place_of, text, there, capsys):
+    found = [provoke for start, provoke in PROVOKED.items() if text.startswith(start)]
+    assert len(found) == 1, f'{place_of}: {text[:60]!r} begins like {len(found)} of PROVOKED'
+    heard = said(found[0], capsys)
+    pattern = re.escape(text).replace(re.escape('...'), '.*?')
+    assert re.search(pattern, heard), f'{place_of} has\n{text}\nbut heard was\n{heard[-1500:]}'
+
+
+def test_every_provoked_message_is_explained():
+    assert [start for start in PROVOKED if not any(text.startswith(start) for _, text in TEXTS)] == []
