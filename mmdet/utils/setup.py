@@ -9,11 +9,12 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 
+from mmdet.registry import DATASETS
 from mmdet.utils.checkpoint import check_checkpoint_file
 from mmdet.utils.config_check import check_model_config, check_parts, walk
 
 #: hooks that every run gets, also with a config written for another toolbox
-RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ResourceHook')
+RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ProgressHook', 'ResourceHook')
 
 
 def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None) -> Config:
@@ -55,6 +56,7 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         KeyError, TypeError, ValueError: a part or an argument that there is not, a norm_cfg that cannot be built,
             named by its key path.
         FileNotFoundError: a data root, annotation file or image folder that is not there.
+        ValueError: a head for another number of classes than the data set has.
     """
     check_model_config(cfg)
     check_parts(cfg, parts)
@@ -65,6 +67,7 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         for path, node in walk(loader.to_dict(), f'{part}_dataloader'):
             if 'ann_file' in node:
                 _check_paths(cfg.filename, path, node)
+                _check_classes(cfg, path, node)
 
 
 def _check_paths(config: str, path: str, dataset: dict) -> None:
@@ -77,6 +80,18 @@ def _check_paths(config: str, path: str, dataset: dict) -> None:
             raise FileNotFoundError(
                 f'config {config}, {path}.{key}: {target} does not exist. See INSTALL.md for the layout of the data, '
                 f'or set the key, for instance --cfg-options {path}.data_root=...')
+
+
+def _check_classes(cfg: Config, path: str, dataset: dict) -> None:
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes')
+    if not isinstance(classes, (list, tuple)):
+        return
+    for key, node in walk(cfg.model.to_dict().get('roi_head'), 'model.roi_head'):
+        if node.get('num_classes', len(classes)) != len(classes):
+            raise ValueError(f"config {cfg.filename}, {key}.num_classes: {node['num_classes']}, but {path} has "
+                             f"{len(classes)} classes (metainfo.classes): {', '.join(map(repr, classes[:5]))}"
+                             f"{', ...' if len(classes) > 5 else ''}")
 
 
 def find_checkpoint(work_dir: str) -> Optional[str]:

@@ -63,7 +63,7 @@ class CBN(_BatchNorm):
         eps, momentum, affine, track_running_stats: as in BN.
 
     Shape:
-        input (N, C, *) with any number of spatial dimensions; output the same.
+        input (N, C, ...) with any number of spatial dimensions; output the same.
 
     Raises:
         ValueError: an argument out of its range, naming it.

@@ -12,7 +12,7 @@ _said: set = set()
 class SyncBN(nn.SyncBatchNorm):
     """torch's SyncBatchNorm; on the CPU, where torch has none, CBN's without earlier batches.
 
-    In a process alone it is BN. Shape: (N, C, *) in and out; a rank may have no position at all.
+    In a process alone it is BN. Shape: (N, C, ...) in and out; a rank may have no position at all.
     """
 
     _abbr_ = 'bn'
