@@ -3,6 +3,7 @@ import json
 import os
 import platform
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,9 +12,11 @@ from typing import Any, Optional, Sequence
 import torch
 from mmengine.config import Config
 
+from mmdet.analysis.config_text import config_values
 from mmdet.analysis.logs import read_log
+from mmdet.evaluation import CocoMetric
 from mmdet.ops.norm import build_norm_layer
-from mmdet.utils.atomic_io import write_atomic
+from mmdet.registry import METRICS
 
 #: where a norm can go: name for the command line, keys of the model
 PLACES = {'backbone': ('backbone', ), 'neck': ('neck', ), 'bbox_head': ('roi_head', 'bbox_head'),
@@ -52,6 +55,8 @@ def find_norms(names: Sequence[str], config: Config) -> dict[str, Optional[dict]
     norms: dict[str, Optional[dict]] = {}
     for text in names:
         name, given, value = text.partition('=')
+        if not file_name(name).strip('_.-'):
+            raise ValueError(f"--norms {text}: a name is missing before the '='; it goes into file names")
         if given:
             norm = _parse(text, value)
         elif name in known:
@@ -66,7 +71,7 @@ def find_norms(names: Sequence[str], config: Config) -> dict[str, Optional[dict]
             except (KeyError, TypeError, ValueError) as error:
                 names_here = f"; the config's norm_cfgs has {', '.join(known)}" if known else ''
                 raise type(error)(f'--norms {text}: {error.args[0]}{names_here}') from None
-        if file_name(name) in map(file_name, norms):
+        if file_name(name).lower() in [file_name(other).lower() for other in norms]:
             raise ValueError(f'--norms {text}: its name is there twice, or too like another; names go into file names')
         norms[name] = norm
     return norms
@@ -104,8 +109,11 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
     """Text of a config file at ``path`` that trains one cell: the config's, with what the cell sets.
 
     Raises:
-        ValueError: ``none`` in the backbone, which cannot be without a norm.
+        ValueError: ``none`` in the backbone, which cannot be without a norm; an option that the grid itself sets.
     """
+    fixed = {'train_dataloader.batch_size': '--batch-sizes', 'randomness.seed': '--seeds'}
+    for key in set(options or ()) & set(fixed):
+        raise ValueError(f'--cfg-options {key}: is set for each training by {fixed[key]}')
     if norm is None and 'backbone' in places:
         raise ValueError("--norms none: a ResNet has a norm; leave 'backbone' out of --where")
     base = os.path.relpath(Path(config.filename).resolve(), path.parent.resolve())
@@ -122,12 +130,30 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
                           randomness=dict(seed=cell.seed))
     if scale_lr and 'base_batch_size' in (config.get('auto_scale_lr') or {}):
         settings['auto_scale_lr'] = dict(enable=True)
-    if config.get('val_evaluator') is not None and isinstance(config.val_evaluator, dict):
-        settings['val_evaluator'] = dict(outfile_prefix=str(path.parent / 'val'))
+    settings.update(_write_results(config.get('val_evaluator'), str(path.parent / 'val')))
     extra = Config(settings)
     if options:
         extra.merge_from_dict(options)
     return '\n'.join(lines) + extra.pretty_text
+
+
+def _write_results(evaluator: Any, prefix: str) -> dict:
+    """The setting that has the evaluator write what was detected, if it can."""
+    metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator or ())
+    for metric in metrics:
+        kind = metric.get('type')
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        if kind is not None and issubclass(kind, CocoMetric):
+            if isinstance(evaluator, dict):
+                return dict(val_evaluator=dict(outfile_prefix=prefix))
+            # a list of a config replaces its base's as a whole
+            return dict(val_evaluator=[dict(each, outfile_prefix=prefix) if each is metric else each
+                                       for each in metrics])
+    return {}
+
+
+class MissingEvaluation(ValueError):
+    """A training has come to its end, but was killed in the last evaluation."""
 
 
 def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, command: str, processes: int,
@@ -142,11 +168,13 @@ def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, com
         examples: image ids whose detections are kept.
 
     Raises:
-        FileNotFoundError: no log. ValueError: no evaluation in it.
+        FileNotFoundError: no log. MissingEvaluation: the last evaluation is not in it.
     """
     log = read_log(folder / 'run')
-    if not log.val:
-        raise ValueError(f'{folder / "run"}: the log holds no evaluation')
+    values = config_values(config)
+    unit, last = training_length(values)
+    if not log.val or log.val[-1]['step'] < last:
+        raise MissingEvaluation(f'{folder / "run"}: the log holds no evaluation of {unit} {last}')
     curve = [{'step': record['step'], **{key: value for key, value in record.items() if '/' in key}}
              for record in log.val]
     steps = [record['time'] for record in log.train if 'time' in record]
@@ -154,19 +182,33 @@ def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, com
     resident = [int(text) for file in (folder / 'run').glob('*/*.log')
                 for text in re.findall(r'peak resident memory: (\d+) MiB', file.read_text())]
     return dict(
-        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, processes=processes,
+        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, processes=processes, unit=unit,
         metrics={key: value for key, value in curve[-1].items() if key != 'step'}, curve=curve,
         losses=[[record['iter'], record['loss']] for record in log.train],
         iteration_seconds=median(steps) if steps else None,
         images_per_second=cell.batch_size * processes / median(steps) if steps else None,
         gpu_memory_mib=max(memory, default=None), memory_mib=max(resident, default=None), seconds=round(seconds),
+        finished=time.strftime('%Y-%m-%d %H:%M'),
         config=config, cell_config=(folder / 'config.py').read_text(), command=command,
         machine=dict(torch=torch.__version__, device=device_name(), cores=os.cpu_count()),
         detections=_detections(folder, examples))
 
 
+def training_length(config: dict) -> tuple[str, int]:
+    """'epoch' or 'iteration', and how many of them a training has."""
+    train = config['train_cfg']
+    return ('iteration', train['max_iters']) if 'max_iters' in train else ('epoch', train['max_epochs'])
+
+
 def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + ' CPU'
+    """Of the GPU or the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.machine() + ' CPU'
 
 
 def _detections(folder: Path, examples: Sequence[int], least: float = 0.3) -> dict[str, list]:
@@ -180,56 +222,3 @@ def _detections(folder: Path, examples: Sequence[int], least: float = 0.3) -> di
             if str(item['image_id']) in kept and item['score'] >= least:
                 kept[str(item['image_id'])].append(item)
     return kept
-
-
-class Results:
-    """The finished cells of a grid in one JSON file, written whole after each.
-
-    Args:
-        path: of the file; read if it is there.
-
-    Raises:
-        ValueError: the file is not one of this kind.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data: dict = dict(kind='mmdet norm comparison', cells={}, failed={})
-        if path.is_file():
-            try:
-                self.data = json.loads(path.read_text())
-                if self.data['kind'] != 'mmdet norm comparison':
-                    raise KeyError('kind')
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f'{path}: not a file of results of tools/compare_norms.py ({error!r})') from error
-
-    @property
-    def cells(self) -> dict[str, dict]:
-        return self.data['cells']
-
-    def add(self, name: str, result: dict) -> None:
-        self.cells[name] = result
-        self.data['failed'].pop(name, None)
-        self.save()
-
-    def fail(self, name: str, reason: str) -> None:
-        self.data['failed'][name] = reason
-        self.save()
-
-    def save(self) -> None:
-        write_atomic(json.dumps(self.data, indent=1).encode(), self.path)
-
-    def done(self, name: str, config: str) -> bool:
-        """Whether a cell is finished.
-
-        Raises:
-            ValueError: it was trained with another config.
-        """
-        if name not in self.cells:
-            return False
-        if self.cells[name]['config'] != config:
-            old, new = self.cells[name]['config'].splitlines(), config.splitlines()
-            line = next((pair for pair in zip(old, new) if pair[0] != pair[1]), ('(shorter)', '(longer)'))
-            raise ValueError(f'{self.path}: {name} was trained with another config ("{line[0].strip()}", now '
-                             f'"{line[1].strip()}"); compare under another --work-dir')
-        return True

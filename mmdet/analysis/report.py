@@ -210,8 +210,8 @@ def _speed(data: dict, numbers: Numbers) -> str:
     heads = [text for total in numbers.totals for text in (f'images/s, batch {total}', 'MiB')]
     asked = data.get('grid') or {}
     parts.append('<details><summary>As the trainings logged it</summary>' + _plain_table(
-        '', ['norm', *heads], rows) + '<p class="note">Median of the seeds\' images/s; most memory of the GPU, or of the '
-        'whole process on the CPU. '
+        '', ['norm', *heads], rows) + '<p class="note">Median of the seeds\' images/s; most memory of the GPU, or of '
+        'the whole process on the CPU. '
         + (f'{asked["jobs"]} trainings ran side by side. ' if asked.get('jobs', 1) > 1 else '')
         + 'What else the machine did is in these numbers.</p></details>')
     return ''.join(parts)
@@ -233,8 +233,8 @@ def _examples(numbers: Numbers, pictures: Optional[Pictures]) -> str:
     keys = ''.join(f'<span><svg class="key" viewBox="0 0 34 14"><path class="{kind}" d="M2 2h30v10h-30z"/></svg>{text}'
                    '</span>' for kind, text in (('ok', 'right: IoU of 0.5 or more with an object of its class'),
                                                 ('ko', 'wrong, or found twice'), ('no', 'missed')))
-    parts += [f'<p class="note">Validation images; detections with a score of 0.3 or more, of the first seed. Each names '
-              f'its class and score when pointed at.</p><p class="legend">{keys}</p>', pictures.definitions(),
+    parts += [f'<p class="note">Validation images; detections with a score of 0.3 or more, of the first seed. Each '
+              f'names its class and score when pointed at.</p><p class="legend">{keys}</p>', pictures.definitions(),
               '<div class="tabs">']
     for i, total in enumerate(numbers.totals):
         parts.append(f'<input type="radio" name="batch" id="b{i}"{" checked" if i == 0 else ""}>'

@@ -23,10 +23,12 @@ class Pictures:
         images: ids of the images.
 
     Attributes:
+        wanted: ids of the images that were asked for, ``images`` those that were found.
         problem: why there are no pictures, or ''.
     """
 
     def __init__(self, dataset: dict, images: Sequence[str]) -> None:
+        self.wanted = set(images)
         self.images: dict[str, dict] = {}
         self.problem = '' if images else 'No training has kept detections.'
         self._outlines: dict[str, str] = {}

@@ -71,7 +71,8 @@ def _marker(style: int, x: float, y: float) -> str:
 def sample(style: int, markers: bool = True) -> str:
     """A piece of line for the legend."""
     return (f'<svg class="key n{style % STYLES}" viewBox="0 0 34 12" aria-hidden="true"><path class="l" '
-            f'stroke-dasharray="{DASHES[style % STYLES]}" d="M1 6H33"/>{_marker(style, 17, 6) if markers else ""}</svg>')
+            f'stroke-dasharray="{DASHES[style % STYLES]}" d="M1 6H33"/>'
+            f'{_marker(style, 17, 6) if markers else ""}</svg>')
 
 
 def plot(title: str, curves: Sequence[Curve], x_label: str, y_range: tuple[float, float], markers: bool = True) -> str:
