@@ -6,7 +6,6 @@ gpus=$1; shift
 python=${PYTHON:-python}
 root=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-"$python" -m mmdet.utils.launch "$gpus"
 nnodes=${NNODES:-1}
 if [ "$nnodes" = 1 ] && [ -z "${PORT:-}" ]; then
   address=(--standalone)  # a free port: two runs on one machine don't meet
@@ -14,4 +13,4 @@ else
   address=(--nnodes "$nnodes" --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
            --master_port "${PORT:-29500}")
 fi
-exec "$python" -m torch.distributed.run "${address[@]}" --nproc_per_node "$gpus" "$@" --launcher pytorch
+exec "$python" -m mmdet.utils.launch "$gpus" "${address[@]}" "$@" --launcher pytorch

@@ -1,7 +1,9 @@
 """Train a detector: python tools/train.py CONFIG."""
 import argparse
 import os
+import shlex
 import sys
+from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
@@ -10,6 +12,7 @@ from mmengine.logging import print_log
 from mmdet.engine import DetRunner
 from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
+from mmdet.utils.interrupt import Interrupted
 from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare
 
 
@@ -51,6 +54,36 @@ def build_config(args):
     return cfg
 
 
+def resume_command(words, args):
+    """What to type to go on with a run that was started with ``words`` behind the tool's name."""
+    kept, drop = [], 0
+    for word in words:
+        if drop:
+            drop = 0
+            if word in (args.resume, args.launcher):
+                continue
+        name = word.partition('=')[0]
+        if name in ('--resume', '--launcher', '--local_rank', '--local-rank'):
+            drop = name == word
+        else:
+            kept.append(word)
+    tool = Path(sys.argv[0]) if sys.argv[0].endswith('train.py') else Path('tools/train.py')
+    if args.launcher != 'pytorch':
+        start = ['python', str(tool)]
+        kept += ['--launcher', args.launcher] if args.launcher != 'none' else []
+    else:
+        start = [str(tool.with_name('dist_train.sh'))]
+        kept.insert(kept.index(args.config) + 1, os.environ.get('LOCAL_WORLD_SIZE', '1'))
+        if kept[0] != args.config:  # the shell script wants them first
+            i = kept.index(args.config)
+            kept = kept[i:i + 2] + kept[:i] + kept[i + 2:]
+    command = shlex.join([*start, *kept, '--resume'])
+    if int(os.environ.get('GROUP_WORLD_SIZE', '1')) > 1:
+        command = (f'NNODES={os.environ["GROUP_WORLD_SIZE"]} NODE_RANK=... MASTER_ADDR={os.environ["MASTER_ADDR"]} '
+                   f'PORT={os.environ["MASTER_PORT"]} {command}')
+    return command
+
+
 def main(argv=None):
     args = parse_args(argv)
     cfg = build_config(args)
@@ -64,7 +97,11 @@ def main(argv=None):
         check_checkpoint_file(cfg.load_from)
     prepare(cfg, args.launcher)
     with trust_checkpoints(args.trust_checkpoint):
-        DetRunner.from_cfg(cfg).train()
+        try:
+            DetRunner.from_cfg(cfg).train()
+        except Interrupted as stop:
+            stop.resume_command = resume_command(sys.argv[1:] if argv is None else list(argv), args)
+            raise
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    progress=dict(type='ProgressHook'),
     cbn=dict(type='CBNHook'))
 
 env_cfg = dict(

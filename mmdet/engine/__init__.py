@@ -1,8 +1,8 @@
 """Pieces of our own for mmengine's runner."""
 from mmdet.utils.atomic_io import AtomicLocalBackend, write_atomic
 
-from .hooks import CBNHook, CheckpointCheckHook, ResourceHook
-from .runner import DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop
+from .hooks import CBNHook, CheckpointCheckHook, ProgressHook, ResourceHook
+from .runner import DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 __all__ = ['AtomicLocalBackend', 'CBNHook', 'CheckpointCheckHook', 'DetRunner', 'EpochBasedTrainLoop',
-           'IterBasedTrainLoop', 'ResourceHook', 'write_atomic']
+           'IterBasedTrainLoop', 'ProgressHook', 'ResourceHook', 'ValLoop', 'write_atomic']

@@ -4,6 +4,8 @@ import sys
 import traceback
 from typing import Callable
 
+from mmdet.utils.interrupt import Interrupted
+
 
 def message(error: BaseException) -> str:
     """An error's type and words, without the quotes that KeyError puts around them."""
@@ -12,14 +14,23 @@ def message(error: BaseException) -> str:
 
 
 def run_main(main: Callable[[], None]) -> int:
-    """Run a tool; a failure prints the traceback and then, as the last line, what was wrong. Returns exit code."""
+    """Run a tool; a failure prints the traceback and then, as the last line, what was wrong. Returns exit code.
+
+    An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
+    """
+    first = os.environ.get('RANK', '0') == '0'
     try:
         main()
+    except Interrupted as stop:
+        if first:
+            sys.stdout.flush()
+            print(f'\n{stop}', file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get('RANK', '0') == '0':
+        if first:
             traceback.print_exc()
             print(f'\nerror: {message(error)}', file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Check the number of processes before they are started: python -m mmdet.utils.launch 4."""
+"""torchrun for the shell scripts: python -m mmdet.utils.launch GPUS [options of torchrun] SCRIPT ARGS..."""
 import os
 import sys
 
@@ -22,8 +22,23 @@ def check_processes(text: str) -> int:
     return number
 
 
+def launch(number: int, words: list[str]) -> int:
+    """Run torchrun; the exit code is 128 and the number of the signal that ended it, whose story the tools tell."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.run import main
+
+    # torchrun kills processes so many seconds after it passed a signal on: an iteration, and a checkpoint
+    os.environ.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '60')
+    try:
+        main(['--nproc_per_node', str(number), *words])
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
 if __name__ == '__main__':
     try:
-        check_processes(sys.argv[1] if len(sys.argv) > 1 else '')
+        processes = check_processes(sys.argv[1] if len(sys.argv) > 1 else '')
     except ValueError as problem:
         sys.exit(f'error: {problem}')
+    sys.exit(launch(processes, sys.argv[2:]))

@@ -10,6 +10,7 @@ import cv2
 
 from mmdet.datasets.shapes import SHAPES, make_image
 from mmdet.utils.cli import run_main
+from mmdet.utils.progress import track
 
 MADE = {'annotations', 'train', 'val'}
 
@@ -18,7 +19,7 @@ def make_split(folder: Path, name: str, number: int, size: int, first_seed: int)
     """Write images NAME/*.png and annotations/NAME.json below ``folder``."""
     (folder / name).mkdir()
     images, annotations = [], []
-    for i in range(number):
+    for i in track(range(number), f'Making {name} images'):
         image, objects = make_image(first_seed + i, size)
         file_name = f'{i:06d}.png'
         if not cv2.imwrite(str(folder / name / file_name), image):

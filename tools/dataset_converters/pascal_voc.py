@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
+from mmdet.utils.progress import track
 
 VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
                'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
@@ -51,7 +52,8 @@ def main(argv=None):
         raise FileNotFoundError(f'{listing}: no such file; expected the list of the images of split {args.split!r}')
     category_ids = {name: i for i, name in enumerate(args.classes, 1)}
     images, annotations = [], []
-    for image_id, line in enumerate(filter(None, map(str.strip, listing.read_text().splitlines())), 1):
+    lines = [line for line in map(str.strip, listing.read_text().splitlines()) if line]
+    for image_id, line in enumerate(track(lines, 'Reading annotations'), 1):
         image, own = read_image(args.root / 'Annotations' / f'{line.split()[0]}.xml', image_id, category_ids)
         images.append(image)
         annotations += own

@@ -2,7 +2,9 @@
 from .cbn_hook import CBNHook, cbn_layers
 from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
+from .progress_hook import ProgressHook
 from .resource_hook import ResourceHook
 from .visualization_hook import DetVisualizationHook
 
-__all__ = ['CBNHook', 'CheckpointCheckHook', 'CheckpointHook', 'DetVisualizationHook', 'ResourceHook', 'cbn_layers']
+__all__ = ['CBNHook', 'CheckpointCheckHook', 'CheckpointHook', 'DetVisualizationHook', 'ProgressHook', 'ResourceHook',
+           'cbn_layers']

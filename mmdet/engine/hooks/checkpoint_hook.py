@@ -7,6 +7,7 @@ from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
 from mmdet.registry import HOOKS
+from mmdet.utils.atomic_io import write_atomic
 
 
 class LateRemoval:
@@ -49,7 +50,13 @@ class CheckpointHook(_CheckpointHook):
 
     So a run that is killed while it writes can be resumed with ``max_keep_ckpts=1``, too, and keeps its best weights.
     What such runs had written of a checkpoint is removed at the next start.
+
+    A run that is interrupted saves its state in between (:meth:`save_interrupted`): as ``iter_N.pth``, beyond
+    ``max_keep_ckpts``, and only until the next checkpoint is there.
     """
+
+    #: epoch and iteration of the last checkpoint, the number in its name
+    _written: tuple = (None, None, None)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -59,8 +66,41 @@ class CheckpointHook(_CheckpointHook):
                     path.unlink(missing_ok=True)
         self.file_backend = LateRemoval(self.file_backend, self.out_dir)
 
+    def save_interrupted(self, runner: Runner) -> str:
+        """Save the state between two iterations or after an epoch, for resuming; returns the path.
+
+        A regular checkpoint of this very state is written anew instead, with what the message hub has learnt since.
+        To be called in every process.
+        """
+        epoch, iteration, step = self._written
+        if (epoch, iteration) == (runner.epoch, runner.iter):
+            self._save_checkpoint_with_step(runner, step, dict(epoch=epoch, iter=iteration))
+            return self.last_ckpt
+        name = f'iter_{runner.iter}.pth'
+        path = self.file_backend.join_path(self.out_dir, name)
+        old = runner.message_hub.runtime_info.get('interrupted_ckpt')
+        if path != self.last_ckpt:
+            runner.message_hub.update_info('interrupted_ckpt', name)
+        runner.save_checkpoint(self.out_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False,
+                               backend_args=self.backend_args)
+        if is_main_process():
+            write_atomic(path.encode(), Path(runner.work_dir) / 'last_checkpoint')
+            if old and old != name:
+                self.file_backend.remove(self.file_backend.join_path(self.out_dir, old))
+                self.file_backend.flush({path})
+        return path
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        self._written = meta['epoch'], meta['iter'], step
+        super()._save_checkpoint_with_step(runner, step, meta)
+
     def _save_checkpoint(self, runner: Runner) -> None:
         super()._save_checkpoint(runner)
+        interrupted = runner.message_hub.runtime_info.get('interrupted_ckpt')
+        if interrupted:
+            runner.message_hub.update_info('interrupted_ckpt', '')
+            if is_main_process():
+                self.file_backend.remove(self.file_backend.join_path(self.out_dir, interrupted))
         self._flush()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

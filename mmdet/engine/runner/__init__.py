@@ -1,5 +1,5 @@
 """Runner and loops whose runs can be killed and resumed bit for bit."""
-from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from .runner import DetRunner
 
-__all__ = ['DetRunner', 'EpochBasedTrainLoop', 'IterBasedTrainLoop']
+__all__ = ['DetRunner', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop']

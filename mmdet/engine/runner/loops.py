@@ -4,14 +4,18 @@ from itertools import islice
 from typing import Any, Iterator, Union
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import all_gather_object, get_rank
+from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
+from mmengine.runner import ValLoop as _ValLoop
+from mmengine.runner.loops import _parse_losses
 from torch.utils.data import DataLoader
 
 from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded_dataloader
+from mmdet.engine.hooks.checkpoint_hook import CheckpointHook
 from mmdet.registry import LOOPS
+from mmdet.utils.interrupt import Interrupted, agreed_to_stop, asked_to_stop, stop_signals
 
 
 class _Resumable:
@@ -20,6 +24,10 @@ class _Resumable:
     All randomness follows from the run's seed, which is in the checkpoint, and from counters: an iteration's from
     the process' rank and the iteration, an augmentation's from epoch, batch and index
     (:class:`~mmdet.datasets.seeding.SeededBatchSampler`). So there are no generators to save.
+
+    A signal ends the run after an iteration, with all processes at the same one: its state is saved and
+    :class:`~mmdet.utils.interrupt.Interrupted` raised. A validation that was ended or not begun is made up for first
+    when the run is resumed.
     """
 
     def __init__(self, runner, dataloader: Union[DataLoader, dict], *args, **kwargs) -> None:
@@ -40,17 +48,67 @@ class _Resumable:
         if len(set(starts)) > 1:
             raise RuntimeError(f'the processes start at iterations {starts}: not all have read the same checkpoint. '
                                f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}')
+        self._seed_samplers()
+        self._warn_of_lost_gradients()
+        with stop_signals():
+            self.runner.call_hook('before_train')
+            if self.runner.message_hub.runtime_info.get('unvalidated') and self.runner.val_loop is not None:
+                self._validate()
+            self._train()
+            self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _seed_samplers(self) -> None:
         # The samplers were built before the checkpoint was read, perhaps with another seed.
         batch_sampler = self.dataloader.batch_sampler
         if isinstance(batch_sampler, SeededBatchSampler):
             batch_sampler.seed = self.run_seed
             if hasattr(batch_sampler.sampler, 'seed') and not self._sampler_has_seed:
                 batch_sampler.sampler.seed = self.run_seed
-        counts = getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
-        if self._iter % counts:
+
+    @property
+    def _accumulated(self) -> int:
+        """How many iterations' gradients wait for a step of the optimizer."""
+        return self._iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
+
+    def _warn_of_lost_gradients(self) -> None:
+        if self._accumulated:
+            counts = self.runner.optim_wrapper._accumulative_counts
             print_log(f'resumed at iteration {self._iter}, inside an accumulation of {counts}: the gradients before it '
                       f'are lost. Save at multiples of {counts}.', 'current', logging.WARNING)
-        return super().run()
+
+    def _end_if_asked(self, validation_due: bool = False) -> None:
+        """Between two iterations: save and raise Interrupted if a process has received a signal."""
+        signum = agreed_to_stop()
+        if signum and not self._accumulated:
+            self._save_and_end(signum, validation_due)
+
+    def _save_and_end(self, signum: int, validation_due: bool) -> None:
+        self.runner.message_hub.update_info('unvalidated', validation_due)
+        hook = next((hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)), None)
+        if hook is None:
+            hook = CheckpointHook()
+            hook.before_train(self.runner)
+        path = hook.save_interrupted(self.runner)
+        barrier()  # a process that leaves earlier would have torchrun end the one that writes
+        raise Interrupted(signum, path)
+
+    def _validate_if_due(self, done: int) -> None:
+        """After an iteration or epoch, of which ``done`` are done."""
+        self._decide_current_val_interval()
+        last = done == (self._max_epochs if isinstance(self, _EpochBasedTrainLoop) else self._max_iters)
+        due = self.runner.val_loop is not None and done >= self.val_begin and (done % self.val_interval == 0 or last)
+        if due or not last:
+            self._end_if_asked(due)
+        if due:
+            self._validate()
+
+    def _validate(self) -> None:
+        try:
+            self.runner.val_loop.run()
+        except Interrupted as stop:
+            self._save_and_end(stop.signum, validation_due=True)
+        self.runner.message_hub.update_info('unvalidated', False)
 
     def run_iter(self, *args, **kwargs) -> None:
         seed_generators(derive_seed(self.run_seed, get_rank(), self._iter))
@@ -89,6 +147,11 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
                   logging.WARNING)
         return start
 
+    def _train(self) -> None:
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate_if_due(self._epoch)
+
     def run_epoch(self) -> None:
         start, self._start = self._start, 0
         length = len(self.dataloader)
@@ -99,6 +162,8 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
         if start < length:
             for idx, batch in enumerate(self._batches(start), start):
                 self.run_iter(idx, batch)
+                if idx + 1 < length:
+                    self._end_if_asked()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -155,3 +220,38 @@ class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
         super().__init__(*args, **kwargs)
         if isinstance(self.dataloader.batch_sampler, SeededBatchSampler):
             self.dataloader_iterator = _EndlessBatches(self.dataloader)
+
+    def _train(self) -> None:
+        self.runner.call_hook('before_train_epoch')
+        if self._iter and not self.fast_forward_on_resume:
+            self.dataloader_iterator.skip_iter(self._iter)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._validate_if_due(self._iter)
+        self.runner.call_hook('after_train_epoch')
+
+
+@LOOPS.register_module()
+class ValLoop(_ValLoop):
+    """mmengine's loop, which a signal ends: Interrupted is raised in all processes."""
+
+    def run(self) -> dict:
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        self.runner.model.eval()
+        self.val_loss.clear()
+        for idx, batch in enumerate(self.dataloader):
+            self.run_iter(idx, batch)
+            if asked_to_stop():
+                break
+        # The processes have different numbers of batches: they meet here, and nowhere in between.
+        signum = agreed_to_stop()
+        if signum:
+            raise Interrupted(signum)
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        if self.val_loss:
+            metrics.update(_parse_losses(self.val_loss, 'val'))
+        self.runner.call_hook('after_val_epoch', metrics=metrics)
+        self.runner.call_hook('after_val')
+        return metrics

@@ -1,0 +1,116 @@
+"""Signals that ask a training to stop: SIGINT (Ctrl-C) and SIGTERM (a cluster takes the machine back)."""
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, Optional
+
+import torch
+from mmengine.dist import all_reduce, get_rank
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training ended by a signal.
+
+    Args:
+        signum: the signal.
+        checkpoint: where the state was saved.
+    """
+
+    def __init__(self, signum: int, checkpoint: Optional[str] = None) -> None:
+        super().__init__(signum, checkpoint)
+        self.signum = signum
+        self.checkpoint = checkpoint
+        self.resume_command: Optional[str] = None
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        text = f'stopped by {signal.Signals(self.signum).name}'
+        if self.checkpoint:
+            text += f'; saved to {self.checkpoint}'
+        return text + (f'. To resume:\n{self.resume_command}' if self.resume_command else '')
+
+
+class _State:
+    """What the handler knows; one for the process, as signals are."""
+    owner = 0  # workers that are forked inherit the handler
+    signum = 0
+    since = 0.
+
+
+def _say(text: str) -> None:
+    # Neither print nor logging: both may be in the middle of a line, with their locks held.
+    if get_rank() == 0:
+        os.write(2, (('\r\x1b[2K' if os.isatty(2) else '') + text + '\n').encode())
+
+
+def _handle(signum: int, frame) -> None:
+    if os.getpid() != _State.owner:
+        return
+    now = time.monotonic()
+    if not _State.signum:
+        _State.signum, _State.since = signum, now
+        _say(f'{signal.Signals(signum).name}: finishing the iteration and saving a checkpoint; once more to quit at '
+             'once')
+    # The same request may come twice: from the cluster, and passed on by torchrun.
+    elif now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
+        os._exit(128 + signum)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Inside, the first signal is kept for :func:`asked_to_stop` and the second ends the process.
+
+    A SIGINT that the process was told to ignore (nohup, a shell's background) stays ignored, but under torchrun,
+    which passes it on and then waits. Does nothing outside the main thread.
+    """
+    _State.owner, _State.signum = os.getpid(), 0
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            if signal.getsignal(signum) != signal.SIG_IGN or 'TORCHELASTIC_RUN_ID' in os.environ:
+                before[signum] = signal.signal(signum, _handle)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        _State.signum = 0
+
+
+def asked_to_stop() -> int:
+    """The signal that this process has received inside :func:`stop_signals`, or 0."""
+    return _State.signum
+
+
+def agreed_to_stop() -> int:
+    """The signal that any process has received, or 0; the same in all. A collective of one integer."""
+    signum = torch.tensor(_State.signum)
+    all_reduce(signum, 'max')
+    return int(signum)
+
+
+def _wait_for_trainer() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def shield_worker(then: Optional[Callable[[int], None]], worker_id: int) -> None:
+    """A data loader worker's initialization that leaves signals to the trainer, and then calls ``then``.
+
+    Ctrl-C and clusters signal every process; a trainer without its workers could not finish the iteration. SIGTERM
+    from the trainer itself still ends the worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_wait_for_trainer, daemon=True).start()
+    if then is not None:
+        then(worker_id)
