@@ -4,8 +4,8 @@ from typing import Any, Iterator, Optional
 
 #: keys whose values change no training: where results go, what is shown, names for other tools
 SILENT = {'work_dir', 'outfile_prefix', 'visualizer', 'vis_backends', 'log_level', 'log_processor', 'norm_cfgs',
-          'default_hooks.logger', 'default_hooks.checkpoint', 'default_hooks.timer', 'default_hooks.visualization',
-          'test_dataloader', 'test_evaluator', 'test_cfg', 'test_pipeline'}
+          'test_dataloader', 'test_evaluator', 'test_cfg', 'test_pipeline',
+          *(f'default_hooks.{hook}' for hook in ('logger', 'checkpoint', 'timer', 'visualization', 'progress'))}
 
 
 def config_values(text: str) -> dict:

@@ -61,9 +61,11 @@ def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
         say: is told what is measured.
 
     Returns:
-        For ``results.json``: ``batch_sizes`` (batch size, norm, and ``seconds`` of a step, ``ratio`` of times to the
-        first norm, ``peak_mib`` beyond what is held between steps or None, ``window_mib`` held between steps), and a
-        ``note`` on how it was measured.
+        For ``results.json``: ``note``, on how it was measured, and ``batch_sizes``: batch size, norm, and
+
+        - ``ratio`` of a step's time to the first norm's, and ``seconds``: that times the first norm's time;
+        - ``peak_mib``: the most that a step holds beyond what is held before it, or None if the system does not say;
+        - ``window_mib`` held between steps.
     """
     init_default_scope('mmdet')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -77,9 +79,10 @@ def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
         seconds -= time.monotonic() - begin
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     return dict(batch_sizes=result, note=(
-        f"{where}, torch {torch.__version__}; medians of {min(rounds)} to {max(rounds)} rounds in which the norms take "
-        "turns, in one process, on batches of the config's own loader, with full windows. Peak memory: the most that a "
-        'step holds beyond what is held before it; window: what the norm keeps of earlier batches.'))
+        f'{where}, torch {torch.__version__}; medians of {min(rounds)} to {max(rounds)} rounds in which the norms take '
+        "turns, in one process, on batches of the config's own loader, with full windows; ms: the first norm's, times "
+        'the ratio. Peak memory: the most that a step holds beyond what is held before it; window: what the norm keeps '
+        'of earlier batches.'))
 
 
 def _measure(norms: dict[str, Config], device: str, end: float) -> tuple[dict[str, dict], int]:
@@ -99,9 +102,9 @@ def _measure(norms: dict[str, Config], device: str, end: float) -> tuple[dict[st
             times[norm].append(timed(trainer, device))
         rounds += 1
     reference = times[next(iter(times))]
-    return {norm: dict(seconds=median(values), ratio=median(a / b for a, b in zip(values, reference)),
-                       peak_mib=_finite(peaks[norm]), window_mib=trainers[norm].window_bytes() / 2**20)
-            for norm, values in times.items()}, rounds
+    ratios = {norm: median(a / b for a, b in zip(values, reference)) for norm, values in times.items()}
+    return {norm: dict(seconds=ratio * median(reference), ratio=ratio, peak_mib=_finite(peaks[norm]),
+                       window_mib=trainers[norm].window_bytes() / 2**20) for norm, ratio in ratios.items()}, rounds
 
 
 def _finite(value: float) -> Optional[float]:
