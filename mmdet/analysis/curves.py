@@ -95,5 +95,5 @@ def save_figure(figure: Figure, path: Union[str, Path], dpi: int = 110) -> None:
     if kind not in known:
         raise ValueError(f"{path}: the file's name must end with one of {', '.join('.' + name for name in known)}")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, bbox_inches='tight')
+    figure.savefig(buffer, format=kind, dpi=dpi)
     write_atomic(buffer.getvalue(), path)
