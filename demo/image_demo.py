@@ -8,13 +8,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.pretty import pprint
 
 from mmdet.apis import DetInferencer
 from mmdet.apis.configs import config_names
 from mmdet.apis.det_inferencer import ENDINGS, unique_names
 from mmdet.utils.cli import run_main
+from mmdet.utils.progress import track
 from mmdet.visualization import check_display
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,34 +120,28 @@ def bundled(name):
     return str(weights), [str(ROOT / image) for image in entry['images']]
 
 
-def detect(inferencer, images, args, console):
+def detect(inferencer, images, args):
     """Detect, draw and write, a line for each image; returns a sentence for each image that cannot be read."""
-    done, problems = 0, []
+    problems = []
 
     def skip(image, error):
         problems.append(str(error))
-        console.print(str(error), style='red', markup=False, highlight=False, soft_wrap=True)
+        print(error)
 
     classes = inferencer.model.dataset_meta['classes']
-    names = unique_names(images, 0, warn=True)
-    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task('detecting', total=len(images))
-        for some, own_names, samples in inferencer.batches(images, names, args.batch_size, skip):
-            if args.show or not args.no_save_vis:
-                inferencer.visualize(some, samples, own_names, args.show, pred_score_thr=args.pred_score_thr,
-                                     out_dir='' if args.no_save_vis else args.out_dir)
-            results = inferencer.postprocess(samples, own_names, out_dir='' if args.no_save_pred else args.out_dir)
-            for image, sample, result in zip(some, samples, results):
-                found = sample.pred_instances
-                labels = found.labels[found.scores > args.pred_score_thr].tolist()
-                counts = [f'{number} x {classes[label]}' for label, number in Counter(labels).most_common()]
-                console.print(f'{image}: {", ".join(counts) or "nothing found"}', markup=False, highlight=False,
-                              soft_wrap=True)
-                if args.print_result:
-                    console.print(result)
-            done += len(some)
-            progress.update(task, completed=done + len(problems))
+    batches = inferencer.batches(images, unique_names(images, 0, warn=True), args.batch_size, skip)
+    for some, names, samples in track(batches, 'detecting', -(-len(images) // args.batch_size)):
+        if args.show or not args.no_save_vis:
+            inferencer.visualize(some, samples, names, args.show, pred_score_thr=args.pred_score_thr,
+                                 out_dir='' if args.no_save_vis else args.out_dir)
+        results = inferencer.postprocess(samples, names, out_dir='' if args.no_save_pred else args.out_dir)
+        for image, sample, result in zip(some, samples, results):
+            found = sample.pred_instances
+            labels = found.labels[found.scores > args.pred_score_thr].tolist()
+            counts = [f'{number} x {classes[label]}' for label, number in Counter(labels).most_common()]
+            print(f'{image}: {", ".join(counts) or "nothing found"}')
+            if args.print_result:
+                pprint(result)
     return problems
 
 
@@ -166,14 +160,13 @@ def main(argv=None):
         raise FileNotFoundError('; '.join(problems))
     inferencer = DetInferencer(args.config, args.weights, args.device, palette=args.palette, show_progress=False,
                                trust_checkpoint=args.trust_checkpoint)
-    console = Console()
-    unreadable = detect(inferencer, images, args, console)
+    unreadable = detect(inferencer, images, args)
     number = len(images) - len(unreadable)
     kept = [f'{what} in {os.path.join(args.out_dir, folder)}' for left_out, what, folder in (
         (args.no_save_vis, f'{number} picture{"s" * (number != 1)}', 'vis'), (args.no_save_pred, 'detections', 'preds'))
         if not left_out and number]
     if kept:
-        console.print(', '.join(kept), style='bold green', markup=False, highlight=False, soft_wrap=True)
+        print(', '.join(kept))
     problems += unreadable
     if problems:
         sys.exit(f'error: {len(problems)} of the inputs could not be read: ' + '; '.join(problems))

@@ -3,18 +3,16 @@ import argparse
 import os
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.apis.inference import build_pipeline, pick_device
 from mmdet.utils.atomic_io import replace_when_done
 from mmdet.utils.cli import run_main
+from mmdet.utils.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor
 
 #: what is written, by the ending of --out
@@ -96,8 +94,17 @@ def show(frame, wait_time):
     return False
 
 
+def frames(reader):
+    """The frames (H, W, 3), BGR, of a video."""
+    while True:
+        read, frame = reader.read()
+        if not read:
+            return
+        yield frame
+
+
 def run(model, reader, args, writer_path=None):
-    """Detect, draw, write and show frame by frame; returns the number of frames.
+    """Detect, draw, write and show frame by frame.
 
     Raises:
         RuntimeError: see :func:`open_writer` and :func:`show`; frames that could not be written.
@@ -111,21 +118,13 @@ def run(model, reader, args, writer_path=None):
     total = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
     fps = reader.get(cv2.CAP_PROP_FPS)
     writer, number, factor, start, showing = None, 0, 1, time.time(), args.show
-    console = Console()
-    with Progress(TextColumn('detecting'), BarColumn(), MofNCompleteColumn(),
-                  TextColumn('{task.fields[fps]:.1f} frames/s'), TimeRemainingColumn(), console=console,
-                  transient=True, disable=not console.is_terminal) as progress, ExitStack() as stack:
-        task = progress.add_task('', total=total if total > 0 else None, fps=0)
-        while True:
-            read, frame = reader.read()
-            if not read:
-                break
+    try:
+        for frame in track(frames(reader), 'detecting', total):
             if not number:
                 factor = readable_factor(frame)
                 if writer_path:
                     size = (frame.shape[1] * factor, frame.shape[0] * factor)
                     writer = open_writer(writer_path, args.out, fps if 0 < fps < 1000 else FPS, size)
-                    stack.callback(writer.release)
             sample = inference_detector(model, frame, pipeline)
             rgb = visualizer.picture(frame[..., ::-1], sample, False, True, args.score_thr, factor)
             picture = np.ascontiguousarray(rgb[..., ::-1])
@@ -133,7 +132,9 @@ def run(model, reader, args, writer_path=None):
                 writer.write(picture)
             showing = showing and show(picture, args.wait_time)
             number += 1
-            progress.update(task, advance=1, fps=number / (time.time() - start))
+    finally:
+        if writer is not None:
+            writer.release()
     if not number:
         raise ValueError(f'video {args.video}: no frame of it can be decoded')
     if writer_path:
@@ -141,10 +142,9 @@ def run(model, reader, args, writer_path=None):
         if kept != number:
             raise RuntimeError(f'--out {args.out}: of {number} frames {kept} were written; is the disk full?')
     if number < total:
-        console.print(f'video {args.video}: {number} of {total} frames can be decoded', style='yellow', markup=False)
+        print(f'video {args.video}: {number} of {total} frames can be decoded')
     seconds = time.time() - start
-    console.print(f'{number} frames in {seconds:.0f} s, {number / seconds:.1f} frames/s', highlight=False)
-    return number
+    print(f'{number} frames in {seconds:.0f} s, {number / seconds:.1f} frames/s')
 
 
 def main(argv=None):

@@ -18,12 +18,12 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 from rich.pretty import pprint
-from rich.progress import track
 from torch import nn
 
 from mmdet.evaluation.coco_metric import encode_masks
 from mmdet.structures import DetDataSample
 from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.progress import track
 from mmdet.utils.setup import load_config
 from mmdet.visualization import DetLocalVisualizer
 
@@ -128,7 +128,7 @@ class DetInferencer(BaseInferencer):
         results = dict(predictions=[], visualization=[])
         batches = self.batches(images, names, batch_size)
         if self.show_progress:
-            batches = track(batches, description='Inference', total=-(-len(images) // batch_size))
+            batches = track(batches, 'Inference', -(-len(images) // batch_size))
         for some, own_names, samples in batches:
             if return_vis or show or (out_dir and not no_save_vis):
                 folder = '' if no_save_vis else out_dir

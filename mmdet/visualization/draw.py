@@ -66,7 +66,8 @@ def draw_instances(image: np.ndarray, bboxes: np.ndarray, labels: np.ndarray, cl
     ignored = np.zeros(len(boxes), dtype=bool) if ignored is None else ignored
     mask_colours = shades(colours, labels) if mask_colours is None else mask_colours
     colours, mask_colours = (np.where(ignored[:, None], IGNORED, each) for each in (colours, mask_colours))
-    order = np.argsort(scores, kind='stable') if scores is not None else np.arange(len(boxes))
+    # Ignored regions below, the best scores on top
+    order = np.argsort(~ignored if scores is None else scores, kind='stable')
     for i in order if masks is not None else ():
         _draw_mask(canvas, masks[i], mask_colours[i], thickness, alpha, factor, bool(ignored[i]))
     for i in order:

@@ -168,5 +168,8 @@ def _with_ignored(instances: InstanceData, ignored: Optional[InstanceData]) -> I
     for key in ('bboxes', 'labels'):
         both[key] = torch.cat([instances[key], ignored[key]])
     if 'masks' in instances and 'masks' in ignored:
-        both.masks = torch.from_numpy(np.concatenate([_mask_array(each.masks) for each in (instances, ignored)]))
+        masks = [_mask_array(each.masks) for each in (instances, ignored)]
+        size = np.max([mask.shape[1:] for mask in masks], axis=0)  # in a batch only those of instances are padded
+        both.masks = torch.from_numpy(np.concatenate([np.pad(mask, [(0, 0), *(
+            (0, side - own) for side, own in zip(size, mask.shape[1:]))]) for mask in masks]))
     return both
