@@ -274,7 +274,7 @@ def reason_of(output: str, code: int) -> str:
         return f'ended by {signal.Signals(-code).name}' + (' (out of memory?)' if code == -signal.SIGKILL else '')
     # torchrun ends with a report of its own
     own = [line for line in errors if line.startswith('error: ')]
-    return (own or errors or lines or [f'exit code {code}'])[-1]
+    return (own or errors or lines or [f'exit code {code}'])[-1].removeprefix('error: ')
 
 
 def versions() -> dict[str, str]:

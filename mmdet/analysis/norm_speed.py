@@ -56,36 +56,39 @@ def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
     """Time and memory of training steps, on the first GPU or else on the CPU.
 
     Args:
-        configs: batch size, norm, and the config that trains it; the first norm is what the others are compared with.
+        configs: batch size, norm, and the config that trains it. The others are compared with BN, or the first.
         seconds: about how long all of it takes; no norm gets less than 3 steps.
         say: is told what is measured.
 
     Returns:
-        For ``results.json``: ``note``, on how it was measured, and ``batch_sizes``: batch size, norm, and
+        For ``results.json``: ``note``, on how it was measured, ``reference``, the norm that the others are compared
+        with, and ``batch_sizes``: batch size, norm, and
 
-        - ``ratio`` of a step's time to the first norm's, and ``seconds``: that times the first norm's time;
+        - ``ratio`` of a step's time to the reference's, and ``seconds``: that times the reference's time;
         - ``peak_mib``: the most that a step holds beyond what is held before it, or None if the system does not say;
         - ``window_mib`` held between steps.
     """
     init_default_scope('mmdet')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    names = list(next(iter(configs.values())))
+    reference = 'BN' if 'BN' in names else names[0]
     result: dict[str, dict[str, dict]] = {}
     rounds = []
     for left, (batch, norms) in zip(range(len(configs), 0, -1), configs.items()):
         begin = time.monotonic()
         say(f'speed: batch size {batch}')
-        result[str(batch)], number = _measure(norms, device, begin + seconds / left)
+        result[str(batch)], number = _measure(norms, reference, device, begin + seconds / left)
         rounds.append(number)
         seconds -= time.monotonic() - begin
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(batch_sizes=result, note=(
+    return dict(batch_sizes=result, reference=reference, note=(
         f'{where}, torch {torch.__version__}; medians of {min(rounds)} to {max(rounds)} rounds in which the norms take '
-        "turns, in one process, on batches of the config's own loader, with full windows; ms: the first norm's, times "
-        'the ratio. Peak memory: the most that a step holds beyond what is held before it; window: what the norm keeps '
-        'of earlier batches.'))
+        "turns, in one process, on batches of the config's own loader, with full windows; ms: the ratio times those "
+        f'of {reference}. Peak memory: the most that a step holds beyond what is held before it; window: what the '
+        'norm keeps of earlier batches.'))
 
 
-def _measure(norms: dict[str, Config], device: str, end: float) -> tuple[dict[str, dict], int]:
+def _measure(norms: dict[str, Config], reference: str, device: str, end: float) -> tuple[dict[str, dict], int]:
     first = next(iter(norms.values()))
     loader = dict(first.train_dataloader.to_dict(), num_workers=0, persistent_workers=False)
     loader.pop('prefetch_factor', None)
@@ -101,9 +104,8 @@ def _measure(norms: dict[str, Config], device: str, end: float) -> tuple[dict[st
         for norm, trainer in trainers.items():
             times[norm].append(timed(trainer, device))
         rounds += 1
-    reference = times[next(iter(times))]
-    ratios = {norm: median(a / b for a, b in zip(values, reference)) for norm, values in times.items()}
-    return {norm: dict(seconds=ratio * median(reference), ratio=ratio, peak_mib=_finite(peaks[norm]),
+    ratios = {norm: median(a / b for a, b in zip(values, times[reference])) for norm, values in times.items()}
+    return {norm: dict(seconds=ratio * median(times[reference]), ratio=ratio, peak_mib=_finite(peaks[norm]),
                        window_mib=trainers[norm].window_bytes() / 2**20) for norm, ratio in ratios.items()}, rounds
 
 

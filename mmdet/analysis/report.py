@@ -92,31 +92,42 @@ def _summary(numbers: Numbers) -> str:
     return f'<h2>What the numbers say</h2><ul>{items}</ul><p class="note">{text}</p>'
 
 
+def _grouped_table(numbers: Numbers, groups: Sequence[tuple[str, Sequence[str]]], second: str,
+                   rows: dict[str, list[tuple[str, str]]]) -> str:
+    """A table with a row for each norm, whose cells are HTML and attributes, under two lines of headings."""
+    starts = {0}
+    for _, heads in groups:
+        starts.add(max(starts) + len(heads))
+
+    def mark(index: int, attributes: str = '') -> str:
+        return f' class="first" {attributes}'.rstrip() if index in starts else f' {attributes}'.rstrip()
+
+    head = ''.join(f'<th colspan="{len(heads)}" class="first">{escape(title)}</th>' for title, heads in groups)
+    names = [name for _, heads in groups for name in heads]
+    under = ''.join(f'<th{mark(i)}>{escape(name)}</th>' for i, name in enumerate(names))
+    body = ''.join(
+        f'<tr><th scope="row">{_key(numbers, norm)}</th>'
+        + ''.join(f'<td{mark(i, attributes)}>{text}</td>' for i, (text, attributes) in enumerate(cells)) + '</tr>'
+        for norm, cells in rows.items())
+    return (f'<div class="scroll" tabindex="0"><table><thead><tr><th class="corner">norm</th>{head}</tr><tr>'
+            f'<th class="corner note">{second}</th>{under}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
 def _ap_table(numbers: Numbers, keys: list[str]) -> str:
-    width = len(numbers.totals)
-    head = ''.join(f'<th colspan="{width}" class="first">{escape(metric_name(key))}</th>' for key in keys)
-    second = ''.join(f'<th{_first(i, width)}>{total}</th>'
-                     for i, total in enumerate(numbers.totals * len(keys)))
-    rows = []
+    places = [(key, total) for key in keys for total in numbers.totals]
+    rows = {}
     for norm, values in table_rows(numbers, keys):
         cells = []
-        for i, (value, best) in enumerate(values):
-            key, total = keys[i // width], numbers.totals[i % width]
+        for (key, total), (value, best) in zip(places, values):
             seeds = '; '.join(f'seed {cell["seed"]}: {100 * cell["metrics"][key]:.1f}'
                               for cell in numbers.select(norm, total) if key in cell['metrics'])
             number, plus, spread = per_cent(value).partition(' ± ')
             fewer = f' <small>({value.n})</small>' if value and value.n < len(numbers.seeds) else ''
-            cells.append(f'<td{_first(i, width, "best" if best else "")} title="{escape(seeds)}">{number}'
-                         + (f' <small>± {spread}</small>' if plus else '') + fewer + '</td>')
-        rows.append(f'<tr><th scope="row">{_key(numbers, norm)}</th>{"".join(cells)}</tr>')
-    return ('<div class="scroll" tabindex="0"><table><thead><tr><th class="corner">norm</th>' + head
-            + '</tr><tr><th class="corner note">batch size</th>' + second + '</tr></thead><tbody>' + ''.join(rows)
-            + '</tbody></table></div>')
-
-
-def _first(index: int, width: int, other: str = '') -> str:
-    names = ' '.join(filter(None, ['first' if index % width == 0 else '', other]))
-    return f' class="{names}"' if names else ''
+            text = number + (f' <small>± {spread}</small>' if plus else '') + fewer
+            cells.append((f'<b>{text}</b>' if best else text, f'title="{escape(seeds)}"'))
+        rows[norm] = cells
+    return _grouped_table(numbers, [(metric_name(key), list(map(str, numbers.totals))) for key in keys], 'batch size',
+                          rows)
 
 
 def _table(numbers: Numbers) -> str:
@@ -187,42 +198,33 @@ def _speed(data: dict, numbers: Numbers) -> str:
         return ''
     speed = data.get('speed')
     parts = ['<h2>Speed and memory</h2>']
-    for batch, rows in speed_rows(speed).items():
-        parts.append(_plain_table(
-            f'Training step, {batch} image{"s" if batch > 1 else ""} a process',
-            ['norm', 'ms', 'images/s', f'/ {next(iter(rows))}', 'peak memory, MiB', 'window, MiB'],
-            [[_key(numbers, norm) if norm in numbers.norms else escape(norm), *map(escape, row)]
-             for norm, row in rows.items()]))
     if speed:
+        tables = speed_rows(speed)
+        heads = ['images/s', f'time / {speed["reference"]}', 'peak MiB', 'window MiB']
+        parts.append(_grouped_table(
+            numbers, [(f'batch {batch}', heads) for batch in tables], '',
+            {norm: [(text, '') for rows in tables.values() for text in rows.get(norm, ['–'] * 5)[1:]]
+             for norm in numbers.norms}))
         parts.append(f'<p class="note">{escape(speed.get("note", ""))}</p>')
     else:
         parts.append('<p>Not yet measured in turns (done at the end of the grid, or with <code>--speed-only</code>).'
                      '</p>')
-    rows = []
-    for norm in numbers.norms:
-        row = [_key(numbers, norm)]
-        for total in numbers.totals:
-            cells = numbers.select(norm, total)
-            rates = [cell['images_per_second'] for cell in cells if cell.get('images_per_second')]
-            memory = [cell.get('gpu_memory_mib') or cell.get('memory_mib') for cell in cells]
-            row += [f'{median(rates):.1f}' if rates else '–', f'{max(filter(None, memory), default=0) or "–"}']
-        rows.append(row)
-    heads = [text for total in numbers.totals for text in (f'images/s, batch {total}', 'MiB')]
+    logged = {norm: [(text, '') for total in numbers.totals for text in _logged(numbers.select(norm, total))]
+              for norm in numbers.norms}
     asked = data.get('grid') or {}
-    parts.append('<details><summary>As the trainings logged it</summary>' + _plain_table(
-        '', ['norm', *heads], rows) + '<p class="note">Median of the seeds\' images/s; most memory of the GPU, or of '
-        'the whole process on the CPU. '
-        + (f'{asked["jobs"]} trainings ran side by side. ' if asked.get('jobs', 1) > 1 else '')
-        + 'What else the machine did is in these numbers.</p></details>')
+    side = f'{asked["jobs"]} trainings ran side by side. ' if asked.get('jobs', 1) > 1 else ''
+    parts.append(
+        '<details><summary>As the trainings logged it</summary>'
+        + _grouped_table(numbers, [(f'batch {total}', ['images/s', 'MiB']) for total in numbers.totals], '', logged)
+        + "<p class=\"note\">Median of the seeds' images/s; most memory of the GPU, or of the process on the CPU. "
+        + side + 'What else the machine did is in these numbers.</p></details>')
     return ''.join(parts)
 
 
-def _plain_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    body = ''.join(f'<tr><th scope="row">{row[0]}</th>' + ''.join(f'<td>{text}</td>' for text in row[1:]) + '</tr>'
-                   for row in rows)
-    head = f'<th class="corner">{escape(heads[0])}</th>' + ''.join(f'<th>{escape(text)}</th>' for text in heads[1:])
-    return ((f'<h3>{escape(title)}</h3>' if title else '') + '<div class="scroll" tabindex="0"><table><thead><tr>'
-            + head + f'</tr></thead><tbody>{body}</tbody></table></div>')
+def _logged(cells: list[dict]) -> list[str]:
+    rates = [cell['images_per_second'] for cell in cells if cell.get('images_per_second')]
+    memory = [cell.get('gpu_memory_mib') or cell.get('memory_mib') or 0 for cell in cells]
+    return [f'{median(rates):.1f}' if rates else '–', str(max(memory, default=0) or '–')]
 
 
 def _examples(numbers: Numbers, pictures: Optional[Pictures]) -> str:

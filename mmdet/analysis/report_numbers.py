@@ -217,16 +217,16 @@ def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
     lines += [f'Mean ± standard deviation over {len(numbers.seeds)} seeds, of the last evaluation; bold: above every '
               "other norm by Welch's t test (95 %).", '']
     for total, rows in speed_rows(speed).items():
-        lines += [f'| batch {total}: norm | step, ms | images/s | / {next(iter(rows))} | peak memory, MiB | '
-                  'window, MiB |', '|---|---|---|---|---|---|']
+        heads = f'step, ms | images/s | / {(speed or {}).get("reference")} | peak memory, MiB | window, MiB'
+        lines += [f'| batch {total}: norm | {heads} |', '|---|---|---|---|---|---|']
         lines += [f'| {norm} | {" | ".join(row)} |' for norm, row in rows.items()]
         lines.append('')
     return '\n'.join(lines)
 
 
 def speed_rows(speed: Optional[dict]) -> dict[int, dict[str, list[str]]]:
-    """Batch size, norm, and the texts: step in ms, images/s, ratio of times to the first, peak memory and window in
-    MiB."""
+    """Batch size, norm, and the texts: step in ms, images/s, ratio of times to the reference, peak memory and
+    window in MiB."""
     tables: dict[int, dict[str, list[str]]] = {}
     for batch, norms in ((speed or {}).get('batch_sizes') or {}).items():
         tables[int(batch)] = {
