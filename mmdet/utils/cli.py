@@ -1,4 +1,5 @@
 """What the command-line tools share: how they end."""
+import multiprocessing
 import os
 import sys
 import traceback
@@ -34,4 +35,7 @@ def run_main(main: Callable[[], None]) -> int:
             traceback.print_exc()
             print(f'\nerror: {message(error)}', file=sys.stderr)
         return 1
+    finally:
+        for worker in multiprocessing.active_children():  # data loaders', for which the exit would wait 5 seconds
+            worker.terminate()
     return 0
