@@ -10,7 +10,7 @@ from .palette import shades
 #: shorter side in pixels that a picture is enlarged to, so that its labels can be read
 MIN_SIDE = 480
 #: longer side up to which a picture with small objects is enlarged, until half of them are of MIN_OBJECT pixels
-MAX_SIDE, MIN_OBJECT = 1024, 48
+MAX_SIDE, MIN_OBJECT = 1280, 48
 #: colour of ignored regions
 IGNORED = np.array((225, 225, 225), dtype=np.uint8)
 
@@ -20,7 +20,8 @@ def readable_factor(image: np.ndarray, bboxes: Optional[np.ndarray] = None) -> i
     height, width = image.shape[:2]
     factor = max(1, -(-MIN_SIDE // min(height, width)))
     if bboxes is not None and len(bboxes):
-        factor = max(factor, min(int(MIN_OBJECT // max(typical_side(bboxes), 1)), MAX_SIDE // max(height, width)))
+        wanted = int(np.ceil(MIN_OBJECT / max(typical_side(bboxes), 1)))
+        factor = max(factor, min(wanted, MAX_SIDE // max(height, width)))
     return factor
 
 
@@ -66,8 +67,8 @@ def draw_instances(image: np.ndarray, bboxes: np.ndarray, labels: np.ndarray, cl
     ignored = np.zeros(len(boxes), dtype=bool) if ignored is None else ignored
     mask_colours = shades(colours, labels) if mask_colours is None else mask_colours
     colours, mask_colours = (np.where(ignored[:, None], IGNORED, each) for each in (colours, mask_colours))
-    # Ignored regions below, the best scores on top
-    order = np.argsort(~ignored if scores is None else scores, kind='stable')
+    # Ignored regions below, small objects on top
+    order = np.lexsort((-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), ~ignored))
     for i in order if masks is not None else ():
         _draw_mask(canvas, masks[i], mask_colours[i], thickness, alpha, factor, bool(ignored[i]))
     for i in order:
@@ -81,7 +82,8 @@ def draw_instances(image: np.ndarray, bboxes: np.ndarray, labels: np.ndarray, cl
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, thickness: int, alpha: float, factor: int,
                hatched: bool) -> None:
-    mask = np.ascontiguousarray(mask, dtype=np.uint8)
+    mask = np.ascontiguousarray(mask)
+    mask = mask.view(np.uint8) if mask.dtype == bool else mask.astype(np.uint8)
     x, y, width, height = cv2.boundingRect(mask)
     if not width:
         return

@@ -103,7 +103,8 @@ def test_shades():
 
 
 @pytest.mark.parametrize('shape, side, expected', [
-    ((256, 320), 100, 2), ((256, 320), 10, 3), ((128, 128), 30, 4), ((128, 128), 5, 8), ((480, 640), 5, 1),
+    ((256, 320), 100, 2), ((256, 320), 10, 4), ((256, 320), 20, 3), ((128, 128), 5, 10), ((480, 640), 5, 2),
+    ((480, 640), 50, 1), ((800, 1200), 5, 1),
     ((3000, 4000), 20, 1)])
 def test_small_objects_enlarge_small_pictures(shape, side, expected):
     image = np.zeros((*shape, 3), dtype=np.uint8)
@@ -155,3 +156,14 @@ def test_ignored_regions_are_grey_and_hatched(bitmaps):
     assert (out[50, 60:240] == PALETTE[1]).all()
     drawer.add_datasample('x', np.zeros((600, 600, 3), np.uint8), sample, draw_gt=False)
     assert not drawer.get_image().any()
+
+
+def test_small_objects_are_on_large_ones():
+    masks = np.zeros((2, 600, 600), dtype=bool)
+    masks[0, 250:300, 250:300], masks[1, 100:500, 100:500] = True, True
+    boxes = np.array([[250, 250, 300, 300], [100, 100, 500, 500.]])
+    colours = np.array([[200, 0, 0], [0, 0, 200]])
+    for order in ([0, 1], [1, 0]):
+        out = draw_instances(np.zeros((600, 600, 3), np.uint8), boxes[order], np.array(order), 'ab', colours[order],
+                             scores=np.array([0.5, 0.9])[order], masks=masks[order], alpha=1)
+        assert tuple(out[290, 275]) == (200, 0, 0) and tuple(out[450, 275]) == (0, 0, 200)
