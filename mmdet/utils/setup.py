@@ -42,7 +42,33 @@ def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[st
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
+    _complete_backends(cfg)
     return cfg
+
+
+def _complete_backends(cfg: Config) -> None:
+    """Make backends of the names in ``visualizer.vis_backends``, beside the local one, whose files our tools read.
+
+    MLflow's, which no longer writes into folders as mmengine has it do, gets the database mlflow.db beside the work
+    dir, for all runs there, unless its ``tracking_uri`` or MLFLOW_TRACKING_URI name another place.
+    """
+    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    backends = [backends] if isinstance(backends, str) else backends
+    if not isinstance(backends, (list, tuple)):
+        return
+    if any(isinstance(backend, str) for backend in backends):
+        backends = [dict(type=backend) if isinstance(backend, str) else backend for backend in backends]
+        others = [backend for backend in backends if backend.get('type') != 'LocalVisBackend']
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), *others]
+    for backend in cfg.visualizer.vis_backends:
+        if isinstance(backend, dict) and backend.get('type') == 'MLflowVisBackend' and 'tracking_uri' not in backend:
+            folder = Path(cfg.work_dir).absolute()
+            backend.tracking_uri = os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{folder.parent}/mlflow.db'
+            backend.setdefault('run_name', folder.name)
+            # an experiment of our own: the default one's files go where the command runs
+            backend.setdefault('exp_name', 'mmdet')
+            if backend.tracking_uri.startswith('sqlite:'):
+                backend.setdefault('artifact_location', (folder.parent / 'mlruns').as_uri())
 
 
 def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
