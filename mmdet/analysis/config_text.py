@@ -24,9 +24,11 @@ def _value(node: ast.AST) -> Any:
     if isinstance(node, ast.Call):
         if not isinstance(node.func, ast.Name) or node.func.id != 'dict':
             raise ValueError(f'{ast.unparse(node)} is no dict')
-        # dict(a=1, **{'b c': 2}) is how keys are written that are no names
-        return {key: value for word in node.keywords
-                for key, value in ([(word.arg, _value(word.value))] if word.arg else _value(word.value).items())}
+        # dict({'b c': 2}) or dict(**{'b c': 2}) is how keys are written that are no names
+        result = {key: value for argument in node.args for key, value in _value(argument).items()}
+        for word in node.keywords:
+            result.update({word.arg: _value(word.value)} if word.arg else _value(word.value))
+        return result
     if isinstance(node, ast.Dict):
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values) if key is not None}
     if isinstance(node, (ast.List, ast.Tuple)):

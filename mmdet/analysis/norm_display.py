@@ -23,8 +23,10 @@ def progress_of(run: Path, unit: str, last: int) -> str:
         try:
             record = json.loads(line)
             if 'loss' in record:
-                where = f'epoch {record["epoch"]} of {last}, iteration' if unit == 'epoch' else f'of {last} iterations'
-                return f'{where} {record["step"]}, loss {record["loss"]:.3f}'
+                step = record['step']
+                where = (f'epoch {record["epoch"]} of {last}, iteration {step}' if unit == 'epoch'
+                         else f'iteration {step} of {last}')
+                return f'{where}, loss {record["loss"]:.3f}'
         except (KeyError, TypeError, ValueError):
             continue
     return 'starts'

@@ -29,6 +29,7 @@ from mmdet.analysis.report import write_report
 from mmdet.analysis.report_pictures import Pictures, example_ids
 from mmdet.registry import DATASETS
 from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.cli import message
 from mmdet.utils.launch import check_processes
 from mmdet.utils.setup import check_config, find_checkpoint, load_config
 from mmdet.version import __version__
@@ -62,8 +63,9 @@ class Grid:
         if args.processes > 1:
             check_processes(str(args.processes))
         self.configs = {cell: self._write_config(cell) for cell in self.cells}
-        self.waiting = [cell for cell in self.cells if not self.results.done(
-            cell.name, self.configs[cell].pretty_text, args.processes)]
+        # pretty_text takes a third of a second
+        self.waiting = [cell for cell in self.cells if cell.name not in self.results.cells
+                        or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)]
         for cell in self.cells[:len(self.norms)]:
             check_config(self.configs[cell], ('train', 'val'))
         self.running: dict[Cell, tuple] = {}
@@ -141,7 +143,7 @@ class Grid:
             self.waiting.append(cell)
             return f'{cell.name}: {error}; trained again'
         except (KeyError, OSError, ValueError) as error:
-            return self._fail(cell, str(error))
+            return self._fail(cell, message(error))
         self.results.add(cell.name, result)
         if self.args.remove_checkpoints:
             for path in (folder / 'run').glob('*.pth'):

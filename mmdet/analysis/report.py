@@ -194,18 +194,19 @@ def _curves(numbers: Numbers, grid: dict) -> str:
 
 
 def _speed(data: dict, numbers: Numbers) -> str:
-    if not numbers.cells:
-        return ''
     speed = data.get('speed')
+    if not numbers.cells and not speed:
+        return ''
     parts = ['<h2>Speed and memory</h2>']
     if speed:
         tables = speed_rows(speed)
-        heads = ['images/s', f'time / {speed["reference"]}', 'peak MiB', 'window MiB']
+        heads = ['images/s', f'/ {speed["reference"]}', 'peak MiB', 'window MiB']
         parts.append(_grouped_table(
             numbers, [(f'batch {batch}', heads) for batch in tables], '',
             {norm: [(text, '') for rows in tables.values() for text in rows.get(norm, ['–'] * 5)[1:]]
              for norm in numbers.norms}))
-        parts.append(f'<p class="note">{escape(speed.get("note", ""))}</p>')
+        parts.append(f'<p class="note">/ {escape(speed["reference"])}: time of a training step, as a ratio. '
+                     f'{escape(speed["note"])}</p>')
     else:
         parts.append('<p>Not yet measured in turns (done at the end of the grid, or with <code>--speed-only</code>).'
                      '</p>')
