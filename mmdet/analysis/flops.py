@@ -1,0 +1,94 @@
+"""How much a detector computes."""
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass
+class Row:
+    """One module's share."""
+    name: str  # '' for the whole model
+    parameters: int
+    macs: int  # multiply-adds
+
+
+@dataclass
+class Count:
+    """What one image of a size takes."""
+    shape: tuple[int, int]  # height, width, padded, in pixels
+    proposals: int  # that the box head looks at
+    masks: int  # that the mask head draws
+    rows: list[Row]  # the whole model, then each module before its own
+
+
+class Workload(nn.Module):
+    """A detector's layers at their full load: as many proposals and detections as its test_cfg allows.
+
+    What is counted then depends on the size of the image alone, not on what is in it or on the weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.numbers = (0, 0)  # proposals and masks of the last call
+
+    def forward(self, inputs: Tensor) -> None:
+        """inputs: (1, 3, H, W)."""
+        rpn, roi = self.model.rpn_head, self.model.roi_head
+        feats = self.model.extract_feat(inputs)
+        scores = rpn(feats)[0]
+        most = rpn.test_cfg['nms_pre']
+        proposals = sum(min(level.numel(), most) if most > 0 else level.numel() for level in scores)
+        proposals = min(proposals, rpn.test_cfg['max_per_img'])
+        self._head(roi.bbox_head, roi.bbox_roi_extractor, feats, proposals)
+        masks = 0
+        if roi.with_mask:
+            masks = roi.test_cfg['max_per_img'] if roi.test_cfg['max_per_img'] > 0 else proposals
+            self._head(roi.mask_head, roi.mask_roi_extractor or roi.bbox_roi_extractor, feats, masks)
+        self.numbers = (proposals, masks)
+
+    def _head(self, head: nn.Module, extractor: nn.Module, feats: tuple[Tensor, ...], number: int) -> None:
+        regions = feats[0].new_empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
+        shared = self.model.roi_head.shared_head
+        head(regions if shared is None else shared(regions))
+
+
+def count(model: nn.Module, height: int, width: int, divisor: int = 1, depth: int = 2) -> Count:
+    """Multiply-adds of the convolutions and linear layers on one image, and parameters.
+
+    torch's FlopCounterMode counts, on tensors without data ('meta'), so that size costs neither time nor memory. What
+    it counts twice, once for the multiplication and once for the addition, is halved: most papers' and mmdetection's
+    FLOPs. Norms, pooling, resizing, RoIAlign and NMS are not counted.
+
+    Args:
+        model: a two-stage detector; comes out on the meta device.
+        height, width: of the image in pixels, padded to a multiple of ``divisor``.
+        depth: of the modules that get a row.
+    """
+    shape = tuple(-(-side // divisor) * divisor for side in (height, width))
+    work = Workload(model.to('meta').eval())
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        work(torch.empty(1, 3, *shape, device='meta'))
+    counts = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+
+    def macs(name: str, module: nn.Module) -> int:
+        # A head that is not called as a whole has no entry of its own.
+        full = f'Workload.model.{name}'
+        if full in counts or not name:
+            return counts.get(full, counts['Global'])
+        return sum(macs(f'{name}.{child}', part) for child, part in module.named_children())
+
+    rows = [Row(name, sum(one.numel() for one in module.parameters()), macs(name, module))
+            for name, module in model.named_modules() if name.count('.') < depth]
+    return Count(shape, *work.numbers, [row for row in rows if row.macs])
+
+
+def short(number: float, unit: Optional[str] = None) -> str:
+    """A number as people write it: 41.5 M; ``unit`` fixes the letter."""
+    units = {'T': 1e12, 'G': 1e9, 'M': 1e6, 'K': 1e3, '': 1}
+    unit = unit if unit is not None else next((one for one, size in units.items() if number >= size), '')
+    return f'{number / units[unit]:.2f} {unit}'.rstrip() if unit else f'{number:g}'
