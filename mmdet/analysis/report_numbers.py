@@ -166,7 +166,7 @@ def _compare(column: dict[str, Stat]) -> str:
     if not column:
         return ''
     best, *others = column
-    line = f'the highest mean {{name}} has {best}, {per_cent(column[best])}'
+    line = f'{best} has the highest mean {{name}}, {per_cent(column[best])}'
     if not others:
         return line + '; no other norm is finished.'
     worse = [other for other in others if differ(column[best], column[other])]
@@ -178,7 +178,7 @@ def _compare(column: dict[str, Stat]) -> str:
         line += '; within the spread of the seeds of ' + ', '.join(
             f'{other} ({per_cent(column[other])})' for other in alike)
     if unknown:
-        line += '; with one seed nothing can be said of the difference to ' + ', '.join(
+        line += '; with one seed, chance cannot be ruled out in the difference to ' + ', '.join(
             f'{other} ({per_cent(column[other])})' for other in unknown)
     return line + '.'
 

@@ -114,9 +114,9 @@ def test_only_what_is_clear_is_called_best():
     assert numbers.clear_best(4, 'coco/bbox_mAP') is None  # BN has one seed
     assert Numbers(data).clear_best(4, 'coco/bbox_mAP') == 'CBN'
     first, second, change, *_ = summary(numbers)
-    assert 'highest mean box AP has CBN, 31.2' in first and 'clearly above BN (10.0' in first
+    assert 'CBN has the highest mean box AP, 31.2' in first and 'clearly above BN (10.0' in first
     assert 'within the spread of the seeds of GN (31.0' in first
-    assert 'clearly above GN' in second and 'nothing can be said of the difference to BN' in second
+    assert 'clearly above GN' in second and 'chance cannot be ruled out in the difference to BN' in second
     assert 'BN −20.0 (one seed), GN +1.5 (within the spread), CBN −28.8.' in change
     assert summary(Numbers(make_data({}))) == ['Nothing is finished yet.']
 

@@ -120,9 +120,10 @@ def test_failed_trainings(tool, monkeypatch, capsys):
 
 def test_killed_in_its_last_evaluation(tool, monkeypatch, capsys):
     monkeypatch.setenv('CUT', 'yes')
-    tool()
-    assert {name: cell['metrics']['coco/bbox_mAP'] for name, cell in read(tool)['cells'].items()} == AP
-    assert capsys.readouterr().out.count('holds no evaluation of epoch 2; trained again') == 4
+    tool('--seeds', '1')
+    assert {name: cell['metrics']['coco/bbox_mAP'] for name, cell in read(tool)['cells'].items()} == {
+        'BN_b2_s1': .2, 'GN_b2_s1': .5}
+    assert capsys.readouterr().out.count('holds no evaluation of epoch 2; trained again') == 2
 
 
 def test_interrupted(tool, monkeypatch, capsys):
