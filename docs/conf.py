@@ -25,6 +25,9 @@ suppress_warnings = ['toc.not_included']  # pages that only other pages link to
 html_theme = 'furo'
 html_title = f'mmdet {release}'
 html_show_copyright = False
+html_copy_source = False
+html_static_path = ['static']
+html_css_files = ['pages.css']
 myst_heading_anchors = 4
 autodoc_typehints = 'none'
 autodoc_member_order = 'bysource'
@@ -43,10 +46,10 @@ def add_to_page(app, docname: str, source: list[str]) -> None:
     """Navigation, from the index's own lists of links; signatures, below the tables of public names."""
     if docname == root_doc:
         for section in re.split(r'^## ', source[0], flags=re.M)[1:]:
-            caption, links = section.splitlines()[0], re.findall(r'\]\(([^)#]+)\.md\)', section)
-            pages = [(ROOT / 'docs' / link).resolve().relative_to(ROOT) for link in links]
+            caption, links = section.splitlines()[0], re.findall(r'\[([^\]]+)\]\(([^)#]+)\.md\)', section)
+            pages = [(title, (ROOT / 'docs' / link).resolve().relative_to(ROOT)) for title, link in links]
             source[0] += '\n'.join(['\n```{toctree}', ':hidden:', f':caption: {caption}', '',
-                                    *(f'/{page}' for page in pages), '```\n'])
+                                    *(f'{title} </{page}>' for title, page in pages), '```\n'])
     if docname == 'docs/api':
         names = re.findall(r'^\| `(mmdet\.[\w.]+)` \|', source[0], re.M)
         source[0] += '\n'.join(['\n## Signatures\n', '```{eval-rst}', *map(directive, names), '```\n'])

@@ -73,7 +73,8 @@ def test_script(block, place, tiny_shapes):
         assert Path(config).is_file(), f'{block.place}: {config}: no such file'
     module = re.match(r'# (\w+)\.py\n', text)
     if module:  # shown as a file that a config imports
-        return importlib.import_module(module.group(1))
+        importlib.import_module(module.group(1))
+        return
     (place / 'data').mkdir()
     (place / 'data' / 'shapes').symlink_to(tiny_shapes)
     for real, stand_in in SUBSTITUTES.items():

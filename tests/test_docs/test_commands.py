@@ -1,5 +1,6 @@
 """The commands of the documents: a few run, of the others the tool reads its options and its config is checked."""
 import argparse
+import functools
 import os
 import re
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from documents import BLOCKS, DOCUMENTS, ROOT, commands, load_tool
+from mmengine.config import Config
 
+from mmdet.analysis.norm_grid import find_norms
 from mmdet.utils.cli import run_main
 from mmdet.utils.config_check import check_model_config, check_parts
 from mmdet.utils.setup import load_config
@@ -20,8 +23,15 @@ ONLY_PARSED = {
     'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/test.py': 'needs the data; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/compare_norms.py': 'hours; run in tests/test_tools/test_compare_norms.py',
+    'demo/image_demo.py': 'needs trained weights; run in tests/test_demo', 'demo/video_demo.py': 'likewise',
+    'tools/analysis_tools/browse_dataset.py': 'needs the data; run in tests/test_tools/test_browse_dataset.py',
+    'tools/analysis_tools/analyze_logs.py': 'needs logs; run in tests/test_tools/test_analyze_logs.py',
+    'tools/analysis_tools/confusion_matrix.py': 'needs results; run in tests/test_tools/test_confusion_matrix.py',
+    'tools/analysis_tools/coco_error_analysis.py': 'needs results; run in tests/test_analysis/test_errors.py',
+    'tools/analysis_tools/get_flops.py': 'seconds to minutes; run in tests/test_analysis/test_flops.py',
+    'tools/analysis_tools/benchmark.py': 'minutes; run in tests/test_tools/test_benchmark.py',
     'tools/dataset_converters/pascal_voc.py': 'needs Pascal VOC; run in tests/test_tools/test_converters.py',
-    'tools/model_converters/torchvision2mmdet.py': 'needs its weights; run in test_torchvision2mmdet.py',
+    'tools/model_converters/torchvision2mmdet.py': 'weights; run in tests/test_tools/test_torchvision2mmdet.py',
     'tools/analysis_tools/small_batch.py': 'minutes; run in tests/test_tools/test_small_batch.py',
     'tools/analysis_tools/cbn_fidelity.py': 'needs the data; run in tests/test_tools/test_norm_tools.py',
     'tools/benchmarks/norm_layer.py': 'minutes; run in tests/test_tools/test_norm_tools.py',
@@ -29,15 +39,17 @@ ONLY_PARSED = {
 }
 # Commands that are no tool of this repository: what is looked at instead of running them.
 OTHERS = {
-    'python -m sphinx': 'test_pages.py builds the pages',
+    'python -m sphinx': 'test_pages.py builds the pages', 'tensorboard': 'runs until it is stopped',
     'pip': 'downloads: the extras that it names must exist',
     'pytest': 'runs as the test suite: the paths that it names must exist',
     'source': "changes a user's shell", 'cd': "changes a user's shell", 'git': 'downloads',
     'ln': "changes a user's files", 'apt-get': "changes a user's system",
 }
-SMALL = 'configs/shapes/mask-rcnn_r18_fpn_cbn.py'  # what CONFIG stands for
+# What stands in for words in capitals.
+FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
 # Keys that a config need not have before --cfg-options sets them.
-NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters')
+NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters',
+            'test_evaluator.outfile_prefix')
 
 
 # page and line, then the words, of every command in a shell block or in a line's code
@@ -69,24 +81,34 @@ def parse(tool: str, words: list[str], monkeypatch) -> argparse.Namespace:
     return parsed.value.args[0]
 
 
+@functools.lru_cache
+def checked_config(config: str) -> Config:
+    """A config that names parts and arguments that there are; not to be changed."""
+    cfg = load_config(config)
+    check_model_config(cfg)
+    check_parts(cfg, ('train', 'val', 'test'))
+    return cfg
+
+
 def check_settings(config: str, settings: dict) -> None:
     """Every key of ``--cfg-options`` is one that the config has, or of NEW_KEYS, and the config stays a good one."""
-    cfg = load_config(config)
+    cfg = checked_config(config)
     for key in settings:
         node = cfg
         for part in key.split('.') if key not in NEW_KEYS else ():
             node = node[int(part)] if part.isdigit() else node.get(part, Parsed)
             assert node is not Parsed, f'--cfg-options {key}: {config} has no such key'
-    cfg = load_config(config, {key: value for key, value in settings.items() if key not in ('k', 'KEY')})
-    check_model_config(cfg)
-    check_parts(cfg, ('train', 'val', 'test'))
+    if set(settings) - {'k', 'KEY'}:
+        cfg = load_config(config, settings)
+        check_model_config(cfg)
+        check_parts(cfg, ('train', 'val', 'test'))
 
 
 def check_tool(tool: str, words: list[str], monkeypatch, capsys) -> None:
     """Parse a tool's command line, check its config and settings, and run it if it is one of RUN."""
     assert Path(tool).is_file(), f'{tool}: no such file'
     assert tool in RUN or tool in ONLY_PARSED, f'{tool}: add it to RUN, or with a reason to ONLY_PARSED'
-    words = [SMALL if word == 'CONFIG' else word.replace('/path/to/mmdetection', str(ROOT)) for word in words]
+    words = [FILLED_IN.get(word, word).replace('/path/to/mmdetection', str(ROOT)) for word in words]
     for word in words:
         assert not word.endswith('.py') or Path(word).is_file(), f'{word}: no such file'
     try:
@@ -97,6 +119,8 @@ def check_tool(tool: str, words: list[str], monkeypatch, capsys) -> None:
         return
     if getattr(args, 'config', None) in words:
         check_settings(args.config, getattr(args, 'cfg_options', None) or {})
+    if tool == 'tools/compare_norms.py':
+        find_norms(args.norms, checked_config(args.config))
     if tool in RUN:
         for word in words:
             if word == 'IN' or re.search(r'epoch_\d+\.pth$', word) and not Path(word).exists():
@@ -129,8 +153,7 @@ def check_other(program: str, words: list[str]) -> None:
         assert all(f"'{extra}': [" in extras for extra in named), f'setup.py has not all extras of {named}'
 
 
-@pytest.mark.parametrize('origin, words', COMMANDS, ids=[f'{page}-{" ".join(words)[:60]}' for page, words in COMMANDS])
-def test_command(origin, words, place, monkeypatch, capsys):
+def check(words: list[str], monkeypatch, capsys) -> None:
     program, *rest = words
     if words[:2] == ['python', '-c']:
         exec(rest[1], {})
@@ -142,5 +165,29 @@ def test_command(origin, words, place, monkeypatch, capsys):
         check_other(' '.join(words[:3]) if program == 'python' else program, rest)
 
 
+@pytest.mark.parametrize('origin, words', COMMANDS, ids=[f'{page}-{" ".join(words)[:60]}' for page, words in COMMANDS])
+def test_command(origin, words, place, monkeypatch, capsys):
+    check(words, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize('command, why', [
+    ('python tools/trian.py CONFIG', 'trian.py: no such file'),
+    ('python tools/train.py configs/nuclei/mask-rcnn_r18_cbn.py', 'mask-rcnn_r18_cbn.py: no such file'),
+    ('python tools/train.py CONFIG --ressume', 'unrecognized arguments: --ressume'),
+    ('python tools/train.py CONFIG --cfg-options train_dataloader.batchsize=1', 'has no such key'),
+    ('python tools/train.py CONFIG --cfg-options model.neck.type=FPM', "there is no 'FPM'"),
+    ('python tools/test.py CONFIG', 'the following arguments are required: checkpoint'),
+    ('python tools/compare_norms.py CONFIG --norms BN GNN', 'GNN'),
+    ('./tools/dist_train.sh CONFIG --resume', 'GPUS'), ('./tools/dist_test.sh CONFIG 4 CHECKPOINT', 'GPUS'),
+    ('./tools/demo.sh cnb', 'cnb'), ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
+    ("pip install -e '.[test]'", 'extras'), ('pytest tests/test_dcos', 'tests/test_dcos'), ('conda install x', 'conda'),
+])
+def test_wrong_command_is_found(command, why, place, monkeypatch, capsys):
+    with pytest.raises((AssertionError, pytest.fail.Exception, KeyError), match=why):
+        check(*commands(command), monkeypatch, capsys)
+
+
 def test_every_tool_of_the_lists_is_there():
-    assert all((ROOT / tool).is_file() for tool in (*RUN, *ONLY_PARSED))
+    assert [tool for tool in (*RUN, *ONLY_PARSED) if not (ROOT / tool).is_file()] == []
+    named = [path for reason in ONLY_PARSED.values() for path in re.findall(r'tests/[\w/.]+', reason)]
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -33,6 +33,13 @@ def test_every_page_of_docs_is_in_the_index():
     assert {Path(page).name for page in DOCUMENTS if page.startswith('docs/')} - {'index.md'} <= index
 
 
+def test_every_tool_is_on_its_page():
+    text = (ROOT / 'docs/tools.md').read_text()
+    tools = [path.relative_to(ROOT) for folder in ('tools', 'demo') for path in (ROOT / folder).rglob('*.*')
+             if path.suffix in ('.py', '.sh')]
+    assert [str(tool) for tool in tools if str(tool) not in text] == []
+
+
 def test_public_names():
     names = re.findall(r'^\| `(mmdet\.[\w.]+)` \|', (ROOT / 'docs/api.md').read_text(), re.M)
     for name in names:
