@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 
@@ -71,4 +72,7 @@ class Display:
         if self.live is None:
             return
         head = f'{done} of {self.total} trainings' + ('' if left is None else f', about {duration(left)} left')
-        self.live.update(Group(Text(head), ProgressBar(self.total, done, width=60), *map(Text, lines)))
+        rows = Table.grid()
+        for row in (Text(head), ProgressBar(self.total, done, width=60), *map(Text, lines)):
+            rows.add_row(row)
+        self.live.update(rows)

@@ -140,9 +140,9 @@ def summary(numbers: Numbers) -> list[str]:
     name = metric_name(key)
     lines = []
     for total in numbers.totals:
-        line = _compare(numbers.column(total, key))
+        line = _compare(numbers.column(total, key), name)
         if line:
-            lines.append(f'Batch size {total}: {line.format(name=name)}')
+            lines.append(f'Batch size {total}: {line}')
     filled = [total for total in numbers.totals if numbers.column(total, key)]
     if len(filled) > 1:
         small, large = filled[0], filled[-1]
@@ -162,11 +162,11 @@ def _remark(different: Optional[bool]) -> str:
     return {None: ' (one seed)', False: ' (within the spread)', True: ''}[different]
 
 
-def _compare(column: dict[str, Stat]) -> str:
+def _compare(column: dict[str, Stat], name: str) -> str:
     if not column:
         return ''
     best, *others = column
-    line = f'{best} has the highest mean {{name}}, {per_cent(column[best])}'
+    line = f'{best} has the highest mean {name}, {per_cent(column[best])}'
     if not others:
         return line + '; no other norm is finished.'
     worse = [other for other in others if differ(column[best], column[other])]

@@ -1,12 +1,15 @@
 """Cells of a grid: their norms, configs and results."""
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from rich.console import Console
 
 from mmdet.analysis.config_text import config_values, first_difference
-from mmdet.analysis.norm_display import duration, progress_of
+from mmdet.analysis.norm_display import Display, duration, progress_of
 from mmdet.analysis.norm_grid import Cell, cell_config, find_norms, find_places
 from mmdet.analysis.norm_results import Results
 from mmdet.analysis.norm_runner import reason_of
@@ -140,3 +143,17 @@ def test_progress_of_a_run(tmp_path):
     assert progress_of(tmp_path, 'epoch', 4) == 'epoch 2 of 4, iteration 70, loss 1.250'
     assert progress_of(tmp_path, 'iteration', 90) == 'iteration 70 of 90, loss 1.250'
     assert duration(7509) == '2:05:09'
+
+
+def test_live_display(monkeypatch):
+    monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
+    display = Display(9)
+    display.live.console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with display:
+        display.say('GN[b1]: AP 0.3')
+        display.show(3, ['BN: epoch 1', 'CBN: starts'], 75)
+        display.live.refresh()
+        text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', display.live.console.file.getvalue())
+    lines = [line.strip() for line in text.splitlines()]
+    assert 'GN[b1]: AP 0.3' in lines and '3 of 9 trainings, about 0:01:15 left' in lines
+    assert 'BN: epoch 1' in lines and 'CBN: starts' in lines
