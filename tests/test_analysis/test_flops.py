@@ -98,7 +98,7 @@ def test_tool(tool, tiny_config, capsys):
     assert re.search(r'\|   mask_head +\| ', output) and f'Parameters: {short(expected[0].parameters)}' in output
     tool.main([str(tiny_config), '--num-images', '2'])
     output = capsys.readouterr().out
-    assert 'Mean of 2 images: FLOPs from' in output and 'padded from 64 x 64 to 64 x 64' in output
+    assert 'Mean of 2 images: FLOPs from' in output and 'padded heights 64 to 64, widths 64 to 64' in output
 
 
 def test_errors(tool, tiny_config, capsys):

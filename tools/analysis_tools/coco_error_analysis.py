@@ -68,7 +68,10 @@ def main(argv=None):
     matplotlib.use('Agg')
     analyses = {}
     for kind in dict.fromkeys(args.types):
-        truth = read_truth(args.ann, kind)
+        try:
+            truth = read_truth(args.ann, kind)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error}; name another with --ann') from None
         analyses[kind] = analyze(truth, read_results(args.result, kind, truth), kind)
     for kind, analysis in analyses.items():
         write(analysis, kind, Path(args.out_dir) / kind)
