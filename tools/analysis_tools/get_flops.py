@@ -74,8 +74,9 @@ def main(argv=None):
     sizes = [one.shape for one in found]
     if args.shape is None:
         each = [one.rows[0].macs for one in found]
-        sides = ', '.join(f'{name} {min(side)} to {max(side)}' for name, side in zip(('heights', 'widths'), zip(*sizes)))
-        print(f'Mean of {len(found)} images: FLOPs from {short(min(each))} to {short(max(each))}; padded {sides}')
+        heights, widths = zip(*sizes)
+        print(f'Mean of {len(found)} images: FLOPs from {short(min(each))} to {short(max(each))}; padded heights '
+              f'{min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}')
     else:
         print(f'Input shape: {sizes[0][0]} x {sizes[0][1]} (height x width, padded to a multiple of {divisor})')
     most = max(found, key=lambda one: (one.proposals, one.masks))
