@@ -1,0 +1,128 @@
+"""Ctrl-C in a terminal, and what it says about going on."""
+import importlib.util
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = ['train_cfg.max_epochs=4', 'train_cfg.val_interval=9', 'default_hooks.checkpoint.max_keep_ckpts=1']
+
+
+def environment(**extra):
+    env = {key: value for key, value in os.environ.items() if key not in ('CI', 'RANK', 'MMDET_PROGRESS')}
+    return dict(env, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHON=sys.executable, TERM='xterm', COLUMNS='100',
+                **extra)
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('train_tool', ROOT / 'tools/train.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def weights(path):
+    checkpoint = torch.load(path, weights_only=False)
+    assert checkpoint['meta']['iter'] == 12
+    return checkpoint['state_dict'], checkpoint['optimizer']['state'], checkpoint['cbn_window']
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
+
+
+def test_ctrl_c_in_a_terminal_and_on(tiny_config, tmp_path, tool):
+    main_end, terminal = pty.openpty()
+    words = [str(tiny_config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *OPTIONS]
+    process = subprocess.Popen([sys.executable, 'tools/train.py', *words], cwd=ROOT, env=environment(),
+                               stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=_own_terminal)
+    os.close(terminal)
+    output, asked, began = '', False, time.time()
+    while time.time() - began < 120:
+        if select.select([main_end], [], [], 1)[0]:
+            try:
+                output += os.read(main_end, 65536).decode()
+            except OSError:  # the other end is closed
+                break
+        if not asked and re.search(r'Epoch 2/4\b', output):
+            asked = True
+            os.write(main_end, b'\x03')
+    output = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', output)
+    assert process.wait(60) == 130, output[-3000:]
+    assert re.search(r'Epoch 1/4  \S{20}  1/3  loss \d\.\d+ .*lr \d\.\de-\d\d.* img/s  ETA 0:', output)
+    assert re.search(r'Epoch 1/4 trained in 0:0\d:\d\d: loss', output) and 'Epoch(train)' not in output
+    [log] = (tmp_path / 'run').glob('*/*.log')
+    assert len(re.findall(r'Epoch\(train\) .*images_per_second: ', log.read_text())) >= 3
+    last = output.strip().splitlines()[-1]
+    assert last == f'python tools/train.py {" ".join(words)} --resume'
+
+    assert (tmp_path / 'run/last_checkpoint').read_text() in output.splitlines()[-2]
+    tool.main(last.split()[2:])
+    assert sorted(path.name for path in (tmp_path / 'run').glob('[ei]*.pth')) == ['epoch_4.pth']
+    assert weights(tmp_path / 'run/epoch_4.pth')
+
+
+def _own_terminal():
+    import fcntl
+    import termios
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize('words, expected', [
+    ('c.py --work-dir w --amp', 'python tools/train.py c.py --work-dir w --amp --resume'),
+    ('c.py --resume', 'python tools/train.py c.py --resume'),
+    ('--resume w/x.pth c.py --amp', 'python tools/train.py c.py --amp --resume'),
+    ('c.py --resume=w/x.pth --cfg-options a=1 b=[2,3]',
+     "python tools/train.py c.py --cfg-options a=1 'b=[2,3]' --resume"),
+    ('c.py --launcher slurm', 'python tools/train.py c.py --launcher slurm --resume'),
+    ('--amp c.py --resume --launcher pytorch', 'tools/dist_train.sh c.py 4 --amp --resume')])
+def test_resume_command(tool, monkeypatch, words, expected):
+    monkeypatch.setattr(sys, 'argv', ['pytest'])
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
+    assert tool.resume_command(words.split(), tool.parse_args(words.split())) == expected
+
+
+@pytest.fixture(scope='module')
+def start_two(tiny_config, tmp_path_factory):
+    def start(folder):
+        command = ['tools/dist_train.sh', str(tiny_config), '2', '--work-dir', str(folder), '--cfg-options', *OPTIONS,
+                   'train_cfg.max_epochs=6']
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    whole = tmp_path_factory.mktemp('two')
+    start(whole).communicate(timeout=300)
+    return start, weights(whole / 'epoch_6.pth')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_two_processes(start_two, tiny_config, tmp_path, signum):
+    start, whole = start_two
+    process = start(tmp_path)
+    for line in process.stdout:
+        if 'Epoch(train)' in line and '[2][1/2]' in line:
+            break
+    os.killpg(process.pid, signum)  # of torchrun alone: its processes have groups of their own
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, rest
+    last = rest.strip().splitlines()[-1]
+    assert last.startswith(f'tools/dist_train.sh {tiny_config} 2 --work-dir {tmp_path}') and '--resume' in last
+    subprocess.run(last.split(), cwd=ROOT, env=environment(), check=True, timeout=300)
+    resumed = weights(tmp_path / 'epoch_6.pth')
+    assert len(resumed[2]) == 2 and same(resumed, whole)
