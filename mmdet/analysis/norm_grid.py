@@ -130,6 +130,10 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
                           randomness=dict(seed=cell.seed))
     if scale_lr and 'base_batch_size' in (config.get('auto_scale_lr') or {}):
         settings['auto_scale_lr'] = dict(enable=True)
+    if 'max_iters' in (config.get('train_cfg') or {}):
+        # else all evaluations are logged as of epoch 0
+        settings['log_processor'] = dict(by_epoch=False)
+        settings['default_hooks'] = dict(logger=dict(type='LoggerHook', log_metric_by_epoch=False))
     settings.update(_write_results(config.get('val_evaluator'), str(path.parent / 'val')))
     extra = Config(settings)
     if options:

@@ -172,8 +172,7 @@ class Grid:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the trainings have saved their state.
             RuntimeError: another runner, or a training that one has left behind, works in the same folder.
         """
-        MMLogger.get_instance('mmengine').setLevel(logging.WARNING)  # of data sets, in the midst of the progress
-        with _locked(self.args.work_dir) as lock, _signals(), Display(len(self.cells)) as display:
+        with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(len(self.cells)) as display:
             display.say(f'{len(self.cells)} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
                         f'{self.args.work_dir / "index.html"}')
             self.results.save()
@@ -229,7 +228,7 @@ class Grid:
         self.results.save()
 
     def measure_only(self) -> None:
-        with _locked(self.args.work_dir), Display(len(self.cells)) as display:
+        with _locked(self.args.work_dir), _quiet(), Display(len(self.cells)) as display:
             self.measure(display)
             self.report(display, False)
 
@@ -297,6 +296,18 @@ def _locked(folder: Path) -> Iterator[int]:
             raise RuntimeError(f'{folder}: another compare_norms.py works here, or a training that one has left '
                                'behind; wait for it, end it, or give another --work-dir') from None
         yield file.fileno()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What data sets and models say of themselves would come in the midst of the progress."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

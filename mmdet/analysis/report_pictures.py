@@ -112,8 +112,9 @@ class Pictures:
             body.append(f'<path class="{kind}" d="{self._outline(shape, width, height)}"><title>{escape(name)}</title>'
                         '</path>')
         label = f'{one["name"]}, {text}'
-        return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}"><use href="#i{number}"/>'
-                f'{"".join(body)}</svg>{escape(text.rpartition(": ")[2])}')
+        boxes = ' class="boxes"' if all(shape['mask'] is None for shape, _ in shapes) else ''
+        return (f'<svg{boxes} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+                f'<use href="#i{number}"/>{"".join(body)}</svg>{escape(text.rpartition(": ")[2])}')
 
     def _outline(self, shape: dict, width: int, height: int) -> str:
         """What an SVG path draws: a mask's outline, or a box."""

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mmdet.analysis.config_text import config_values, first_difference
 from mmdet.analysis.norm_display import Display, duration, progress_of
-from mmdet.analysis.norm_grid import Cell, cell_config, find_norms, find_places
+from mmdet.analysis.norm_grid import Cell, cell_config, find_norms, find_places, training_length
 from mmdet.analysis.norm_results import Results
 from mmdet.analysis.norm_runner import reason_of
 from mmdet.utils.setup import check_config, load_config
@@ -157,3 +157,17 @@ def test_live_display(monkeypatch):
     lines = [line.strip() for line in text.splitlines()]
     assert 'GN[b1]: AP 0.3' in lines and '3 of 9 trainings, about 0:01:15 left' in lines
     assert 'BN: epoch 1' in lines and 'CBN: starts' in lines
+
+
+def test_runs_counted_in_iterations(tiny_config, tmp_path):
+    base = tmp_path / 'iterations.py'
+    base.write_text(f"_base_ = '{tiny_config}'\n"
+                    "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=3)\n")
+    config, path = load_config(str(base)), tmp_path / 'config.py'
+    path.write_text(cell_config(config, path, Cell('BN', 1, 0), dict(type='BN'), find_places(config)))
+    merged = load_config(str(path))
+    assert training_length(merged) == ('iteration', 7)
+    assert training_length(load_config(str(tiny_config))) == ('epoch', 2)
+    # mmengine would log every evaluation as of epoch 0
+    assert not merged.log_processor.by_epoch and not merged.default_hooks.logger.log_metric_by_epoch
+    assert merged.default_hooks.logger.interval == 1
