@@ -43,8 +43,8 @@ class _Trainer:
 
     @property
     def window_steps(self) -> int:
-        """Steps until the windows are full."""
-        return max((layer.buffer_num + 1 for layer in self.layers), default=0)
+        """Steps until the windows are full; an exponential one costs the same from the second on."""
+        return max((layer.buffer_num + 1 for layer in self.layers if layer.pool == 'sliding'), default=0)
 
     def window_bytes(self) -> int:
         return sum(tensor.nbytes for layer in self.layers for entry in layer.window.entries for tensor in entry
