@@ -60,6 +60,7 @@ def _handle(signum: int, frame) -> None:
              'once')
     # The same request may come twice: from the cluster, and passed on by torchrun.
     elif now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
+        _say('quit without saving')
         os._exit(128 + signum)
 
 
