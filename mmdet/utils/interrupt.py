@@ -97,9 +97,11 @@ def agreed_to_stop() -> int:
     return int(signum)
 
 
-def _wait_for_trainer() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
+def _wait_for_trainer(trainer: int) -> None:
+    while os.getppid() == trainer:  # a worker with a batch that nobody fetches would not notice
+        received = signal.sigtimedwait([signal.SIGTERM], 2)
+        if received is not None and received.si_pid == trainer:
+            break
     os._exit(0)
 
 
@@ -107,11 +109,11 @@ def shield_worker(then: Optional[Callable[[int], None]], worker_id: int) -> None
     """A data loader worker's initialization that leaves signals to the trainer, and then calls ``then``.
 
     Ctrl-C and clusters signal every process; a trainer without its workers could not finish the iteration. SIGTERM
-    from the trainer itself still ends the worker.
+    from the trainer itself still ends the worker, and so does the trainer's end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+    if hasattr(signal, 'sigtimedwait'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_wait_for_trainer, daemon=True).start()
+        threading.Thread(target=_wait_for_trainer, args=(os.getppid(), ), daemon=True).start()
     if then is not None:
         then(worker_id)
