@@ -26,7 +26,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=engine.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmdet.engine'])
 PARAM_SCHEDULERS = Registry('parameter scheduler', parent=engine.PARAM_SCHEDULERS, locations=['mmdet.engine'])
 LOG_PROCESSORS = Registry('log_processor', parent=engine.LOG_PROCESSORS, locations=['mmdet.engine'])
-MODEL_WRAPPERS = Registry('model_wrapper', parent=engine.MODEL_WRAPPERS, locations=['mmdet.models'])
+MODEL_WRAPPERS = Registry('model_wrapper', parent=engine.MODEL_WRAPPERS, locations=['mmdet.engine'])
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=engine.WEIGHT_INITIALIZERS, locations=['mmdet.models'])
 EVALUATOR = Registry('evaluator', parent=engine.EVALUATOR, locations=['mmdet.evaluation'])
 VISBACKENDS = Registry('vis_backend', parent=engine.VISBACKENDS, locations=['mmdet.visualization'])

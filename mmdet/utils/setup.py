@@ -166,7 +166,7 @@ def prepare(cfg: Config, launcher: str) -> None:
     if launcher != 'none' and not torch.cuda.is_available():
         # mmengine names a CUDA device, both to start the group and to wrap the model.
         cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            type='mmdet.CPUDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
         if launcher == 'pytorch' and not is_distributed():
             torch.distributed.init_process_group(**dist_cfg)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from mmdet.engine.runner import CPUDistributedDataParallel
 from mmdet.ops.norm import SyncBN, sync_bn
 
 COUNTS = (1, 3)  # ranks need not hold equally many
@@ -24,6 +25,7 @@ def _loss(z, x):
 def _rank(rank, folder):
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     torch.set_num_threads(1)
+    CPUDistributedDataParallel(SyncBN(5))  # torch's refuses it
     norm = SyncBN(5).double()
     x = _batch().split(COUNTS)[rank].clone().requires_grad_()
     z = norm(x)

@@ -1,5 +1,6 @@
 """Runner and loops whose runs can be killed and resumed bit for bit."""
+from .distributed import CPUDistributedDataParallel
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from .runner import DetRunner
 
-__all__ = ['DetRunner', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop']
+__all__ = ['CPUDistributedDataParallel', 'DetRunner', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop']
