@@ -44,6 +44,7 @@ OTHERS = {
     'pytest': 'runs as the test suite: the paths that it names must exist',
     'source': "changes a user's shell", 'cd': "changes a user's shell", 'git': 'downloads',
     'ln': "changes a user's files", 'apt-get': "changes a user's system",
+    'mkdir': "changes a user's files", 'cp': 'likewise: what is copied must exist',
 }
 # What stands in for words in capitals.
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
@@ -147,6 +148,8 @@ def check_other(program: str, words: list[str]) -> None:
     assert OTHERS.get(program), f'{program}: add it with a reason to OTHERS'
     if program == 'pytest':
         assert all((ROOT / word).exists() for word in words if '/' in word), words
+    if program == 'cp':
+        assert (ROOT / words[0]).exists(), f'cp: no file {words[0]}'
     if program == 'pip':
         extras = re.search(r'extras_require=(.*)\)', (ROOT / 'setup.py').read_text(), re.S).group(1)
         named = re.findall(r'[\w-]+', ''.join(re.findall(r'\[(.*?)\]', ' '.join(words))))
@@ -154,7 +157,7 @@ def check_other(program: str, words: list[str]) -> None:
 
 
 def check(words: list[str], monkeypatch, capsys) -> None:
-    program, *rest = words
+    program, *rest = words = [words[0].removeprefix('.venv/bin/'), *words[1:]]
     if words[:2] == ['python', '-c']:
         exec(rest[1], {})
     elif program == 'python' and rest[0] != '-m':
