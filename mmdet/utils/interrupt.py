@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: SIGINT (Ctrl-C) and SIGTERM (a cluster takes the machine back)."""
+"""Signals that ask a training to stop: Ctrl-C, SIGTERM (a cluster takes the machine back), SIGHUP (a lost terminal)."""
 import os
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Callable, Iterator, Optional
 import torch
 from mmengine.dist import all_reduce, get_rank
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,6 +42,7 @@ class _State:
     owner = 0  # workers that are forked inherit the handler
     signum = 0
     since = 0.
+    terminals: tuple[int, ...] = ()  # standard output and error, where they are one
 
 
 def _say(text: str) -> None:
@@ -50,16 +51,27 @@ def _say(text: str) -> None:
         os.write(2, (('\r\x1b[2K' if os.isatty(2) else '') + text + '\n').encode())
 
 
+def _leave_terminal() -> None:
+    # Writing to it is an error from now on, which would end the training before it has saved.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in _State.terminals:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
 def _handle(signum: int, frame) -> None:
     if os.getpid() != _State.owner:
         return
     now = time.monotonic()
+    if signum == signal.SIGHUP:
+        _leave_terminal()
     if not _State.signum:
         _State.signum, _State.since = signum, now
         _say(f'{signal.Signals(signum).name}: finishing the iteration and saving a checkpoint; once more to quit at '
              'once')
-    # The same request may come twice: from the cluster, and passed on by torchrun.
-    elif now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
+    # The same request may come twice: from the cluster, and passed on by torchrun. Nobody is there to ask twice after
+    # a SIGHUP, which kernel and shell both send.
+    elif signum != signal.SIGHUP and now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
         _say('quit without saving')
         os._exit(128 + signum)
 
@@ -68,10 +80,11 @@ def _handle(signum: int, frame) -> None:
 def stop_signals() -> Iterator[None]:
     """Inside, the first signal is kept for :func:`asked_to_stop` and the second ends the process.
 
-    A SIGINT that the process was told to ignore (nohup, a shell's background) stays ignored, but under torchrun,
-    which passes it on and then waits. Does nothing outside the main thread.
+    A signal that the process was told to ignore (SIGHUP by nohup, SIGINT in a shell's background) stays ignored, but
+    under torchrun, which passes it on and then waits. Does nothing outside the main thread.
     """
     _State.owner, _State.signum = os.getpid(), 0
+    _State.terminals = tuple(filter(os.isatty, (1, 2)))
     before = {}
     if threading.current_thread() is threading.main_thread():
         for signum in SIGNALS:

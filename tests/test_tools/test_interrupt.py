@@ -45,22 +45,28 @@ def same(a, b):
     return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
 
 
-def test_ctrl_c_in_a_terminal_and_on(tiny_config, tmp_path, tool):
+def in_terminal(words, at, then):
+    """Run a training in a terminal, call ``then(its other end)`` once the screen has ``at``; process and screen."""
     main_end, terminal = pty.openpty()
-    words = [str(tiny_config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *OPTIONS]
     process = subprocess.Popen([sys.executable, 'tools/train.py', *words], cwd=ROOT, env=environment(),
                                stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=_own_terminal)
     os.close(terminal)
     output, asked, began = '', False, time.time()
     while time.time() - began < 120:
-        if select.select([main_end], [], [], 1)[0]:
-            try:
+        try:
+            if select.select([main_end], [], [], 1)[0]:
                 output += os.read(main_end, 65536).decode()
-            except OSError:  # the other end is closed
-                break
-        if not asked and re.search(r'Epoch 2/4\b', output):
+        except (OSError, ValueError):  # one of the ends is closed
+            break
+        if not asked and re.search(at, output):
             asked = True
-            os.write(main_end, b'\x03')
+            then(main_end)
+    return process, output
+
+
+def test_ctrl_c_in_a_terminal_and_on(tiny_config, tmp_path, tool):
+    words = [str(tiny_config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *OPTIONS]
+    process, output = in_terminal(words, r'Epoch 2/4\b', lambda end: os.write(end, b'\x03'))
     output = re.sub(r'\x1b\[[\d;?]*[A-Za-z]', '', output)
     assert process.wait(60) == 130, output[-3000:]
     assert re.search(r'Epoch 1/4  \S{20}  1/3  loss \d\.\d+ .*lr \d\.\de-\d\d.* img/s  ETA 0:', output)
@@ -74,6 +80,15 @@ def test_ctrl_c_in_a_terminal_and_on(tiny_config, tmp_path, tool):
     tool.main(last.split()[2:])
     assert sorted(path.name for path in (tmp_path / 'run').glob('[ei]*.pth')) == ['epoch_4.pth']
     assert weights(tmp_path / 'run/epoch_4.pth')
+
+
+@pytest.mark.slow
+def test_terminal_is_lost(tiny_config, tmp_path):
+    words = [str(tiny_config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *OPTIONS]
+    process, _ = in_terminal(words, r'Epoch 2/4\b', os.close)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    [saved] = (tmp_path / 'run').glob('iter_*.pth')
+    assert str(saved) == (tmp_path / 'run/last_checkpoint').read_text()
 
 
 def _own_terminal():
