@@ -17,6 +17,15 @@ class Quit(Exception):
     pass
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_ignored():
+    """Also where the tests run under nohup or in a shell's background."""
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in interrupt.SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.]
