@@ -122,16 +122,13 @@ def test_the_table_of_bundled_models(demo):
             assert cv2.imread(str(ROOT / image)) is not None and (ROOT / image).name in (
                 ROOT / 'demo/images/README.md').read_text()
         weights = ROOT / entry['weights']
-        if weights.is_file():
-            assert weights.stat().st_size < 30e6
-            assert hashlib.sha256(weights.read_bytes()).hexdigest() == entry['sha256']
+        assert weights.stat().st_size < 30e6
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == entry['sha256']
     assert size < 150e3
 
 
 @pytest.mark.parametrize('name', ['nuclei', 'bccd'])
 def test_bundled_models_find_something(demo, name, tmp_path, capsys):
-    if not (ROOT / demo.MODELS[name]['weights']).is_file():
-        pytest.skip(f"{demo.MODELS[name]['weights']} is not there")
     demo.main(['--model', name, '--out-dir', str(tmp_path), '--device', 'cpu'])
     assert 'nothing found' not in capsys.readouterr().out
 
