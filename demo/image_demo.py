@@ -148,10 +148,7 @@ def detect(inferencer, images, args):
 def main(argv=None):
     args = parse_args(argv)
     if args.show:
-        try:
-            check_display()
-        except RuntimeError as error:
-            raise RuntimeError(f'--show: {error}; leave it out, the pictures are written into --out-dir') from None
+        check_display('leave out --show, the pictures are written into --out-dir')
     if not args.config and not args.weights:
         args.weights, samples = bundled(args.model or 'nuclei')
         args.inputs = args.inputs or samples

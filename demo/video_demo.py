@@ -150,10 +150,7 @@ def run(model, reader, args, writer_path=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.show:
-        try:
-            check_display()
-        except RuntimeError as error:
-            raise RuntimeError(f'--show: {error}; use --out') from None
+        check_display('leave out --show, use --out')
     reader = open_video(args.video)
     model = init_detector(args.config, args.checkpoint, pick_device(args.device),
                           trust_checkpoint=args.trust_checkpoint)

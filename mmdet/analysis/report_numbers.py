@@ -214,8 +214,9 @@ def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
             cells = [f'**{per_cent(value)}**' if clear else per_cent(value) for value, clear in values]
             lines.append(f'| {norm} | {" | ".join(cells)} |')
         lines.append('')
-    lines += [f'Mean ± standard deviation over {len(numbers.seeds)} seeds, of the last evaluation; bold: above every '
-              "other norm by Welch's t test (95 %).", '']
+    number = len(numbers.seeds)
+    lines += [f'Mean ± standard deviation over {number} seeds, of the last evaluation; bold: above every other norm by '
+              "Welch's t test (95 %)." if number > 1 else 'Of the last evaluation; one seed.', '']
     for total, rows in speed_rows(speed).items():
         heads = f'step, ms | images/s | / {(speed or {}).get("reference")} | peak memory, MiB | window, MiB'
         lines += [f'| batch {total}: norm | {heads} |', '|---|---|---|---|---|---|']

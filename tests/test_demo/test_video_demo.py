@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 
 from mmdet.apis import init_detector
-from mmdet.visualization import readable_factor
+from mmdet.visualization import check_display, readable_factor
 
 FRAMES = 4
 
@@ -90,7 +90,7 @@ def test_interrupted(demo, model, video, tmp_path, monkeypatch):
 
 def test_showing(demo, model, video, monkeypatch):
     shown = []
-    monkeypatch.setattr(demo, 'check_display', lambda: None)
+    monkeypatch.setattr(demo, 'check_display', lambda advice: None)
     monkeypatch.setattr(cv2, 'imshow', lambda name, frame: shown.append(frame))
     monkeypatch.setattr(cv2, 'waitKey', lambda wait: shown.append(wait) or (ord('q') if len(shown) > 2 else -1))
     monkeypatch.setattr(cv2, 'destroyWindow', lambda name: shown.append(name))
@@ -103,20 +103,17 @@ def test_showing(demo, model, video, monkeypatch):
     (lambda demo, patch, path: path.write_text('no video'), ValueError, 'in.avi: OpenCV cannot open it.*codec'),
     (lambda demo, patch, path: patch.setitem(demo.CODECS, '.mp4', 'none'), RuntimeError,
      '--out .*out.mp4: OpenCV cannot write none videos of 768 x 512'),
-    (lambda demo, patch, path: patch.setattr(demo, 'check_display', no_display), RuntimeError, '--show: none; use'),
+    (lambda demo, patch, path: patch.setattr(demo, 'check_display', check_display), RuntimeError,
+     'no display here.*leave out --show, use --out'),
     (lambda demo, patch, path: patch.setattr(cv2, 'imshow', no_windows), RuntimeError, '--show: .*headless'),
 ])
 def test_bad_input(demo, model, video, tmp_path, monkeypatch, spoil, error, says):
-    monkeypatch.setattr(demo, 'check_display', lambda: None)
+    monkeypatch.setattr(demo, 'check_display', lambda advice: None)
     show = ['--show'] if '--show' in says else []
     spoil(demo, monkeypatch, tmp_path / 'in.avi')
     with pytest.raises(error, match=says):
         demo.main([video, *model, '--out', str(tmp_path / 'out.mp4'), *show])
     assert not list(tmp_path.glob('*out*'))
-
-
-def no_display():
-    raise RuntimeError('none')
 
 
 def no_windows(*_):

@@ -100,10 +100,7 @@ def draw_batch(visualizer, items):
 def main(argv=None):
     args = parse_args(argv)
     if not args.not_show:
-        try:
-            check_display()
-        except RuntimeError as error:
-            raise RuntimeError(f'{error}; give --not-show and --output-dir') from None
+        check_display('give --not-show and --output-dir')
     cfg = load_config(args.config, args.cfg_options)
     check_config(cfg, (args.phase, ))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
