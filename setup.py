@@ -25,5 +25,5 @@ setup(
     install_requires=requirements('requirements.txt'),
     extras_require={
         'docs': ['sphinx', 'myst-parser', 'furo'],
-        'tests': ['pytest', 'scikit-learn', 'timm', 'markdown-it-py']},
+        'tests': ['pytest', 'pytest-xdist', 'scikit-learn', 'timm', 'markdown-it-py']},
 )

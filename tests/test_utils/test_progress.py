@@ -1,7 +1,6 @@
 """What a terminal shows while the live line is on, and what a pipe gets."""
 import io
 import logging
-import os
 import re
 import sys
 
@@ -148,9 +147,8 @@ def test_track_in_a_terminal_and_in_a_pipe(monkeypatch):
     monkeypatch.setattr(progress, 'PLAIN', 0)
     list(track('ab', 'Making'))
     assert pipe.getvalue().startswith('Making: 1/2, ') and '\x1b' not in pipe.getvalue()
-    os.environ['RANK'] = '1'
+    monkeypatch.setenv('RANK', '1')
     assert list(track('ab', 'Making')) == ['a', 'b'] and pipe.getvalue().count('\n') == 2
-    monkeypatch.delenv('RANK')
 
 
 def test_speed_leaves_pauses_out(monkeypatch):
