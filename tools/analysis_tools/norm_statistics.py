@@ -1,0 +1,72 @@
+"""What the running statistics of BN or CBN do to a model's AP.
+
+    python tools/analysis_tools/norm_statistics.py CONFIG CHECKPOINT
+
+Evaluates the same weights with different statistics: 'running', those in the checkpoint; 'batch', each test batch's
+own, as BN in training; 'precise', recomputed from --batches training batches under the final weights. A model that is
+much better with 'batch' was trained on statistics that its running averages do not stand for; one that is much better
+with 'precise' has averages that are too old or too noisy.
+"""
+import argparse
+import sys
+from contextlib import nullcontext
+from itertools import islice
+
+from mmengine.config import DictAction
+
+from mmdet.analysis.norm_statistics import batch_norms, own_statistics, recompute_statistics
+from mmdet.engine import DetRunner
+from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.utils.cli import run_main
+from mmdet.utils.progress import track
+from mmdet.utils.setup import check_config, load_config, prepare
+
+KINDS = ('running', 'batch', 'precise')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--statistics', nargs='+', choices=KINDS, default=list(KINDS), help='which (default: all)')
+    parser.add_argument('--batches', type=int, default=200, metavar='N',
+                        help="training batches, of the config's size, for 'precise' (default: 200)")
+    parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='read checkpoints that may run code; only for files whose origin you know')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings that override the config')
+    args = parser.parse_args(argv)
+    if args.batches < 1:
+        parser.error(f'--batches {args.batches}: must be 1 or more')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    check_config(cfg, ('test', ) + (('train', ) if 'precise' in args.statistics else ()))
+    check_checkpoint_file(args.checkpoint)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    prepare(cfg, 'none')
+    runner = DetRunner.from_cfg(cfg)
+    batch_norms(runner.model)
+    results = {}
+    with trust_checkpoints(args.trust_checkpoint):
+        runner.load_or_resume()
+        for kind in sorted(set(args.statistics), key=KINDS.index):  # the last one changes the model
+            if kind == 'precise':
+                loader = runner.build_dataloader(cfg.train_dataloader, seed=runner.seed)
+                number = min(args.batches, len(loader))
+                done = recompute_statistics(runner.model, track(islice(loader, number), 'statistics', number))
+                kind = f'precise, of {done} training batches of {loader.batch_sampler.batch_size}'
+            with own_statistics(runner.model) if kind == 'batch' else nullcontext():
+                results[kind] = runner.test()
+    for kind, metrics in results.items():
+        values = '  '.join(f'{name.rpartition("/")[2]} {value:.3f}' for name, value in metrics.items()
+                           if name.endswith('_mAP'))
+        print(f'{kind}: {values}')
+
+
+if __name__ == '__main__':
+    sys.exit(run_main(main))
