@@ -1,12 +1,23 @@
 """Data and configs that several tests share."""
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_tool(path) -> ModuleType:
+    """The module of a command-line tool, given by its path from the root."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 # A small config of the product's own parts: a narrow Mask R-CNN on tiny shapes.
 TINY = '''

@@ -1,10 +1,8 @@
 """The Markdown files of the repository: their code blocks, commands, links and headings, for the tests."""
-import importlib.util
 import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -132,14 +130,6 @@ def config_path(block: Block) -> str:
         base.startswith('/path/to/mmdetection/') or (folder / base).is_file() for base in bases)), None)
     assert folder, f'{block.place}: no folder of configs has {bases}'
     return f"configs/{folder.name}/{re.sub('[^a-z0-9]', '_', block.place.lower())}.py"
-
-
-def load_tool(tool: str) -> ModuleType:
-    """The module of a command-line tool, given by its path from the root."""
-    spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 DOCUMENTS = {page: read(page) for page in pages()}

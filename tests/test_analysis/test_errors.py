@@ -1,17 +1,16 @@
 """mmdet/analysis/errors.py against loops over the definition, and its tool."""
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+from conftest import load_tool
 
 from mmdet.analysis.errors import AREAS, KINDS, Analysis, analyze, draw, read_results, read_truth, to_rows
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = [dict(id=3, name='cat', supercategory='animal'), dict(id=5, name='dog', supercategory='animal'),
               dict(id=9, name='cup', supercategory='thing'), dict(id=12, name='none of this', supercategory='thing')]
 
@@ -161,11 +160,7 @@ def test_rows_and_figure():
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools/analysis_tools/coco_error_analysis.py'
-    spec = importlib.util.spec_from_file_location('coco_error_analysis', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/coco_error_analysis.py')
 
 
 def test_tool(tool, files, tmp_path, capsys):

@@ -1,10 +1,9 @@
 """mmdet/analysis/flops.py against a count by hand, and tools/analysis_tools/get_flops.py."""
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, load_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -12,8 +11,6 @@ from torch import nn
 from mmdet.analysis.flops import Workload, count, short
 from mmdet.registry import MODELS
 from mmdet.utils.cli import run_main
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def build(path, **options):
@@ -84,10 +81,7 @@ def test_short():
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('get_flops', ROOT / 'tools/analysis_tools/get_flops.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/get_flops.py')
 
 
 def test_tool(tool, tiny_config, capsys):

@@ -1,13 +1,12 @@
 """Detections of one call equal those of tools/test.py; every kind of image; what is refused and how."""
 import copy
-import importlib.util
 import pickle
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import load_tool
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
@@ -52,9 +51,7 @@ def same(a, b):
 
 
 def test_results_are_those_of_the_test_tool(model, images, tiny_config, checkpoint, tmp_path):
-    spec = importlib.util.spec_from_file_location('tool_test', ROOT / 'tools' / 'test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool('tools/test.py')
     tool.main([str(tiny_config), checkpoint, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.pkl')])
     found = {result['img_path']: result['pred_instances'] for result in pickle.loads(
         (tmp_path / 'out.pkl').read_bytes())}

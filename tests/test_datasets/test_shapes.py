@@ -1,22 +1,16 @@
 """The synthetic shapes: deterministic, visible parts, nothing half-hidden away; the converters' files."""
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+from conftest import load_tool
 
 from mmdet.datasets.shapes import LEAST_VISIBLE, make_image
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / 'dataset_converters' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(f'tools/dataset_converters/{name}.py')
 
 
 def test_same_seed_same_image():

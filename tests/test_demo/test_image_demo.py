@@ -1,13 +1,12 @@
 """demo/image_demo.py: forms of the command line, files, bundled models, unreadable images."""
 import hashlib
-import importlib.util
 import json
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, load_tool
 
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.utils.cli import run_main
@@ -15,10 +14,7 @@ from mmdet.utils.cli import run_main
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('image_demo', ROOT / 'demo/image_demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('demo/image_demo.py')
 
 
 @pytest.fixture(scope='module')

@@ -1,11 +1,10 @@
 """demo/video_demo.py: frames and size of what is written, whole or not at all, errors."""
-import importlib.util
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import load_tool
 
 from mmdet.apis import init_detector
 from mmdet.visualization import check_display, readable_factor
@@ -15,10 +14,7 @@ FRAMES = 4
 
 @pytest.fixture(scope='module')
 def demo():
-    spec = importlib.util.spec_from_file_location('video_demo', ROOT / 'demo/video_demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('demo/video_demo.py')
 
 
 @pytest.fixture(scope='module')

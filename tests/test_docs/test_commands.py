@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import BLOCKS, DOCUMENTS, ROOT, commands, load_tool
+from conftest import load_tool
+from documents import BLOCKS, DOCUMENTS, ROOT, commands
 from mmengine.config import Config
 
 from mmdet.analysis.norm_grid import find_norms

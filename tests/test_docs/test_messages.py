@@ -11,7 +11,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from documents import BLOCKS, load_tool
+from conftest import load_tool
+from documents import BLOCKS
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmengine.config import Config
 from mmengine.logging import MMLogger

@@ -1,22 +1,17 @@
 """tools/analysis_tools/analyze_logs.py."""
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from conftest import load_tool
 from matplotlib import pyplot as plt
 
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('analyze_logs', ROOT / 'tools/analysis_tools/analyze_logs.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/analyze_logs.py')
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """tools/analysis_tools/benchmark.py."""
-import importlib.util
 import itertools
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_tool
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -15,15 +14,10 @@ from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools/analysis_tools/benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/benchmark.py')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the numbers expected are those of CPU timing')

@@ -1,12 +1,11 @@
 """tools/analysis_tools/browse_dataset.py: what is drawn is what the model gets."""
-import importlib.util
 import json
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
-from conftest import ROOT
+from conftest import load_tool
 from mmengine.config import Config
 
 from mmdet.registry import DATASETS, MODELS
@@ -15,10 +14,7 @@ from mmdet.structures import DetDataSample
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('browse_dataset', ROOT / 'tools/analysis_tools/browse_dataset.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/browse_dataset.py')
 
 
 @pytest.fixture

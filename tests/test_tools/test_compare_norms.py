@@ -1,5 +1,4 @@
 """tools/compare_norms.py: what is run, kept, and run again. The trainings are a script that writes what they would."""
-import importlib.util
 import json
 import os
 import signal
@@ -7,17 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, load_tool
 
 from mmdet.analysis import norm_runner
 from mmdet.analysis.norm_grid import Cell
 from mmdet.analysis.norm_runner import Grid
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
+TOOL = 'tools/compare_norms.py'
 AP = {'BN_b2_s0': .1, 'GN_b2_s0': .3, 'BN_b2_s1': .2, 'GN_b2_s1': .5}
 TRAINING = '''
 import json, os, re, sys, time
@@ -45,13 +44,6 @@ records += [{'step': 1 if cut else 2, 'coco/bbox_mAP': ap}]
 '''
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location('compare_norms', ROOT / 'tools' / 'compare_norms.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def tool(tiny_config, tmp_path, monkeypatch):
     """Calls the tool with two norms, one batch size and two seeds."""
@@ -62,7 +54,7 @@ def tool(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(norm_runner, 'find_checkpoint', lambda folder: None)
     monkeypatch.setenv('APS', json.dumps(AP))
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    module = load_tool()
+    module = load_tool(TOOL)
 
     def call(*options, config=tiny_config, norms=('BN', 'GN=dict(type="GN",num_groups=8)')):
         module.main([str(config), '--norms', *norms, '--batch-sizes', '2', '--seeds', '0', '1', '--work-dir',
@@ -162,7 +154,7 @@ def test_gpus_are_shared_out(tool, monkeypatch):
 
 def test_processes_start_through_torchrun(tmp_path):
     grid = Grid.__new__(Grid)
-    grid.args = load_tool().parse_args(['x.py', '--processes', '2', '--work-dir', 'out'])
+    grid.args = load_tool(TOOL).parse_args(['x.py', '--processes', '2', '--work-dir', 'out'])
     assert grid.command(Cell('BN', 1, 0)) == [
         'tools/dist_train.sh', 'out/cells/BN_b1_s0/config.py', '2', '--work-dir', 'out/cells/BN_b1_s0/run']
 
@@ -173,7 +165,7 @@ def test_processes_start_through_torchrun(tmp_path):
     (['--where', 'head'], 'invalid choice')])
 def test_bad_options(options, words, capsys):
     with pytest.raises(SystemExit) as stop:
-        load_tool().parse_args(['x.py', *options])
+        load_tool(TOOL).parse_args(['x.py', *options])
     assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
@@ -200,7 +192,7 @@ def test_speed(tool):
 
 
 def test_a_real_training(tiny_config, tmp_path):
-    load_tool().main([str(tiny_config), '--norms', 'GN=dict(type="GN",num_groups=8)', '--batch-sizes', '3',
+    load_tool(TOOL).main([str(tiny_config), '--norms', 'GN=dict(type="GN",num_groups=8)', '--batch-sizes', '3',
                       '--work-dir', str(tmp_path), '--speed-seconds', '0', '--cfg-options', 'train_cfg.max_epochs=1'])
     cell = json.loads((tmp_path / 'results.json').read_text())['cells']['GN_b3_s0']
     assert len(cell['losses']) == 2 and len(cell['curve']) == 1 and cell['memory_mib'] > 100  # 6 images
@@ -211,7 +203,7 @@ def test_a_real_training(tiny_config, tmp_path):
 @pytest.mark.slow
 def test_killed_and_gone_on_with(tiny_config, tmp_path):
     """As a user runs it: SyncCBN on two processes, stopped, and resumed from the checkpoint that was saved."""
-    command = [sys.executable, str(ROOT / 'tools' / 'compare_norms.py'), str(tiny_config), '--norms', 'SyncCBN',
+    command = [sys.executable, str(ROOT / TOOL), str(tiny_config), '--norms', 'SyncCBN',
                '--batch-sizes', '1', '--processes', '2', '--work-dir', str(tmp_path), '--speed-seconds', '1',
                '--cfg-options', 'train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}

@@ -1,25 +1,19 @@
 """tools/analysis_tools/confusion_matrix.py on predictions that are made of the annotations."""
 import csv
-import importlib.util
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_tool
 from matplotlib import pyplot as plt
 
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('confusion_matrix', ROOT / 'tools/analysis_tools/confusion_matrix.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/confusion_matrix.py')
 
 
 @pytest.fixture

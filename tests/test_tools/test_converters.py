@@ -1,20 +1,14 @@
 """What --force of make_shapes may replace; the labels of a converted VOC set in CocoDataset."""
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from conftest import load_tool
 
 from mmdet.datasets import CocoDataset
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / 'dataset_converters' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(f'tools/dataset_converters/{name}.py')
 
 
 def test_force_replaces_a_shapes_set_and_nothing_else(tmp_path):

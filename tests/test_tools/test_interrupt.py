@@ -1,5 +1,4 @@
 """Ctrl-C in a terminal, and what it says about going on."""
-import importlib.util
 import os
 import pty
 import re
@@ -8,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, load_tool
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ['train_cfg.max_epochs=4', 'train_cfg.val_interval=9', 'default_hooks.checkpoint.max_keep_ckpts=1']
 
 
@@ -25,10 +23,7 @@ def environment(**extra):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('train_tool', ROOT / 'tools/train.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/train.py')
 
 
 def weights(path):

@@ -1,9 +1,8 @@
 """tools/analysis_tools/norm_statistics.py and the statistics that it exchanges."""
-import importlib.util
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import load_tool
 from torch import nn
 
 from mmdet.analysis.norm_statistics import own_statistics, recompute_statistics
@@ -75,10 +74,7 @@ def test_own(model):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('norm_statistics', ROOT / 'tools/analysis_tools/norm_statistics.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/analysis_tools/norm_statistics.py')
 
 
 def test_command_line(tool, tiny_config, tmp_path, capsys):

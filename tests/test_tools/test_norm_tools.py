@@ -1,5 +1,4 @@
 """The norm's benchmarks and the fidelity tool, as a user runs them, at a small size."""
-import importlib.util
 import json
 import os
 import subprocess
@@ -7,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from conftest import ROOT, load_tool
 
 
 def run(*command, code=0):
@@ -44,9 +42,7 @@ def test_fidelity_tool_says_what_would_be_right(tiny_config, tmp_path):
 
 @pytest.fixture
 def bench(monkeypatch):
-    spec = importlib.util.spec_from_file_location('norm_layer', ROOT / 'tools' / 'benchmarks' / 'norm_layer.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool('tools/benchmarks/norm_layer.py')
     monkeypatch.setattr(module, 'SHAPES', {'3x3': ((2, 256, 4, 4), 256, 3), '1x1': ((2, 1024, 3, 3), 256, 1)})
     return module
 

@@ -1,25 +1,19 @@
 """tools/model_converters/publish_model.py."""
 import hashlib
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import load_tool
 from mmengine.logging import HistoryBuffer
 
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('publish_model', ROOT / 'tools/model_converters/publish_model.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/model_converters/publish_model.py')
 
 
 @pytest.fixture

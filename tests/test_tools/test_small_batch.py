@@ -1,17 +1,14 @@
 """tools/analysis_tools/small_batch.py as its user runs it: table, plot, what is trained again and what is not."""
-import importlib.util
 import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import pytest
+from conftest import ROOT, load_tool
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools' / 'small_batch.py'
-
-
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'small_batch.py'
 OPTIONS = ['--norms', 'BN', 'paper-4', '--batch-sizes', '12', '--seeds', '0', '--epochs', '1']
 
 
@@ -25,10 +22,7 @@ def accuracies(out, epochs=1):
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('small_batch', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(TOOL)
 
 
 @pytest.fixture(scope='module')

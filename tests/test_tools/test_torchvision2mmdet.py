@@ -1,6 +1,5 @@
 """tools/model_converters/torchvision2mmdet.py: the converted models detect what torchvision's do."""
 import hashlib
-import importlib.util
 from argparse import Namespace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, load_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.nn import functional as F
@@ -19,7 +19,6 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils.cli import run_main
 
-ROOT = Path(__file__).resolve().parents[2]
 FASTER, MASK = 'fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn'
 UNUSED = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # of torchvision's indices
 SIZES = ((200, 264), (290, 170))  # padded to 224 x 288, both to 320 x 288: no multiples of 64
@@ -27,11 +26,7 @@ SIZES = ((200, 264), (290, 170))  # padded to 224 x 288, both to 320 x 288: no m
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools/model_converters/torchvision2mmdet.py'
-    spec = importlib.util.spec_from_file_location('torchvision2mmdet', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('tools/model_converters/torchvision2mmdet.py')
 
 
 def pictures(sizes, seed=0):

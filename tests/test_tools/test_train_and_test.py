@@ -1,17 +1,14 @@
 """The command line as a user runs it."""
-import importlib.util
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
+from conftest import ROOT, load_tool
 
 
 def run(*command, code=0, **env):
@@ -94,10 +91,7 @@ def test_print_config(tiny_config):
 
 
 def tool(name):
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(f'tools/{name}.py')
 
 
 @pytest.fixture

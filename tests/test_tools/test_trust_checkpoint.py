@@ -1,19 +1,16 @@
 """A checkpoint that runs code, as a user meets it on the command line."""
-import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, load_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdet.registry import MODELS
 from mmdet.utils.cli import run_main
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Code:
@@ -50,9 +47,7 @@ def test_refused(tiny_config, checkpoint, tmp_path, capfd, name):
         config.write_text(f"{config.read_text()}model = dict(backbone=dict(init_cfg=dict(\n"
                           f"    _delete_=True, type='Pretrained', checkpoint='{checkpoint}')))\n")
     tool = 'test' if name == 'test' else 'train'
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(f'tools/{tool}.py')
     assert run_main(lambda: module.main([str(config), '--work-dir', str(tmp_path / 'work'), *map(str, arguments)])) == 1
     last = capfd.readouterr().err.split('\nerror: ')[-1]
     assert last.startswith(f'ValueError: checkpoint {checkpoint}: holds eval,') and '--trust-checkpoint' in last
