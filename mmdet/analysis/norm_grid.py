@@ -108,6 +108,9 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
                 options: Optional[dict] = None, scale_lr: bool = True) -> str:
     """Text of a config file at ``path`` that trains one cell: the config's, with what the cell sets.
 
+    Args:
+        config: with the options in it.
+
     Raises:
         ValueError: ``none`` in the backbone, which cannot be without a norm; an option that the grid itself sets.
     """
@@ -137,8 +140,25 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
     settings.update(_write_results(config.get('val_evaluator'), str(path.parent / 'val')))
     extra = Config(settings)
     if options:
-        extra.merge_from_dict(options)
+        extra.merge_from_dict(_whole_lists(options, config))
     return '\n'.join(lines) + extra.pretty_text
+
+
+def _whole_lists(options: dict, config: Config) -> dict:
+    """Options that reach into a list (``param_scheduler.0.end``) with the whole list in their place.
+
+    A config cannot change one item of its base's list.
+    """
+    whole = {}
+    for key, value in options.items():
+        words = key.split('.')
+        depth = next((i for i, word in enumerate(words) if word.isdecimal()), None)
+        if depth is not None:
+            key, value = '.'.join(words[:depth]), config.to_dict()
+            for word in words[:depth]:
+                value = value[word]
+        whole[key] = value
+    return whole
 
 
 def _write_results(evaluator: Any, prefix: str) -> dict:

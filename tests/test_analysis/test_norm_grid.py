@@ -64,6 +64,22 @@ def test_places_that_there_are_not():
         find_places(config, ['neck', 'mask_head'])
 
 
+def test_options_that_reach_into_lists(tiny_config, tmp_path):
+    options = {'param_scheduler.1.milestones': [7], 'param_scheduler.0.end': 9, 'train_cfg.max_epochs': 5,
+               'train_dataloader.dataset.pipeline.3.prob': 0.25}
+    before = load_config(str(tiny_config))
+    config = load_config(str(tiny_config), options)
+    path = tmp_path / 'config.py'
+    path.write_text(cell_config(config, path, Cell('BN', 1, 0), dict(type='BN'), find_places(config), options))
+    made = load_config(str(path))
+    first, second = before.param_scheduler
+    assert made.param_scheduler == [dict(first, end=9), dict(second, milestones=[7])] and made.train_cfg.max_epochs == 5
+    pipeline = [step.to_dict() for step in before.train_dataloader.dataset.pipeline]
+    pipeline[3]['prob'] = 0.25
+    assert made.train_dataloader.dataset.pipeline == pipeline
+    assert made.train_dataloader.dataset.ann_file == before.train_dataloader.dataset.ann_file
+
+
 def test_evaluators_in_a_list(tiny_config, tmp_path):
     base = tmp_path / 'list.py'
     evaluator = Config.fromfile(str(tiny_config)).val_evaluator.to_dict()
