@@ -5,7 +5,7 @@
 Evaluates the same weights with different statistics: 'running', those in the checkpoint; 'batch', each test batch's
 own, as BN in training; 'precise', recomputed from --batches training batches under the final weights. A model that is
 much better with 'batch' was trained on statistics that its running averages do not stand for; one that is much better
-with 'precise' has averages that are too old or too noisy.
+with 'precise' has averages that are too old or too noisy. Batches pass as in BN, which says little of a model that CBN trained.
 """
 import argparse
 import sys
