@@ -112,6 +112,8 @@ def check_tool(tool: str, words: list[str], monkeypatch, capsys) -> None:
     assert Path(tool).is_file(), f'{tool}: no such file'
     assert tool in RUN or tool in ONLY_PARSED, f'{tool}: add it to RUN, or with a reason to ONLY_PARSED'
     words = [FILLED_IN.get(word, word).replace('/path/to/mmdetection', str(ROOT)) for word in words]
+    # an earlier command's work
+    words = [FILLED_IN['CONFIG'] if re.match(r'work_dirs/.*/config\.py$', word) else word for word in words]
     for word in words:
         assert not word.endswith('.py') or Path(word).is_file(), f'{word}: no such file'
     try:
