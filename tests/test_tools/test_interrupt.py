@@ -92,6 +92,8 @@ def _own_terminal():
     import fcntl
     import termios
     os.setsid()
+    for signum in (signal.SIGINT, signal.SIGHUP):  # which tests in the background, or under nohup, ignore
+        signal.signal(signum, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
