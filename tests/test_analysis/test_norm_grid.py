@@ -26,7 +26,7 @@ def nuclei():
 def test_names_of_norms(nuclei):
     norms = find_norms(['CBN-window', 'SyncCBN', 'none', 'GN', "wide=dict(type='CBN', buffer_num=7)"], nuclei)
     assert norms['CBN-window']['backprop'] == 'window' and norms['SyncCBN'] == dict(type='SyncCBN')
-    assert norms['none'] is None and norms['GN']['num_groups'] == 16  # the config's, not the default
+    assert norms['none'] is None and norms['GN']['num_groups'] == 8  # the config's, not the default
     assert norms['wide'] == dict(type='CBN', buffer_num=7)
 
 

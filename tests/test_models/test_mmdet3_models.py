@@ -20,14 +20,19 @@ def marked(names, slow):
 
 @pytest.mark.parametrize('name', marked(cases.PREDICTIONS, ('mask_hot', 'caffe', 'conv_head')))
 def test_detections(name):
-    """Boxes within 0.01 pixel, scores within 1e-4, the same labels and masks."""
+    """Boxes within 0.01 pixel, scores within 1e-4, the same labels, masks but for 2 pixels or 1 %.
+
+    Processors round differently, and a pixel at the threshold falls to either side.
+    """
     answers = cases.prediction_answer(name, masks=name in cases.WITH_MASKS)
     for answer, expected in zip(answers, recorded('predictions')[name], strict=True):
         assert answer['labels'] == expected['labels'] and len(set(answer['labels'])) > 1
         np.testing.assert_allclose(answer['bboxes'], expected['bboxes'], rtol=0, atol=0.01)
         np.testing.assert_allclose(answer['scores'], expected['scores'], rtol=0, atol=1e-4)
-        assert answer.get('masks') == expected.get('masks')
+        assert len(answer.get('masks', ())) == len(expected.get('masks', ()))
         if name in cases.WITH_MASKS:
+            for mask, other in zip(answer['masks'], expected['masks']):
+                assert len(set(mask) ^ set(other)) <= max(2, 0.01 * len(other))
             assert sum(len(mask) for mask in answer['masks']) > 100
 
 
