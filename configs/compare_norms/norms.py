@@ -1,7 +1,7 @@
 # The norms that tools/compare_norms.py knows by name with these configs
 norm_cfgs = {
     'BN': dict(type='BN'),
-    # 8 channels a group in neck and heads, as in the published tables; 16 groups are worse: docs/results.md
+    # 8 channels a group in neck and heads, as 32 groups of 256 are; 16 groups are worse: docs/results.md
     'GN': dict(type='GN', num_groups=8),
     # Window of 4, plain BN until the learning rate drops: the published setting
     'CBN': dict(type='CBN', buffer_num=3, burnin=3, by_epoch=True),

@@ -20,19 +20,19 @@ def marked(names, slow):
 
 @pytest.mark.parametrize('name', marked(cases.PREDICTIONS, ('mask_hot', 'caffe', 'conv_head')))
 def test_detections(name):
-    """Boxes within 0.01 pixel, scores within 1e-4, the same labels, masks but for 2 pixels or 1 %.
+    """Boxes within 0.01 pixel, scores within 1e-4, the same labels, each mask but for 4 pixels.
 
-    Processors round differently, and a pixel at the threshold falls to either side.
+    Sums round by the number of threads, and a pixel at the threshold falls to either side: 2 of 2898 did with one
+    thread on a processor without AVX-512.
     """
     answers = cases.prediction_answer(name, masks=name in cases.WITH_MASKS)
     for answer, expected in zip(answers, recorded('predictions')[name], strict=True):
         assert answer['labels'] == expected['labels'] and len(set(answer['labels'])) > 1
         np.testing.assert_allclose(answer['bboxes'], expected['bboxes'], rtol=0, atol=0.01)
         np.testing.assert_allclose(answer['scores'], expected['scores'], rtol=0, atol=1e-4)
-        assert len(answer.get('masks', ())) == len(expected.get('masks', ()))
+        for mask, other in zip(answer.get('masks', ()), expected.get('masks', ()), strict=True):
+            assert len(set(mask) ^ set(other)) <= 4
         if name in cases.WITH_MASKS:
-            for mask, other in zip(answer['masks'], expected['masks']):
-                assert len(set(mask) ^ set(other)) <= max(2, 0.01 * len(other))
             assert sum(len(mask) for mask in answer['masks']) > 100
 
 
