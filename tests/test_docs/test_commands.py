@@ -35,6 +35,7 @@ ONLY_PARSED = {
     'tools/model_converters/torchvision2mmdet.py': 'weights; run in tests/test_tools/test_torchvision2mmdet.py',
     'tools/analysis_tools/small_batch.py': 'minutes; run in tests/test_tools/test_small_batch.py',
     'tools/analysis_tools/cbn_fidelity.py': 'needs the data; run in tests/test_tools/test_norm_tools.py',
+    'tools/analysis_tools/image_statistics.py': 'needs the data; run in tests/test_tools/test_image_statistics.py',
     'tools/analysis_tools/norm_statistics.py': 'a trained model; run in tests/test_tools/test_norm_statistics.py',
     'tools/benchmarks/norm_layer.py': 'minutes; run in tests/test_tools/test_norm_tools.py',
     'tools/benchmarks/train_step.py': 'minutes; run in tests/test_tools/test_norm_tools.py',
