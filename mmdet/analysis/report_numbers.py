@@ -55,7 +55,7 @@ class Numbers:
         processes = asked.get('processes', 1)
         self.totals = sorted({*(batch * processes for batch in asked.get('batch_sizes', ())),
                               *(total_batch(cell) for cell in self.cells)})
-        self.seeds = _unique([*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)])
+        self.seeds = sorted({*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)})
         found = {key: None for cell in self.cells for key in cell['metrics']}
         # -1 stands for no objects of this size
         self.keys = sorted((key for key in found if any(cell['metrics'].get(key, -1) != -1 for cell in self.cells)),

@@ -128,6 +128,11 @@ def test_metrics_that_no_object_has_are_left_out():
         'mask AP50', 'box AP small', 'other']
 
 
+def test_seeds_are_in_order_whatever_was_asked_for_last():
+    data = make_data({('BN', 1): [.2, .3, .4]}, grid=dict(norms={'BN': {}}, batch_sizes=[1], seeds=[2]))
+    assert Numbers(data).seeds == [0, 1, 2]
+
+
 def test_page_of_an_old_file(tmp_path):
     values = {('BN', 1): [.1, .2, .4], ('BN', 2): [.3, .3, .3], ('<GN>', 1): [.5, .52, .6], ('<GN>', 2): [.25]}
     data = make_data(values)
