@@ -251,7 +251,7 @@ def _examples(numbers: Numbers, pictures: Optional[Pictures]) -> str:
             row = f'<td class="gt">{truths[image]}</td>'
             for norm, cell in cells.items():
                 if cell is None:
-                    row += '<td>not finished</td>'
+                    row += f'<td>{"not finished" if numbers.asked(norm, total) else "–"}</td>'
                     continue
                 row += f'<td>{pictures.found(image, cell["detections"].get(image, []), norm)}</td>'
             rows.append(f'<tr>{row}</tr>')

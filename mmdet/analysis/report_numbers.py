@@ -51,10 +51,10 @@ class Numbers:
     def __init__(self, data: dict) -> None:
         self.cells = list(data['cells'].values())
         asked = data.get('grid') or {}
-        self.norms = _unique([*asked.get('norms', ()), *(cell['norm'] for cell in self.cells)])
-        processes = asked.get('processes', 1)
-        self.totals = sorted({*(batch * processes for batch in asked.get('batch_sizes', ())),
-                              *(total_batch(cell) for cell in self.cells)})
+        self.asked_norms = list(asked.get('norms', ()))
+        self.asked_totals = [batch * asked.get('processes', 1) for batch in asked.get('batch_sizes', ())]
+        self.norms = _unique([*self.asked_norms, *(cell['norm'] for cell in self.cells)])
+        self.totals = sorted({*self.asked_totals, *(total_batch(cell) for cell in self.cells)})
         self.seeds = sorted({*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)})
         found = {key: None for cell in self.cells for key in cell['metrics']}
         # -1 stands for no objects of this size
@@ -74,6 +74,10 @@ class Numbers:
     def select(self, norm: str, total: int) -> list[dict]:
         return sorted((cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
                       key=lambda cell: cell['seed'])
+
+    def asked(self, norm: str, total: int) -> bool:
+        """Whether the last command line asked for it; the cells of earlier ones stay in the results."""
+        return norm in self.asked_norms and total in self.asked_totals
 
     def stat(self, norm: str, total: int, key: str) -> Optional[Stat]:
         """Over seeds, of the last evaluation."""
