@@ -1,9 +1,12 @@
 """What the command-line tools share: how they end."""
+import gc
 import multiprocessing
 import os
 import sys
 import traceback
 from typing import Callable
+
+import torch.distributed as dist
 
 from mmdet.utils.interrupt import Interrupted
 
@@ -19,6 +22,14 @@ def run_main(main: Callable[[], None]) -> int:
 
     An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
     """
+    code, all_ended = _run(main)
+    if all_ended:
+        _leave_process_group()
+    return code
+
+
+def _run(main: Callable[[], None]) -> tuple[int, bool]:
+    """Exit code, and whether the other processes have come to the same end."""
     first = os.environ.get('RANK', '0') == '0'
     try:
         main()
@@ -26,16 +37,26 @@ def run_main(main: Callable[[], None]) -> int:
         if first:
             sys.stdout.flush()
             print(f'\n{stop}', file=sys.stderr)
-        return stop.exit_code
+        return stop.exit_code, True
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        return 130
+        return 130, False
     except Exception as error:
         if first:
             traceback.print_exc()
             print(f'\nerror: {message(error)}', file=sys.stderr)
-        return 1
+        return 1, False
     finally:
         for worker in multiprocessing.active_children():  # data loaders', for which the exit would wait 5 seconds
             worker.terminate()
-    return 0
+    return 0, True
+
+
+def _leave_process_group() -> None:
+    """End the group's threads, which at the interpreter's end may abort the process (pytorch issue 190489).
+
+    Not after a failure: to end the group while others are in a collective may wait for ever.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # the runner's cycles hold the wrapped model, and that the group
+        dist.destroy_process_group()
