@@ -82,7 +82,7 @@ def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
         seconds -= time.monotonic() - begin
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     return dict(batch_sizes=result, reference=reference, note=(
-        f'{where}, torch {torch.__version__}; medians of {min(rounds)} to {max(rounds)} rounds in which the norms take '
+        f'{where}, torch {torch.__version__}; medians of {span(rounds)} rounds in which the norms take '
         "turns, in one process, on batches of the config's own loader, with full windows; ms: the ratio times those "
         f'of {reference}. Peak memory: the most that a step holds beyond what is held before it; window: what the '
         'norm keeps of earlier batches.'))
@@ -107,6 +107,11 @@ def _measure(norms: dict[str, Config], reference: str, device: str, end: float) 
     ratios = {norm: median(a / b for a, b in zip(values, times[reference])) for norm, values in times.items()}
     return {norm: dict(seconds=ratio * median(times[reference]), ratio=ratio, peak_mib=_finite(peaks[norm]),
                        window_mib=trainers[norm].window_bytes() / 2**20) for norm, ratio in ratios.items()}, rounds
+
+
+def span(numbers: list[int]) -> str:
+    """'30', or '12 to 30'."""
+    return ' to '.join(map(str, sorted({min(numbers), max(numbers)})))
 
 
 def _finite(value: float) -> Optional[float]:

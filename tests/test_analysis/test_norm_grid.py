@@ -13,6 +13,7 @@ from mmdet.analysis.norm_display import Display, duration, progress_of
 from mmdet.analysis.norm_grid import Cell, cell_config, find_norms, find_places, training_length
 from mmdet.analysis.norm_results import Results
 from mmdet.analysis.norm_runner import reason_of
+from mmdet.analysis.norm_speed import span
 from mmdet.utils.setup import check_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,3 +188,7 @@ def test_runs_counted_in_iterations(tiny_config, tmp_path):
     # mmengine would log every evaluation as of epoch 0
     assert not merged.log_processor.by_epoch and not merged.default_hooks.logger.log_metric_by_epoch
     assert merged.default_hooks.logger.interval == 1
+
+
+def test_rounds_in_words():
+    assert span([30, 30]) == '30' and span([30, 12, 20]) == '12 to 30'
