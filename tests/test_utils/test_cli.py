@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, 'tests')
 from conftest import load_tool
+from mmdet.engine import DetRunner
 from mmdet.utils.cli import run_main
 from mmdet.utils.interrupt import Interrupted
 
@@ -21,13 +22,14 @@ def group_s_threads():
     names = [task.read_text().strip() for task in Path('/proc/self/task').glob('*/comm')]
     return sum('gloo' in name for name in names)
 
-def main():
-    load_tool('tools/train.py').main(sys.argv[2:])
+def train_and_raise(runner, train=DetRunner.train):  # the traceback then holds the runner
+    train(runner)
     print('inside', group_s_threads())
     if sys.argv[1] != '0':
         raise {'143': Interrupted(15), '1': ValueError('no')}[sys.argv[1]]
 
-assert run_main(main) == int(sys.argv[1])
+DetRunner.train = train_and_raise
+assert run_main(lambda: load_tool('tools/train.py').main(sys.argv[2:])) == int(sys.argv[1])
 print('after', group_s_threads(), flush=True)
 if sys.argv[1] == '1':
     os._exit(0)  # the threads that are left may abort the process
