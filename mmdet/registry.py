@@ -3,8 +3,13 @@
 ``locations`` are imported at the first look-up, so ``type='FasterRCNN'`` works in a config without an import by the
 caller. What is not found here is looked for in mmengine's registry.
 """
+from typing import Optional, Union
+
 from mmengine import registry as engine
 from mmengine.registry import Registry
+from torch import nn
+
+from mmdet.ops import norm
 
 MODELS = Registry('model', parent=engine.MODELS, locations=['mmdet.models'])
 TASK_UTILS = Registry('task util', parent=engine.TASK_UTILS, locations=['mmdet.models'])
@@ -30,3 +35,16 @@ MODEL_WRAPPERS = Registry('model_wrapper', parent=engine.MODEL_WRAPPERS, locatio
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=engine.WEIGHT_INITIALIZERS, locations=['mmdet.models'])
 EVALUATOR = Registry('evaluator', parent=engine.EVALUATOR, locations=['mmdet.evaluation'])
 VISBACKENDS = Registry('vis_backend', parent=engine.VISBACKENDS, locations=['mmdet.visualization'])
+
+for _name, _layer in norm.NORMS.items():
+    if _layer.__module__.startswith(norm.__name__):
+        MODELS.register_module(_name, module=_layer)
+
+
+def _find_norm(name: str) -> Optional[type]:
+    return MODELS.get(name) or norm.NORMS.get(name)
+
+
+def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '') -> tuple[str, nn.Module]:
+    """:func:`mmdet.ops.norm.build_norm_layer` of the registered norms, those of others among them."""
+    return norm.build_norm_layer(cfg, num_features, postfix, _find_norm)

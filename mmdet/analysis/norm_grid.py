@@ -15,8 +15,7 @@ from mmengine.config import Config
 from mmdet.analysis.config_text import config_values
 from mmdet.analysis.logs import read_log
 from mmdet.evaluation import CocoMetric
-from mmdet.ops.norm import build_norm_layer
-from mmdet.registry import METRICS
+from mmdet.registry import METRICS, build_norm_layer
 
 #: where a norm can go: name for the command line, keys of the model
 PLACES = {'backbone': ('backbone', ), 'neck': ('neck', ), 'bbox_head': ('roi_head', 'bbox_head'),

@@ -7,7 +7,6 @@ from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, Registry
 
 from mmdet import registry as own
-from mmdet.ops.norm import build_norm_layer
 
 #: where a part under this key is looked for, whatever section it is in
 PLACES = {
@@ -52,7 +51,7 @@ def check_model_config(cfg: Config) -> None:
         if norm is not None:
             groups = norm.get('num_groups', 1) if isinstance(norm, dict) else 1
             try:
-                build_norm_layer(norm, groups)
+                own.build_norm_layer(norm, groups)
             except (KeyError, TypeError, ValueError) as error:
                 raise type(error)(f'{_name(cfg)}, {path}.norm_cfg: {error.args[0]}') from None
     _check(model, f'{_name(cfg)}, model', MODEL)

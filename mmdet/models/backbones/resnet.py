@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmdet.ops.norm import build_norm_layer, conv_norm
-from mmdet.registry import MODELS
+from mmdet.ops.norm import conv_norm
+from mmdet.registry import MODELS, build_norm_layer
 
 
 class _Block(nn.Module):

@@ -5,7 +5,8 @@ from mmcv.cnn import build_activation_layer, build_conv_layer
 from mmengine.model import constant_init, kaiming_init
 from torch import Tensor, nn
 
-from mmdet.ops.norm import build_norm_layer, conv_norm
+from mmdet.ops.norm import conv_norm
+from mmdet.registry import build_norm_layer
 
 
 class ConvModule(nn.Module):

@@ -1,30 +1,33 @@
 """Norm layers by config, and the one place where a convolution meets its norm."""
 import difflib
 import inspect
-from typing import Union
+from typing import Callable, Optional, Union
 
-import mmcv.cnn
-from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .cbn import CBN, CBNPlus, SyncCBN
 from .sync_bn import SyncBN
 
-# mmcv keeps the norms in the root registry, where its build_norm_layer looks them up.
-for _name, _layer in (('CBN', CBN), ('CBN+', CBNPlus), ('SyncCBN', SyncCBN), ('SyncBN', SyncBN)):
-    MODELS.register_module(_name, module=_layer, force=True)
+NORMS: dict[str, type] = {
+    'BN': nn.BatchNorm2d, 'BN1d': nn.BatchNorm1d, 'BN2d': nn.BatchNorm2d, 'BN3d': nn.BatchNorm3d, 'SyncBN': SyncBN,
+    'GN': nn.GroupNorm, 'LN': nn.LayerNorm, 'IN': nn.InstanceNorm2d, 'IN1d': nn.InstanceNorm1d,
+    'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN}
+NORM_TYPES = tuple(NORMS)
+_ABBREVIATIONS = ((_InstanceNorm, 'in'), (_NormBase, 'bn'), (nn.GroupNorm, 'gn'), (nn.LayerNorm, 'ln'))
 
-NORM_TYPES = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'GN', 'LN', 'IN', 'IN1d', 'IN2d', 'IN3d', 'CBN',
-              'CBN+', 'SyncCBN')
 
-
-def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '') -> tuple[str, nn.Module]:
-    """mmcv's ``build_norm_layer`` with errors that say what would be right.
+def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '',
+                     find: Callable[[str], Optional[type]] = NORMS.get) -> tuple[str, nn.Module]:
+    """A norm layer by config, and its name in a model.
 
     Args:
-        cfg: ``type`` (BN, SyncBN, GN, CBN, ...), the layer's arguments, and ``requires_grad`` (default True).
+        cfg: ``type`` (BN, SyncBN, GN, CBN, ..., or a class), the layer's arguments, and ``requires_grad`` (default
+            True).
         num_features: number of channels.
         postfix: appended to the name.
+        find: the class of a type.
 
     Returns:
         Name of the layer (abbreviation and postfix, ``bn1`` say) and the layer.
@@ -37,13 +40,30 @@ def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = ''
         raise TypeError(f"norm_cfg must be a dict with the key 'type', for instance dict(type='BN'); got {cfg!r}")
     layer = cfg['type']
     if not inspect.isclass(layer):
-        layer = MODELS.get(layer) if isinstance(layer, str) else None
+        layer = find(layer) if isinstance(layer, str) else None
         if layer is None:
             near = difflib.get_close_matches(str(cfg['type']), NORM_TYPES, 1, 0.5)
             hint = f'; did you mean {near[0]!r}?' if near else ''
             raise KeyError(f"norm_cfg: unknown norm type {cfg['type']!r}; known are {', '.join(NORM_TYPES)}{hint}")
     _check_arguments(layer, cfg)
-    return mmcv.cnn.build_norm_layer(cfg, num_features, postfix)
+    arguments = {'eps': 1e-5, **{key: value for key, value in cfg.items() if key not in ('type', 'requires_grad')}}
+    if issubclass(layer, nn.GroupNorm):
+        norm = layer(num_channels=num_features, **arguments)
+    else:
+        norm = layer(num_features, **arguments)
+    for parameter in norm.parameters():
+        parameter.requires_grad_(cfg.get('requires_grad', True))
+    return f'{_abbreviation(layer)}{postfix}', norm
+
+
+def _abbreviation(layer: type) -> str:
+    if hasattr(layer, '_abbr_'):
+        return layer._abbr_
+    found = (short for kind, short in _ABBREVIATIONS if issubclass(layer, kind))
+    name = layer.__name__.lower()
+    words = (short for word, short in (('batch', 'bn'), ('group', 'gn'), ('layer', 'ln'), ('instance', 'in'))
+             if word in name)
+    return next(found, None) or next(words, 'norm_layer')
 
 
 def _check_arguments(layer: type, cfg: dict) -> None:

@@ -5,20 +5,20 @@ The weights have moved since: the earlier statistics are carried to today's weig
 and without old weights, so that no autograd call is needed. The mathematics is in ``docs/cbn.md``.
 """
 import inspect
-import operator
+import math
+import warnings
 from functools import partialmethod
-from typing import Optional
+from typing import Optional, Union
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .conv_stats import check_conv, mean_patch, row_dot, slopes, weight_matrix, weight_tensor
-from .kernels import batch_stats, per_channel, stats_dtype, without_autocast
-from .pooled_norm import Pool, PooledNorm, pool_batch, syncs, update_running_stats
-from .window import COMPENSATIONS, ExponentialWindow, SlidingWindow, carry, carry_backward, make_entry
+from .conv_stats import check_conv, mean_patch, variance_gradient, weight_matrix, weight_tensor
+from .kernels import batch_stats, per_channel, positions, stats_dtype, without_autocast
+from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syncs, update_running_stats
+from .window import COMPENSATIONS, Entry, ExponentialWindow, History, SlidingWindow
 
 _CHOICES = dict(
     compensation=COMPENSATIONS, backprop=('current', 'window'), pool=('sliding', 'exponential'),
@@ -105,8 +105,7 @@ class CBN(_BatchNorm):
         self.epoch_length: Optional[int] = None
         self.layer_name = ''
         self.step = 0
-        self.window = (SlidingWindow if pool == 'sliding' else ExponentialWindow)(buffer_num)
-        self._fed: Optional[tuple] = None
+        self.window = (SlidingWindow if pool == 'sliding' else ExponentialWindow)(buffer_num, compensation, rho)
 
     # -- window -------------------------------------------------------------------------------------------------
 
@@ -161,46 +160,12 @@ class CBN(_BatchNorm):
                                  f'layer has {self.num_features}')
         follows = self.compensation != 'none'
         if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in entries):
-            print_log(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
-                      f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty', 'current', 30)
+            warnings.warn(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
+                          f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty')
             return
         self.window.load(saved)
 
-    def _advance(self, pooled: Pool, batch: tuple[Tensor, Tensor], conv: nn.Module, y: Tensor, x: Tensor,
-                 weight: Tensor) -> None:
-        """Take this batch into the window and count the iteration; called in the backward."""
-        if y.numel() == 0 and pooled.count == 0:
-            return  # no process had a position
-        length = self.window_length(self.step)
-        # In burn-in only the last batches will ever be pooled.
-        wanted = self.window_length(self.step + self.buffer_num) > 0
-        self.step += 1
-        if not wanted:
-            return
-        mean, var = batch
-        matrix = weight_matrix(conv, weight).to(mean.dtype)
-        follow = ()
-        if self.compensation == 'none':
-            mean = mean if conv.bias is None else mean - conv.bias.detach()
-        elif y.numel():
-            patch = mean_patch(conv, x, y.shape)
-            mean = row_dot(patch, matrix)  # what the carried mean is compared with: equal but for rounding
-            dtype = None if self.slope_dtype == 'auto' else mean.dtype
-            follow = patch, *slopes(conv, x, y, matrix, batch, self.sample_stride, dtype)
-        else:  # other processes had positions: a place in the window without weight
-            patch = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1])
-            follow = patch, torch.zeros_like(matrix), torch.zeros_like(var)
-        entry = make_entry(pooled.weight, mean, var, *follow)
-        length = self.buffer_num if self.two_stage else length
-        # Nothing came between forward and backward, as a rule: the entries are those that were carried.
-        same = len(pooled.entries) == len(self.window) and all(map(operator.is_, pooled.entries, self.window.entries))
-        self.window.push(entry, matrix, length, self.compensation, self.rho, pooled.carried if same else None)
-
     # -- forward ------------------------------------------------------------------------------------------------
-
-    def feed(self, x: Tensor, conv: nn.Module, y: Tensor) -> None:
-        """Tell the layer that ``y``, which comes next, is ``conv(x)``."""
-        self._fed = (x, conv, y, version(y))
 
     def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
         """Normalize ``y = conv(x)``; in training ``x`` and ``conv`` are needed unless ``buffer_num`` is 0.
@@ -220,44 +185,25 @@ class CBN(_BatchNorm):
 
     @torch.compiler.disable  # the window is state that no graph can hold
     def _train_forward(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module]) -> Tensor:
-        fed, self._fed = self._fed, None
-        if self.buffer_num == 0:
-            x = conv = None
-        else:
-            if conv is None and fed is not None and same_values(y, *fed[2:]):
-                x, conv = fed[:2]
-            self._check_conv(y, x, conv, fed)
-            self.burnin_steps  # raises before any work if the burn-in's length is not known
         sync = self.sync and syncs()
+        if self.buffer_num:
+            self._check_conv(y, x, conv)
         if y.numel() == 0 and not sync:
             return self._no_positions(y)
         with torch.no_grad(), without_autocast(y.device):
-            batch = batch_stats(y)
-            pooled = self._pool(y, batch, conv, sync)
-            self._update_running_stats(pooled)
-        if conv is None:
-            return PooledNorm.apply(y, self.weight, self.bias, None, None, None, None, pooled, self.eps, sync, None,
-                                    None, None)
-        weight, bias = (conv.weight, conv.bias) if self.backprop == 'window' and pooled.entries else (None, None)
-
-        def window_grad(grad_means, grad_vars):
-            grad = carry_backward(pooled.entries, pooled.carried, grad_means, grad_vars, self.rho)
-            return weight_tensor(conv, grad)
-
-        return PooledNorm.apply(
-            y, self.weight, self.bias, weight, bias, x.detach(), conv.weight.detach(), pooled, self.eps, sync, None,
-            None if weight is None else window_grad, lambda *tensors: self._advance(pooled, batch, conv, *tensors))
-
-    def _pool(self, y: Tensor, batch: tuple[Tensor, Tensor], conv: Optional[nn.Module], sync: bool) -> Pool:
-        if conv is None or not self.pools:
-            return pool_batch(y, *batch, sync=sync)
-        dtype = stats_dtype(y.dtype)
-        if any(entry.stats.device != y.device or entry.stats.dtype != dtype for entry in self.window.entries):
-            self.window.map_(lambda t: t.to(y.device, dtype))
-        entries, own, old = self.window.members(self.window_length(self.step))
-        matrix = weight_matrix(conv, conv.weight).to(dtype)
-        carried = carry(entries, matrix, self.compensation, self.rho) if entries else None
-        return pool_batch(y, *batch, sync=sync, entries=entries, carried=carried, bias=conv.bias, own=own, old=old)
+            mean, var = batch_stats(y)
+            history = None
+            if self.pools:
+                matrix = weight_matrix(conv, conv.weight).to(mean.dtype)
+                history = self.window.look_back(_less(mean, conv.bias), var, matrix, self.window_length(self.step))
+            pool = (pool_processes if sync else pool_batch)(mean, var, positions(y), history)
+            finite = pool.var < torch.inf if y.is_cuda else math.isfinite(pool.var.sum())
+            self._update_running_stats(pool, finite)
+        if not self.buffer_num:
+            return PooledNorm.apply(y, self.weight, self.bias, Step(pool, self.eps, sync))
+        step = CBNStep(self, conv, (mean, var), history, pool, sync, finite)
+        follow = (conv.weight, conv.bias) if history and self.backprop == 'window' else (conv.weight.detach(), None)
+        return PooledNorm.apply(y, self.weight, self.bias, step, x.detach(), *follow)
 
     def _check_input_dim(self, y: Tensor) -> None:
         if y.dim() < 2 or y.shape[1] != self.num_features:
@@ -267,13 +213,12 @@ class CBN(_BatchNorm):
             raise ValueError(f'CBN{self._where()}: the input is on {y.device}, the layer on {own.device}; move one '
                              'with .to()')
 
-    def _check_conv(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module], fed: Optional[tuple]) -> None:
+    def _check_conv(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module]) -> None:
+        self.burnin_steps  # raises if the burn-in's length is not known
         if x is None or conv is None:
-            found = '' if fed is None else (f'; the {type(fed[1]).__name__} it was paired with did not make its input: '
-                                            'pair them by running the model, convert_norm(..., example_inputs=...)')
             raise RuntimeError(
-                f"CBN{self._where()}: in training it needs the convolution before it and that convolution's input"
-                f'{found}. Call it through mmdet.ops.norm.conv_norm(conv, norm, x), convert the model with '
+                f"CBN{self._where()}: in training it needs the convolution before it and that convolution's input. "
+                'Call it through mmdet.ops.norm.conv_norm(conv, norm, x), convert the model with '
                 'mmdet.ops.norm.convert_norm(model, cfg, example_inputs), or use BN, SyncBN or GN here.')
         check_conv(conv)
         if isinstance(conv, nn.Linear) and y.dim() != 2:
@@ -285,24 +230,21 @@ class CBN(_BatchNorm):
             y = y * 1 if own is None else combine(y, per_channel(own, y).to(y.dtype))
         return y
 
-    def _update_running_stats(self, pooled: Pool) -> None:
+    def _update_running_stats(self, pool: Pool, finite: Union[bool, Tensor]) -> None:
         # Activation checkpointing recomputes the forward inside the backward: not a second batch.
         if not self.track_running_stats or torch._C._current_graph_task_id() != -1:
             return
+        mean, var, count = pool.batch
+        seen = count > 0
         if self.running_stats == 'pooled':
-            mean, var, count = pooled.mean, pooled.var, 1 / pooled.per_position
-        else:
-            mean, var, count = pooled.batch_mean, pooled.batch_var, pooled.count
-        update_running_stats(self, mean, var, count, pooled.count)
+            mean, var, count = pool.mean, pool.var, 1 / pool.per_position
+        update_running_stats(self, mean, var, count, finite, seen)
 
     # -- nn.Module ----------------------------------------------------------------------------------------------
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         self.drop_window()  # it belongs to the weights that were there before
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_fed': None}
 
     def _where(self) -> str:
         return f' {self.layer_name}' if self.layer_name else f' (num_features={self.num_features})'
@@ -312,16 +254,59 @@ class CBN(_BatchNorm):
         return f'{super().extra_repr()}, ' + ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
 
-def version(y: Tensor) -> int:
-    """Grows whenever ``y`` is changed in place."""
-    return 0 if y.is_inference() else y._version
+class CBNStep(Step):
+    """One training iteration of a :class:`CBN`: the gradient through its window, and what enters the window.
+
+    Args:
+        batch: mean and variance of this process's batch.
+        history: the earlier batches that were pooled, if any.
+        finite: whether the pooled statistics are.
+    """
+
+    def __init__(self, layer: CBN, conv: nn.Module, batch: tuple[Tensor, Tensor], history: Optional[History],
+                 pool: Pool, sync: bool, finite: Union[bool, Tensor]) -> None:
+        super().__init__(pool, layer.eps, sync)
+        self.layer, self.conv, self.batch, self.history, self.finite = layer, conv, batch, history, finite
+
+    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        apart = (self.batch[0] - self.pool.mean) - self.history.carried.gaps
+        share = self.pool.entry_share / self.pool.per_position
+        grad, grad_means = self.layer.window.gradient(self.history, apart, total, projected, share)
+        return weight_tensor(self.conv, grad), None if self.conv.bias is None else (grad_means * share).sum(0)
+
+    def finish(self, y: Tensor, x: Tensor, weight: Tensor) -> None:
+        layer, self.layer = self.layer, None
+        if layer is None:
+            return  # a second backward through a graph that was kept
+        length = layer.window_length(layer.step)
+        # In burn-in only the last batches will ever be pooled.
+        wanted = layer.window_length(layer.step + layer.buffer_num) > 0
+        if y.numel() == 0 and self._none_anywhere():
+            return
+        layer.step += 1
+        if not wanted or self.finite is False:
+            return
+        (mean, var), conv = self.batch, self.conv
+        matrix = weight_matrix(conv, weight).to(mean.dtype)
+        patch = grad = scale = None
+        if layer.compensation != 'none':
+            if y.numel():
+                patch = mean_patch(conv, x, y.shape)
+                dtype = None if layer.slope_dtype == 'auto' else mean.dtype
+                grad, scale = variance_gradient(conv, x, y, matrix, mean, var, layer.sample_stride, dtype)
+            else:  # other processes had positions: a place in the window without weight
+                patch, grad, scale = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), matrix * 0, 1.
+        pooled = None if self.sync else (_less(self.pool.mean, conv.bias), self.pool.var)
+        layer.window.push(Entry(self.pool.weight, _less(mean, conv.bias), var, patch), grad, scale, matrix,
+                          layer.buffer_num if layer.two_stage else length, self.history, pooled)
+
+    def _none_anywhere(self) -> bool:
+        count = self.pool.batch[2]
+        return not count  # only between processes is this asked of a tensor
 
 
-def same_values(y: Tensor, earlier: Tensor, earlier_version: int) -> bool:
-    """Whether ``y`` is ``earlier`` or an alias (a module's backward hooks make one), not changed in place since."""
-    alias = y is earlier or (y.dtype == earlier.dtype and y.shape == earlier.shape and y.stride() == earlier.stride()
-                             and y.data_ptr() == earlier.data_ptr() != 0)
-    return alias and version(y) == earlier_version
+def _less(mean: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return mean if bias is None else mean - bias.detach()
 
 
 _BN_ARGUMENTS = ('self', 'num_features', 'eps', 'momentum', 'affine', 'track_running_stats')

@@ -9,17 +9,19 @@ from functools import lru_cache
 from typing import Optional
 
 import torch
-from mmcv.cnn import ConvAWS2d, ConvWS2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .kernels import per_channel, positions, stats_dtype
+from .kernels import all_but_channels, per_channel, positions, stats_dtype
+from .window import Share, nonzero, row_dot
 
 #: fewest maps (RoIs, say) left in a sample for whole maps to be sampled instead of positions
 MIN_SAMPLED_MAPS = 16
 #: fewest positions that a sample is left with: of fewer the estimate is noise, and all of them cost little
 MIN_SAMPLED_POSITIONS = 256
+#: convolutions of mmcv and timm that standardize their weights before they use them
+STANDARDIZING = ('ConvWS2d', 'ConvAWS2d', 'StdConv2d', 'StdConv2dSame', 'ScaledStdConv2d', 'ScaledStdConv2dSame')
 
 
 def check_conv(conv: nn.Module) -> None:
@@ -27,7 +29,7 @@ def check_conv(conv: nn.Module) -> None:
     if not isinstance(conv, (_ConvNd, nn.Linear)):
         raise TypeError(f'CBN follows a torch convolution or nn.Linear, whose weights it needs; got '
                         f'{type(conv).__name__}. Use BN, SyncBN or GN after this layer.')
-    if isinstance(conv, (ConvWS2d, ConvAWS2d)):
+    if any(kind.__name__ in STANDARDIZING for kind in type(conv).__mro__):
         raise TypeError(f'CBN follows the weights of the convolution before it, and {type(conv).__name__} standardizes '
                         "its weights first. Use BN, SyncBN or GN after it, or leave out conv_cfg=dict(type='ConvWS').")
 
@@ -78,7 +80,7 @@ def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1,
     transposed = isinstance(conv, _ConvTransposeNd)
     stride = [s * step for s in conv.stride]
     # Only the shape of the weight is read: an expanded scalar costs nothing.
-    weight = x.new_zeros((), dtype=dtype).expand(conv.weight.shape)
+    weight = x.new_empty((), dtype=dtype).expand(conv.weight.shape)
     grad = torch.ops.aten.convolution_backward(
         grad_output.to(dtype), x.to(dtype), weight, None, stride, padding, conv.dilation, transposed,
         conv.output_padding, conv.groups, (False, True, False))[1]
@@ -94,7 +96,7 @@ def _channel_rows(t: Tensor, dtype: torch.dtype) -> Tensor:
 @lru_cache(maxsize=256)
 def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool,
           dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(kernel, size): 1 where an input position lies under a tap for some output position, along one axis."""
+    """(kernel, size): what part of the output positions has an input position under a tap, along one axis."""
     # Along an axis each pair of tap and input position meets in at most one output position.
     tap = torch.arange(kernel, device=device).unsqueeze(1) * dilation
     place = torch.arange(size, device=device)
@@ -104,13 +106,13 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
     else:
         target = place + padding - tap
         met = (target % stride == 0) & (target >= 0) & (target < out * stride)
-    return met.to(dtype)
+    return met.to(dtype) / out
 
 
 def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
     """Mean input patch ``m = E_p[x_p]``, (G, D), in float32 or wider.
 
-    Sums over the batch first and then, axis by axis, over the positions that each tap of the kernel sees: no
+    The mean over the batch first and then, axis by axis, over the positions that each tap of the kernel sees: no
     convolution.
 
     Args:
@@ -125,13 +127,14 @@ def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
         return x.mean(dims, dtype=dtype).view(conv.groups, -1)
     x, padding = _padded(conv, x)
     transposed = isinstance(conv, _ConvTransposeNd)
-    sums = x.sum(0, dtype=dtype)  # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
+    # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
+    mean = x[0].to(dtype) if len(x) == 1 else x.mean(0, dtype=dtype)
     last = len(conv.kernel_size) - 1
     for axis in range(last, -1, -1):
         taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis],
                      padding[axis], conv.dilation[axis], transposed, dtype, x.device)
-        sums = sums @ taps.t() if axis == last else (taps @ sums).flatten(-2)
-    return sums.reshape(conv.groups, -1) / (output_shape[0] * output_shape[2:].numel())
+        mean = mean @ taps.t() if axis == last else (taps @ mean).flatten(-2)
+    return mean.reshape(conv.groups, -1)
 
 
 def _pointwise(conv: nn.Module) -> bool:
@@ -170,8 +173,8 @@ def native_bfloat16(device: torch.device) -> bool:
     return device.type == 'cpu' and supported is not None and supported()
 
 
-def slope_product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype]) -> torch.dtype:
-    """The dtype in which the slopes' products are taken: ``wanted``, or the fastest that does not show.
+def product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype]) -> torch.dtype:
+    """The dtype in which a slope's products are taken: ``wanted``, or the fastest that does not show.
 
     A slope is a ratio, used for the small step that the weights took, so the rounding of bfloat16 factors does not show
     in the carried statistics (docs/cbn.md). Half precision activations keep their own dtype.
@@ -182,51 +185,34 @@ def slope_product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype
     return torch.bfloat16 if x.dtype == torch.float32 and dense and native_bfloat16(x.device) else x.dtype
 
 
-def slopes(conv: nn.Module, x: Tensor, y: Tensor, weight: Tensor, stats: tuple[Tensor, Tensor], stride: int = 1,
-           dtype: Optional[torch.dtype] = None) -> tuple[Tensor, Tensor]:
-    """``a_c = g_c / <g_c, w_c>``: the direction in which a filter's standard deviation changes, relative to itself.
+def variance_gradient(conv: nn.Module, x: Tensor, y: Tensor, matrix: Tensor, mean: Tensor, var: Tensor,
+                      stride: int = 1, dtype: Optional[torch.dtype] = None) -> tuple[Tensor, Share]:
+    """Half the gradient of the output's variance by the weights, ``g_c = E_p[(y_cp - mu_c) x_p]``, up to a factor.
 
     Args:
         x, y: input and output of ``conv``.
-        weight: (C_out, D), the weights that made ``y``, in the statistics' dtype.
-        stats: mean and variance of ``y``.
+        matrix: (C_out, D), the weights that made ``y``, in the statistics' dtype.
+        mean, var: of ``y``.
         stride: take one position in ``stride**2``, see :func:`sample`.
-        dtype: of the products, see :func:`slope_product_dtype`.
+        dtype: of the products, see :func:`product_dtype`.
 
     Returns:
-        ``a``, (C_out, D), with ``<a_c, w_c> = 1``; and ``<g_c, w_c>`` up to a factor, (C_out,). Both are 0 for a
-        channel without variance.
+        (C_out, D) in the statistics' dtype, and the factor, a number or (C_out,), with which ``<g_c, w_c>`` is the
+        variance; of a sample 0 for a channel without variance in it.
     """
     x_part, y_part, step = sample(conv, x, y, stride)
-    mean, var = stats
-    if y_part is not y:
-        # A sample is centred on its own mean: then <g_c, w_c> is its variance, never negative.
-        mean = y_part.mean([d for d in range(y.dim()) if d != 1], dtype=mean.dtype)
+    dtype = product_dtype(conv, x, dtype)
+    sampled = y_part is not y
+    if sampled:
+        # Centred on its own mean, so that <g_c, w_c> is its variance, never negative.
+        mean = y_part.mean(all_but_channels(y), dtype=mean.dtype)
     count = positions(y_part)
-    centred = y_part - per_channel(mean, y).to(y.dtype)
-    least = 0.1 * count * var
-    if y.dtype == torch.float16:  # a ratio is free of scale; this one keeps its parts from overflow and underflow
-        scale = (var.clamp(min=1e-12) * count).rsqrt()
-        centred = centred * per_channel(scale, y).to(y.dtype)
-        least = least * scale
-    dtype = slope_product_dtype(conv, x, dtype)
-    grad = weight_grad(conv, x_part, centred, step, dtype)
-    own = row_dot(grad, weight)  # in the wider of the two dtypes
-    # For a channel that is constant up to rounding the gradient is noise: its weights explain no variance.
-    noise = own <= least
-    own.masked_fill_(noise, 0)
-    return grad * own.reciprocal().masked_fill_(noise, 0).unsqueeze(1), own
-
-
-def row_dot(rows: Tensor, weight: Tensor) -> Tensor:
-    """``<rows_c, w_c>`` for each output channel c, (C_out,).
-
-    Args:
-        rows: (C_out, D), or (G, D) for one row shared by the channels of a group.
-        weight: (C_out, D).
-    """
-    if len(rows) == len(weight):
-        return (rows * weight).sum(1)
-    if len(rows) == 1:
-        return weight.mv(rows[0])
-    return (weight.unflatten(0, (len(rows), -1)) @ rows.unsqueeze(2)).flatten()
+    if y.dtype == torch.float16:  # keeps the parts of the products from overflow and underflow
+        centred = y_part - per_channel(mean, y).half()
+        centred *= per_channel((var.clamp(min=1e-12) * count).rsqrt(), y).half()
+        sampled = True
+    else:
+        centred = y_part.new_empty(y_part.shape, dtype=dtype)
+        torch.sub(y_part, per_channel(mean, y), out=centred)
+    grad = weight_grad(conv, x_part, centred, step, dtype).to(matrix.dtype)
+    return grad, var / nonzero(row_dot(grad, matrix)) if sampled else 1 / count

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .build import build_norm_layer
-from .cbn import CBN, same_values, version
+from .cbn import CBN
 from .sync_bn import SyncBN
 
 _FOLLOWS = {  # what can feed a norm of so many dimensions
@@ -56,17 +56,37 @@ class _Hook:
 
 
 class Feed(_Hook):
-    """Hook of a convolution: tells the CBN after it what made its next input."""
+    """Hook of a convolution, and of the CBN after it, which gets the convolution and its input as further arguments."""
 
-    def __init__(self, norm: CBN) -> None:
-        self.norm = norm
+    def __init__(self, conv: nn.Module, norm: CBN) -> None:
+        self.conv, self.norm = conv, norm
+        self.made: Optional[tuple] = None  # input, output and its version, of the latest call
+        self.attach(conv, with_kwargs=True)
+        self.taken = norm.register_forward_pre_hook(self.hand_over)
+
+    def remove(self) -> None:
+        self.handle.remove()
+        self.taken.remove()
 
     @torch.compiler.disable
     def __call__(self, conv: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> None:
-        if self.norm.training and self.norm.buffer_num:
-            self.norm.feed(_rows(conv, _first(args, kwargs)), conv, _rows(conv, y))
-        else:
-            self.norm._fed = None  # of a training forward that never reached the norm
+        training = self.norm.training and self.norm.buffer_num
+        y = _rows(conv, y)
+        self.made = (_rows(conv, _first(args, kwargs)), y, version(y)) if training else None
+
+    @torch.compiler.disable
+    def hand_over(self, norm: CBN, args: tuple) -> Optional[tuple]:
+        made, self.made = self.made, None
+        if made is None or len(args) > 1:
+            return None
+        x, *output = made
+        if not same_values(args[0], *output):
+            raise RuntimeError(f'CBN{norm._where()}: the {type(self.conv).__name__} it was paired with did not make '
+                               'its input: pair them by running the model, convert_norm(..., example_inputs=...)')
+        return args[0], x, self.conv
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, 'made': None}
 
 
 class ApplyAct(_Hook):
@@ -122,11 +142,11 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
     # Whatever can fail is behind us: the model changes as a whole or not at all.
     for norm, layer in layers.items():
         if norm in feeds:
-            feeds[norm][1].handle.remove()
+            feeds[norm][1].remove()
         _take_over(norm, layer, cfg, names[norm])
         conv = pairs.get(norm)
         if conv is not None:
-            Feed(layer).attach(conv, with_kwargs=True)
+            Feed(conv, layer)
         report.converted[names[norm]] = None if conv is None else names[conv]
     for module in names:
         for name, child in list(module._modules.items()):
@@ -343,6 +363,18 @@ def _plain(names: Names, conv: nn.Module) -> Optional[str]:
 def _rows(module: nn.Module, t: Tensor) -> Tensor:
     """What is left of a linear layer's input or output when the model flattens it, for the norm, to (N, C)."""
     return t.flatten(0, -2) if isinstance(module, nn.Linear) and t.dim() > 2 else t
+
+
+def version(y: Tensor) -> int:
+    """Grows whenever ``y`` is changed in place."""
+    return 0 if y.is_inference() else y._version
+
+
+def same_values(y: Tensor, earlier: Tensor, earlier_version: int) -> bool:
+    """Whether ``y`` is ``earlier`` or an alias (a module's backward hooks make one), not changed in place since."""
+    alias = y is earlier or (y.dtype == earlier.dtype and y.shape == earlier.shape and y.stride() == earlier.stride()
+                             and y.data_ptr() == earlier.data_ptr() != 0)
+    return alias and version(y) == earlier_version
 
 
 def _label(names: Names, module: nn.Module) -> str:

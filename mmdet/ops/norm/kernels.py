@@ -31,12 +31,17 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
     """(C,) as a view that broadcasts over ``like`` (N, C, *)."""
-    return values.view(1, -1, *(1, ) * (like.dim() - 2))
+    return values.view(-1, *(1, ) * (like.dim() - 2))
 
 
 def positions(y: Tensor) -> int:
     """Number of values of each channel."""
     return y.numel() // y.shape[1] if y.shape[1] else 0
+
+
+def all_but_channels(y: Tensor) -> list[int]:
+    """The dimensions that statistics are taken over."""
+    return [0, *range(2, y.dim())]
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,11 +51,11 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
         return y.new_zeros(y.shape[1], dtype=dtype), y.new_zeros(y.shape[1], dtype=dtype)
     if _fused(y):
         return torch.batch_norm_update_stats(y, None, None, 0.)  # BN's own kernel, one pass
-    # On a CPU BN's kernel takes three times as long as these two passes.
-    y = y.to(dtype)
-    count, flat = positions(y), y.flatten(2) if y.dim() > 2 else y.t().unsqueeze(0)
-    mean = flat.sum(2).sum(0) / count
-    return mean, torch.linalg.vector_norm(flat - mean.view(1, -1, 1), dim=2).square().sum(0) / count
+    # On a CPU BN's kernel, and torch.var, take several times as long as these passes.
+    dims = all_but_channels(y)
+    mean = y.mean(dims, dtype=dtype)
+    centred = y - per_channel(mean, y)
+    return mean, centred.mul_(centred).mean(dims)
 
 
 def normalize(y: Tensor, mean: Tensor, var: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor],
@@ -74,21 +79,16 @@ def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tupl
     return total, projected
 
 
-def backward_input(grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, invstd: Tensor, gamma: Optional[Tensor],
-                   eps: float, total: Tensor, projected: Tensor) -> Tensor:
-    """``gamma * invstd * (grad - total - y_hat * projected)``, the gradient of the layer's input.
+def backward_input(grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, eps: float, scale: Tensor, total: Tensor,
+                   projected: Tensor) -> Tensor:
+    """``scale * grad + total + y_hat * projected``, the gradient of the layer's input, in ``y``'s dtype.
 
     Args:
-        invstd: ``1 / sqrt(var + eps)``.
-        total, projected: :func:`backward_sums` over everything that was pooled, times a position's share of the pool.
+        scale: ``gamma / sqrt(var + eps)``.
+        total, projected: :func:`backward_sums` over everything that was pooled, times ``-scale`` and a position's
+            share of the pool.
     """
     if y.numel() == 0:
         return torch.zeros_like(y)
-    if _fused(y):
-        # The kernel divides by the count, SyncBatchNorm's total: the share is in the sums already.
-        one = torch.ones(1, dtype=torch.int32, device=y.device)
-        return torch.batch_norm_backward_elemt(grad, y, mean, invstd, gamma, total, projected / invstd, one)
-    # Two fused passes: -scale * (total + y_hat * projected), then the gradient on top.
-    scale = invstd if gamma is None else invstd * gamma
-    pulled = F.batch_norm(y, mean, var, -scale * projected, -scale * total, False, 0., eps)
+    pulled = F.batch_norm(y, mean, var, projected, total, False, 0., eps)
     return pulled.addcmul_(grad, per_channel(scale, y).to(y.dtype))

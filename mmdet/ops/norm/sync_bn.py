@@ -1,12 +1,11 @@
 """SyncBN that also works where there is no CUDA."""
+import warnings
+
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .kernels import batch_stats
-from .pooled_norm import PooledNorm, pool_batch, syncs, update_running_stats
-
-_said: set = set()
+from .kernels import batch_stats, positions
+from .pooled_norm import PooledNorm, Step, pool_processes, syncs, update_running_stats
 
 
 class SyncBN(nn.SyncBatchNorm):
@@ -20,16 +19,14 @@ class SyncBN(nn.SyncBatchNorm):
     def forward(self, y: Tensor) -> Tensor:
         if y.is_cuda or not self.training:
             return super().forward(y)
-        if not _said:
-            _said.add(True)
-            print_log('SyncBN: no CUDA here: all-reduce between several processes, BN in a single one', 'current')
+        warnings.warn('SyncBN: no CUDA here: all-reduce between several processes, BN in a single one')
         # torch's own forward refuses the CPU in any process group, also in one of a single process.
         return self._synced(y) if syncs(self.process_group) else super(nn.SyncBatchNorm, self).forward(y)
 
     def _synced(self, y: Tensor) -> Tensor:
         with torch.no_grad():
-            pooled = pool_batch(y, *batch_stats(y), group=self.process_group, sync=True)
+            pool = pool_processes(*batch_stats(y), positions(y), group=self.process_group)
             if self.track_running_stats:
-                update_running_stats(self, pooled.mean, pooled.var, pooled.count, pooled.count)
-        return PooledNorm.apply(y, self.weight, self.bias, None, None, None, None, pooled, self.eps, True,
-                                self.process_group, None, None)
+                *stats, count = pool.batch
+                update_running_stats(self, *stats, count, seen=count > 0)
+        return PooledNorm.apply(y, self.weight, self.bias, Step(pool, self.eps, True, self.process_group))

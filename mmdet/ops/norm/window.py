@@ -1,75 +1,69 @@
-"""The window of CBN: earlier batches, carried to today's weights and pooled.
+"""The window of CBN: earlier batches, carried to today's weights, pooled with the current one, and their gradient.
 
-Two windows with one interface: :class:`SlidingWindow` keeps each of the last batches, :class:`ExponentialWindow` one
-running average whose size does not depend on its length.
+The algebra is in four functions of tensors, (C,) or (C, D), which compile without a graph break: :func:`carry` and
+:func:`pool` (what the forward needs), :func:`weight_gradient` (what the backward gives), :func:`blend` (what enters
+the window). The two windows keep the entries: :class:`SlidingWindow` each of the last batches,
+:class:`ExponentialWindow` one running average, whose size does not depend on its length.
 """
 from collections import deque
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
-from .conv_stats import row_dot
-
 COMPENSATIONS = ('taylor', 'secant', 'none')
+#: a filter with ``|<a, w> - 1|`` above this has not taken a step but was initialized or loaded anew
+TURNED = 0.5
+#: below it a sum of squares is none
+TINY = 1e-30
+
+Share = Union[float, Tensor]
 
 
 class Entry(NamedTuple):
     """An earlier batch: its statistics and what they need to follow the weights. G groups, D numbers a filter."""
-    weight: Tensor  # (): its weight in the pool; 0 for a batch that overflowed
-    stats: Tensor  # (3, C_out): mean without the convolution's bias; biased variance; 1 where there is no slope, else 0
+    weight: Share  # in the pool; 1 but for processes that pool with others
+    mean: Tensor  # (C,): without the convolution's bias
+    var: Tensor  # (C,): biased variance; negative: the channel was not finite
     patch: Optional[Tensor] = None  # (G, D): mean input patch m, so that the mean is <w_c, m>
-    slope: Optional[Tensor] = None  # (C_out, D): a_c = g_c / <g_c, w0_c>, g_c = half the variance's gradient
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> 'Entry':
-        """``fn`` of every tensor."""
-        return Entry(*(None if t is None else fn(t) for t in self))
-
-    @property
-    def mean(self) -> Tensor:
-        return self.stats[0]
-
-    @property
-    def var(self) -> Tensor:
-        return self.stats[1]
+    slope: Optional[Tensor] = None  # (C, D): a_c = g_c / <g_c, w0_c>, g_c = half the variance's gradient; 0: unknown
 
 
 class Carried(NamedTuple):
-    """n entries under today's weights."""
-    weights: Tensor  # (n,)
-    means: Tensor  # (n, C_out): without the convolution's bias
-    vars: Tensor  # (n, C_out)
-    shifts: Optional[Tensor] = None  # (n, C_out): change of the mean; Taylor only
-    half_slopes: Optional[Tensor] = None  # (n, C_out): half the derivative of the variance by <a, w>
-    ratios: Optional[Tensor] = None  # (n, C_out): <a, w>, 1 at the old weights
+    """n entries under today's weights, as seen from the current batch, which stands in where one says nothing."""
+    gaps: Tensor  # (n, C): the current batch's mean minus theirs
+    vars: Tensor  # (n, C)
+    known: Tensor  # (n, C): whether the entry says something of the channel
+    half_slopes: Optional[Tensor] = None  # (n, C): half the derivative of the variance by <a, w>; 0 where not known
+    shifts: Optional[Tensor] = None  # (n, C): change of the mean, where the variance depends on it (Taylor)
 
 
-def make_entry(weight: Tensor, mean: Tensor, var: Tensor, patch: Optional[Tensor] = None,
-               slope: Optional[Tensor] = None, own: Optional[Tensor] = None) -> Entry:
-    """An entry of the batch just seen; one that is not finite is kept as zeros with weight 0. Takes over ``slope``.
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
+def by_group(values: Tensor, groups: int) -> Tensor:
+    """(C, *) as (G, C / G, *)."""
+    return values.unflatten(0, (groups, -1))
+
+
+def row_dot(rows: Tensor, weight: Tensor) -> Tensor:
+    """``<rows_c, w_c>`` for each output channel c, (C,).
 
     Args:
-        own: (C_out,), :func:`.conv_stats.slopes`' second result.
+        rows: (C, D), or (G, D) for one row shared by the channels of a group.
+        weight: (C, D).
     """
-    slopeless = torch.zeros_like(mean) if own is None else (own <= 0).to(mean.dtype)
-    stats = torch.stack([mean, var, slopeless])
-    # Small sums tell, as a slope that is not finite has an ``own`` that is not.
-    total = stats.sum() if patch is None else stats.sum() + patch.sum() + own.sum()
-    bad = (total - total) != 0
-    if not stats.is_cuda and not bad:
-        return Entry(weight, stats, patch, slope)
-    if slope is not None:  # on a GPU without asking: no host synchronization
-        slope.masked_fill_(bad, 0)
-        patch = patch.masked_fill(bad, 0)
-    return Entry(weight.masked_fill(bad, 0), stats.masked_fill_(bad, 0), patch, slope)
+    if len(rows) == len(weight):
+        return (rows * weight).sum(1)
+    if len(rows) == 1:
+        return weight.mv(rows[0])
+    return (by_group(weight, len(rows)) @ rows.unsqueeze(2)).flatten()
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
-def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: float = 1.0) -> Carried:
-    """Mean and variance of earlier batches under today's weights.
+def carry(entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, compensation: str,
+          rho: float = 1.0) -> Carried:
+    """Mean and variance of earlier batches under today's weights, beside the current batch's.
 
     ``mu`` is linear and the variance quadratic in ``w``, so with Euler's identity the old weights cancel. With
     ``r = <a, w>``, 1 at the old weights:
@@ -81,73 +75,151 @@ def carry(entries: Sequence[Entry], matrix: Tensor, compensation: str, rho: floa
     - ``'none'``: as they were.
 
     Args:
-        matrix: today's weights, (C_out, D).
+        matrix: today's weights, (C, D).
+        mean, var: of the current batch, (C,); the mean without the convolution's bias.
         rho: scale of the compensation: the way from the old weights to today's that is accounted for, 0 to 1.
     """
-    weights = _stack([entry.weight for entry in entries])
-    means, variances, slopeless = _stack([entry.stats for entry in entries]).unbind(1)
+    variances = _stack([entry.var for entry in entries])
     if compensation == 'none':
-        return Carried(weights, means, variances)
-    ratios = _stack([row_dot(entry.slope, matrix) for entry in entries]) + slopeless
-    # Filters that turned away from what they were (weights re-initialized or loaded) are no small step: dropped.
-    turned = ((ratios - 1).abs() > 0.5).sum(1) > 0.5 * len(matrix)
-    weights = weights.masked_fill(turned, 0)
-    new_means = _stack([row_dot(entry.patch, matrix) for entry in entries])
-    far = ratios
+        known = variances >= 0
+        gaps = mean - _stack([entry.mean for entry in entries])
+        return Carried(gaps.mul_(known), torch.where(known, variances, var), known)
+    ratios = _stack([row_dot(entry.slope, matrix) for entry in entries])
+    near = ratios.clamp(1 - TURNED, 1 + TURNED)
+    known = near == ratios
+    means = _stack([row_dot(entry.patch, matrix) for entry in entries])
+    shifts = None
     if rho != 1:
-        new_means, far = torch.lerp(means, new_means, rho), 1 + rho * (ratios - 1)
+        means = torch.lerp(_stack([entry.mean for entry in entries]), means, rho)
+        near = torch.lerp(torch.ones_like(near), near, rho)
     if compensation == 'secant':
-        half_slopes = variances * far
-        return Carried(weights, new_means, half_slopes * far, None, half_slopes, ratios)
-    shifts = new_means - means
-    new_variances = torch.addcmul(variances * (2 * far - 1), shifts, shifts, value=-1).clamp_(min=0)
-    return Carried(weights, new_means, new_variances, shifts, variances, ratios)
+        half_slopes = (variances * near).mul_(known)
+        carried = half_slopes * near
+    else:
+        shifts = means - _stack([entry.mean for entry in entries])
+        carried = torch.addcmul(torch.lerp(-variances, variances, near), shifts, shifts, value=-1).clamp_(min=0)
+        half_slopes = variances * known
+    return Carried((mean - means).mul_(known), torch.where(known, carried, var), known, half_slopes, shifts)
 
 
-def carry_backward(entries: Sequence[Entry], carried: Carried, grad_means: Tensor, grad_vars: Tensor,
-                   rho: float = 1.0) -> Tensor:
-    """Gradient with respect to the weights, (C_out, D), of what :func:`carry` returned.
+def pool(mean: Tensor, var: Tensor, carried: Carried, share: float) -> tuple[Tensor, Tensor]:
+    """Total mean and variance, (C,), within plus between, so that nothing cancels in float32.
 
     Args:
-        carried: the result of :func:`carry` for ``entries``.
-        grad_means, grad_vars: (n, C_out).
+        mean, var: of the current batch.
+        share: of the current batch in the pool; the entries have the rest in equal parts.
     """
-    if carried.shifts is not None:
-        grad_vars = grad_vars * (carried.vars > 0)
-        grad_means = torch.addcmul(grad_means, carried.shifts, grad_vars, value=-2)
-    if rho != 1:
-        grad_means = rho * grad_means
-    patches = torch.stack([entry.patch for entry in entries], 1)  # (G, n, D)
-    grad = (grad_means.t().unflatten(0, (len(patches), -1)) @ patches).flatten(0, 1)
-    by_ratio = 2 * rho * carried.half_slopes * grad_vars
-    for entry, coefficient in zip(entries, by_ratio):
-        grad.addcmul_(entry.slope, coefficient.unsqueeze(1))
-    return grad
+    rest = 1 - share
+    if len(carried.gaps) == 1:
+        gap, within, between = carried.gaps[0], carried.vars[0], share * rest
+    else:
+        gap, between = carried.gaps.mean(0), -rest**2
+        within = torch.addcmul(carried.vars, carried.gaps, carried.gaps).mean(0)
+    total = torch.addcmul(torch.lerp(var, within, rest), gap, gap, value=between)
+    return torch.add(mean, gap, alpha=-rest), total
 
 
-def pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Total mean and variance: within plus between, so that nothing cancels in float32.
+def weighted_pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`pool` of n sources, with weights of each channel's own.
 
     Args:
-        weights: (n,); need not sum to 1. All 0 gives zeros.
+        weights: (n, C) or (n, 1); need not sum to 1. All 0 gives zeros.
         means, variances: (n, C).
 
     Returns:
-        mean (C,), variance (C,), and shares (n,), which sum to 1.
+        mean (C,), variance (C,), and shares, which sum to 1, in the shape of the weights.
     """
-    shares = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-    mean = shares @ means
+    shares = weights / weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
+    mean = (shares * means).sum(0)
     between = means - mean
-    return mean, shares @ torch.addcmul(variances, between, between), shares
+    return mean, (shares * torch.addcmul(variances, between, between)).sum(0), shares
+
+
+def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, total: Tensor, projected: Tensor,
+                    share: Share, rho: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to the weights, (C, D), and the bias, (C,), through the pooled statistics' earlier part.
+
+    Args:
+        apart: (n, C), the entries' means minus the pooled one.
+        total: (C,), gradient of the pooled mean. projected: (C,), twice that of the pooled variance.
+        share: of each entry in the pool, a number or (n, C).
+    """
+    grad_means = torch.addcmul(total, projected, apart)
+    by_slope = carried.half_slopes * projected
+    if carried.shifts is not None:
+        by_slope = by_slope.mul_(carried.vars > 0)
+        by_mean = torch.addcmul(grad_means, projected * (carried.vars > 0), carried.shifts, value=-1)
+    else:
+        by_mean = grad_means
+    by_mean, by_slope = by_mean * (share * rho), by_slope.mul_(share * rho)
+    grad = None
+    for entry, from_mean, from_slope in zip(entries, by_mean, by_slope):
+        column, groups = from_slope.unsqueeze(1), len(entry.patch)
+        grad = entry.slope * column if grad is None else grad.addcmul_(entry.slope, column)
+        by_group(grad, groups).addcmul_(from_mean.view(groups, -1, 1), entry.patch.unsqueeze(1))
+    return grad, grad_means
+
+
+def slope_of(grad: Tensor, matrix: Tensor) -> Tensor:
+    """``a_c = g_c / <g_c, w_c>``, so that ``<a_c, w_c> = 1``; 0 for a filter without variance. Takes over ``grad``."""
+    return grad.div_(nonzero(row_dot(grad, matrix)).unsqueeze(1))
+
+
+def nonzero(squares: Tensor) -> Tensor:
+    """What can be divided by: infinity for what is no more than rounding."""
+    return torch.threshold(squares, TINY, torch.inf)
+
+
+def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: Entry, grad: Optional[Tensor],
+          scale: Share, compensation: str) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    """Patch and slope of the mixture of an earlier average under today's weights and the batch just seen.
+
+    With blend ``b``, ``m <- (1-b) m + b m_new`` and the functional ``G <- (1-b) G + b g + b (1-b) delta (m_new - m)``,
+    where ``G = a V / <a, w>`` is that of the earlier average and ``delta`` the means' difference; ``a = G / <G, w>``.
+
+    Args:
+        carried: the earlier average, one entry.
+        share: b.
+        new: the batch; its patch counts.
+        grad, scale: (C, D) and a number or (C,), whose product is g.
+    """
+    if new.patch is None:
+        return None, None
+    gap, rest, groups = carried.gaps[0], 1 - share, len(new.patch)
+    lead = carried.half_slopes[0]
+    if compensation != 'secant':
+        ratio = row_dot(earlier.slope, matrix)
+        lead = torch.where(carried.known[0], carried.vars[0] / ratio, 0)
+    step = new.patch - earlier.patch
+    functional = earlier.slope * (lead * rest).unsqueeze(1)
+    by_group(functional, groups).addcmul_((gap * (share * rest)).view(groups, -1, 1), step.unsqueeze(1))
+    by_batch = scale * share
+    if isinstance(by_batch, float):
+        functional.add_(grad, alpha=by_batch)
+    else:
+        functional.addcmul_(grad, by_batch.unsqueeze(-1))
+    return torch.lerp(earlier.patch, new.patch, share), slope_of(functional, matrix)
+
+
+class History(NamedTuple):
+    """The earlier batches that one iteration pools."""
+    entries: tuple[Entry, ...]
+    carried: Carried
+    share: float  # of the current batch in the pool; the entries have the rest in equal parts
 
 
 class SlidingWindow:
-    """The last ``length`` batches, equally weighted."""
+    """The last ``length`` batches, equally weighted.
+
+    Args:
+        length: number of earlier batches.
+        compensation, rho: see :func:`carry`.
+    """
 
     kind = 'sliding'
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0) -> None:
+        self.length, self.compensation, self.rho = length, compensation, rho
         self.entries: deque[Entry] = deque(maxlen=self.slots)
 
     @property
@@ -158,27 +230,50 @@ class SlidingWindow:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def members(self, length: int) -> tuple[list[Entry], float, float]:
-        """The entries to pool, by what to multiply the current batch's weight, and by what theirs.
+    def members(self, length: int) -> tuple[tuple[Entry, ...], float]:
+        """The entries to pool, and the current batch's share.
 
         Args:
             length: earlier batches to pool, at most.
         """
-        return list(self.entries)[-length:] if length else [], 1., 1.
+        entries = tuple(self.entries)[-length:] if length else ()
+        return entries, 1 / (len(entries) + 1)
 
-    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float,
-             carried: Optional[Carried] = None) -> None:
+    def look_back(self, mean: Tensor, var: Tensor, matrix: Tensor, length: int) -> Optional[History]:
+        """The earlier batches under the weights ``matrix``, beside a batch of that mean (without bias) and variance."""
+        entries, share = self.members(length)
+        if not entries:
+            return None
+        if entries[-1].mean.device != mean.device or entries[-1].mean.dtype != mean.dtype:
+            self.map_(lambda t: t.to(mean.device, mean.dtype))
+            entries, share = self.members(length)
+        return History(entries, carry(entries, matrix, mean, var, self.compensation, self.rho), share)
+
+    def gradient(self, history: History, apart: Tensor, total: Tensor, projected: Tensor, share: Share) -> tuple:
+        """See :func:`weight_gradient`."""
+        return weight_gradient(history.entries, history.carried, apart, total, projected, share, self.rho)
+
+    def push(self, new: Entry, grad: Optional[Tensor], scale: Share, matrix: Tensor, length: int,
+             history: Optional[History] = None, pooled: Optional[tuple[Tensor, Tensor]] = None) -> None:
         """Take a batch in.
 
         Args:
-            matrix: the weights that made the batch, (C_out, D).
-            carried: what :func:`carry` says of the entries under them, if known.
+            new: statistics and patch of the batch.
+            grad, scale: half the gradient of its variance up to a factor, (C, D), and that factor, a number or (C,).
+            matrix: the weights that made the batch, (C, D).
+            history: what the forward saw of the window. pooled: the mean (without bias) and variance it pooled.
         """
-        self.entries.append(entry)
+        self._keep(new if grad is None else new._replace(slope=slope_of(grad, matrix)))
+
+    def _keep(self, new: Entry, earlier: Optional[Entry] = None) -> None:
+        if new.var.is_cuda:
+            new = _only_finite(new, earlier)
+        self.entries.append(new)
 
     def map_(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor by ``fn`` of it."""
-        self.entries = deque((entry.map(fn) for entry in self.entries), maxlen=self.slots)
+        self.entries = deque((Entry(*(fn(t) if isinstance(t, Tensor) else t for t in entry))
+                              for entry in self.entries), maxlen=self.slots)
 
     def clear(self) -> None:
         """Forget every batch."""
@@ -186,48 +281,56 @@ class SlidingWindow:
 
     def state(self) -> dict:
         """Everything, in plain containers."""
-        return dict(kind=self.kind, entries=[entry._asdict() for entry in self.entries])
+        return dict(kind=self.kind, entries=[
+            dict(weight=torch.as_tensor(entry.weight), stats=torch.stack([entry.mean, entry.var]), patch=entry.patch,
+                 slope=entry.slope) for entry in self.entries])
 
     def load(self, state: dict) -> None:
         """Restore :meth:`state`."""
-        self.entries = deque((Entry(**entry) for entry in state['entries']), maxlen=self.slots)
+        self.entries = deque(map(_load_entry, state['entries']), maxlen=self.slots)
 
 
 class ExponentialWindow(SlidingWindow):
-    """An exponential average over batches, in one entry whatever the length.
+    """An exponential average over batches, in one entry whatever the length, see :func:`blend`.
 
     The current batch has the share ``1 / (length + 1)``; until as many were seen, all have the same share, as in a
-    sliding window. Average mean patch, variance and slope stay those of one distribution, the mixture of the batches:
-    with ``delta = mu_new - mu`` and blend ``b``
-
-        V <- (1-b) V + b sigma^2 + b (1-b) delta^2,    m <- (1-b) m + b m_new,
-        G <- (1-b) G + b g + b (1-b) delta (m_new - m),    a = G / <G, w>,
-
-    where ``G = a V / <a, w>`` is the functional of the average under today's weights, so that ``<G, w>`` is ``V``.
+    sliding window. Average mean patch, variance and slope stay those of one distribution, the mixture of the batches.
     """
 
     kind = 'exponential'
 
-    def __init__(self, length: int) -> None:
-        super().__init__(length)
+    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0) -> None:
+        super().__init__(length, compensation, rho)
         self.count = 0  # batches in the average, at most the length
 
     @property
     def slots(self) -> int:
         return 1
 
-    def members(self, length: int) -> tuple[list[Entry], float, float]:
-        blend = 1 / (min(self.count, length) + 1)
-        return (list(self.entries) if blend < 1 else []), blend, 1 - blend
+    def members(self, length: int) -> tuple[tuple[Entry, ...], float]:
+        share = 1 / (min(self.count, length) + 1)
+        return (tuple(self.entries) if share < 1 else ()), share
 
-    def push(self, entry: Entry, matrix: Tensor, length: int, compensation: str, rho: float,
-             carried: Optional[Carried] = None) -> None:
-        entries, own, old = self.members(length)
+    def push(self, new: Entry, grad: Optional[Tensor], scale: Share, matrix: Tensor, length: int,
+             history: Optional[History] = None, pooled: Optional[tuple[Tensor, Tensor]] = None) -> None:
+        # Nothing came between forward and backward, as a rule: the average is the one that was carried.
+        if history is None or not self.entries or history.entries[0] is not self.entries[0]:
+            history, pooled = self.look_back(new.mean, new.var, matrix, length), None
         self.count = min(min(self.count, length) + 1, self.length)
-        if entries:
-            carried = carried or carry(entries, matrix, compensation, rho)
-            entry = _blend(entries[0], carried, old, entry, own, matrix, compensation)
-        self.entries.append(entry)
+        if history is None:
+            return super().push(new, grad, scale, matrix, length)
+        (earlier, ), carried, share = history
+        weight = 1.0
+        if isinstance(new.weight, Tensor) or isinstance(earlier.weight, Tensor):
+            weights = torch.stack([new.var.new_tensor(share) * new.weight,
+                                   new.var.new_tensor(1 - share) * earlier.weight])
+            weight = weights.sum()
+            share = weights[0] / weight.clamp(min=TINY)
+            pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
+                                   torch.stack([new.var, carried.vars[0]]))[:2]
+        mean, var = pooled or pool(new.mean, new.var, carried, share)
+        patch, slope = blend(earlier, carried, share, matrix, new, grad, scale, self.compensation)
+        self._keep(Entry(weight, mean, var, patch, slope), earlier)
 
     def clear(self) -> None:
         super().clear()
@@ -241,33 +344,23 @@ class ExponentialWindow(SlidingWindow):
         self.count = min(int(state['count']), self.length)
 
 
-def _blend(earlier: Entry, carried: Carried, old: float, new: Entry, own: float, matrix: Tensor,
-           compensation: str) -> Entry:
-    """The mixture of an earlier average, carried to the weights ``matrix``, and a new batch under them.
-
-    Args:
-        old, own: what to multiply the weights of the earlier average and of the new batch by.
-    """
-    new_weight = own * new.weight
-    weight = torch.add(new_weight, carried.weights[0], alpha=old)
-    b = new_weight / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-    c = 1 - b
-    mean, var = carried.means[0], carried.vars[0]
-    delta = new.mean - mean
-    cross, new_part = b * c * delta, b * new.var
-    total = torch.addcmul(torch.addcmul(new_part, c, var), cross, delta)
+def _only_finite(new: Entry, earlier: Optional[Entry]) -> Entry:
+    """Without asking the device: what came of a batch that overflowed stays as it was before, or says nothing."""
+    if earlier is None:
+        zeros = (None if t is None else torch.zeros_like(t) for t in new[3:])
+        earlier = Entry(1.0, torch.zeros_like(new.mean), torch.full_like(new.var, -1), *zeros)
+    finite = new.var < torch.inf
+    mean, var = torch.where(finite, new.mean, earlier.mean), torch.where(finite, new.var, earlier.var)
     if new.patch is None:
-        return Entry(weight, torch.stack([torch.addcmul(mean, b, delta), total, new.stats[2]]))
-    if compensation == 'secant':
-        kept = c * carried.half_slopes[0]  # V / <a, w> without the division
-    else:
-        ratio = carried.ratios[0]
-        kept = (c * var / ratio).masked_fill_(ratio.abs() < 1e-6, 0)
-    functional = earlier.slope * kept.unsqueeze(1)
-    functional.addcmul_(new.slope, new_part.unsqueeze(1))
-    step = new.patch - earlier.patch  # (G, D)
-    functional.unflatten(0, (len(step), -1)).addcmul_(cross.view(len(step), -1, 1), step.unsqueeze(1))
-    slopeless = (own_var := row_dot(functional, matrix)) <= 0.5 * total
-    functional.mul_(own_var.reciprocal_().masked_fill_(slopeless, 0).unsqueeze(1))
-    stats = torch.stack([torch.addcmul(mean, b, delta), total, slopeless.to(total.dtype)])
-    return Entry(weight, stats, torch.addcmul(earlier.patch, b, step), functional)
+        return new._replace(mean=mean, var=var)
+    return Entry(new.weight, mean, var, torch.where(finite.any(), new.patch, earlier.patch),
+                 torch.where(finite.unsqueeze(1), new.slope, earlier.slope))
+
+
+def _load_entry(saved: dict) -> Entry:
+    weight, stats = saved['weight'], saved['stats']
+    if float(weight) == 1:
+        weight = 1.0
+    elif not float(weight):  # of a batch that overflowed, before there were negative variances
+        stats = torch.stack([stats[0], torch.full_like(stats[1], -1)])
+    return Entry(weight, stats[0], stats[1], saved['patch'], saved['slope'])
