@@ -47,8 +47,7 @@ class _Trainer:
         return max((layer.buffer_num + 1 for layer in self.layers if layer.pool == 'sliding'), default=0)
 
     def window_bytes(self) -> int:
-        return sum(tensor.nbytes for layer in self.layers for entry in layer.window.entries for tensor in entry
-                   if tensor is not None)
+        return sum(layer.window.nbytes for layer in self.layers)
 
 
 def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,

@@ -109,7 +109,8 @@ def test_trains_saves_loads_copies_and_goes_back(kind, count):
 
     losses = train(model.train(), 4)
     assert losses[-1] < 0.5 * losses[0]
-    assert all(len(norm.window) == 2 and norm.step == 4 and norm._fed is None for norm in norms(model))
+    assert all(len(norm.window) == 2 and norm.step == 4 for norm in norms(model))
+    assert all(feed.made is None for feed in feeds(model))
 
     original.load_state_dict(model.state_dict())
     copies = [copy.deepcopy(model), through_file(model)]
@@ -403,18 +404,19 @@ def test_a_loaded_models_hooks_keep_their_numbers(monkeypatch):
     loaded(images()).sum().backward()
     assert loaded[1].step == 1
     convert_norm(loaded, dict(type='BN'))
-    assert not loaded[0]._forward_hooks and not loaded[0]._forward_hooks_with_kwargs
+    assert not loaded[1]._forward_pre_hooks and not loaded[0]._forward_hooks and not loaded[0]._forward_hooks_with_kwargs
 
 
 def test_no_activation_is_kept():
     model = small()
     convert_norm(model, CFG)
     model[0](images())  # the norm is not called
-    assert model[1]._fed is not None
+    feed, other = feeds(model)
+    assert feed.made is not None
     model.eval()(images())
-    assert model[1]._fed is None
+    assert feed.made is None
     model.train()(images())
-    assert model[1]._fed is None and model[4]._fed is None
+    assert feed.made is None and other.made is None
     assert not small()[0]._forward_hooks
 
 

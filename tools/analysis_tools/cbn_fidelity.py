@@ -20,9 +20,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdet.engine.hooks import cbn_layers
-from mmdet.ops.norm.conv_stats import mean_patch, slopes, weight_matrix
+from mmdet.ops.norm.conv_stats import mean_patch, variance_gradient, weight_matrix
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import carry, make_entry
+from mmdet.ops.norm.window import Entry, carry, slope_of
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
 from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare
@@ -45,11 +45,11 @@ class Enough(Exception):
 def entries_of(conv, x, weight):
     """For each estimate the entry that the batch ``x`` leaves under the weights it met."""
     y = torch.func.functional_call(conv, dict(weight=weight), (x, ))
-    stats, matrix = batch_stats(y), weight_matrix(conv, weight)
+    (mean, var), matrix = batch_stats(y), weight_matrix(conv, weight)
     patch = mean_patch(conv, x, y.shape)
-    mean = stats[0] if conv.bias is None else stats[0] - conv.bias
-    one = torch.ones_like(mean[0])
-    return {name: make_entry(one, mean, stats[1], patch, *slopes(conv, x, y, matrix, stats, stride, dtype))
+    own = mean if conv.bias is None else mean - conv.bias
+    return {name: Entry(1., own, var, patch, slope_of(
+        variance_gradient(conv, x, y, matrix, mean, var, stride, dtype)[0], matrix))
             for name, (_, stride, dtype) in ESTIMATES.items()}
 
 
@@ -79,9 +79,8 @@ class FidelityHook(Hook):
             layer.register_forward_pre_hook(lambda layer, args, name=name: self._keep(name, layer, args))
 
     def _keep(self, name, layer, args):
-        conv_input = args[1:3] if len(args) > 1 else (layer._fed or ())[:2]
-        if layer.training and torch.is_grad_enabled() and len(conv_input) == 2 and len(conv_input[0]):
-            x, conv = conv_input
+        if layer.training and torch.is_grad_enabled() and len(args) == 3 and len(args[0]):
+            _, x, conv = args
             self.convs[name] = conv
             self.kept[name].append((self.now, x.detach(), conv.weight.detach().clone()))
 
@@ -106,7 +105,7 @@ class FidelityHook(Hook):
         truth = batch_stats(conv(x))[1].sqrt()
         alive = truth > 1e-4 * truth.max()
         for estimate, entry in entries_of(conv, x, weight).items():
-            var = carry([entry], matrix, ESTIMATES[estimate][0]).vars[0]
+            var = carry([entry], matrix, entry.mean, entry.var, ESTIMATES[estimate][0]).vars[0]
             error = ((var.sqrt() - truth).abs() / truth)[alive].mean()
             self.errors[name, lag][estimate].append(error.item())
 

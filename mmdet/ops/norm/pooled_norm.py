@@ -141,7 +141,7 @@ class PooledNorm(torch.autograd.Function):
     @staticmethod
     def _backward(ctx, grad):
         y, gamma, x, weight, invstd = ctx.saved_tensors
-        step, pool, needs = ctx.step, ctx.step.pool, ctx.needs_input_grad
+        step, pool, needs = ctx.step, ctx.step.pool, (*ctx.needs_input_grad, False, False, False)
         grad = grad.contiguous(memory_format=torch.channels_last) if _channels_last(y) else grad.contiguous()
         grad_beta, grad_gamma = total, projected = backward_sums(grad, y, pool.mean, invstd)
         if step.sync:

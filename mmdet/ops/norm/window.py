@@ -87,19 +87,35 @@ def carry(entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, c
     ratios = _stack([row_dot(entry.slope, matrix) for entry in entries])
     near = ratios.clamp(1 - TURNED, 1 + TURNED)
     known = near == ratios
-    means = _stack([row_dot(entry.patch, matrix) for entry in entries])
-    shifts = None
+    gaps, shifts = _gaps(entries, matrix, mean), None
     if rho != 1:
-        means = torch.lerp(_stack([entry.mean for entry in entries]), means, rho)
+        gaps = torch.lerp(mean - _stack([entry.mean for entry in entries]), gaps, rho)
         near = torch.lerp(torch.ones_like(near), near, rho)
     if compensation == 'secant':
         half_slopes = (variances * near).mul_(known)
         carried = half_slopes * near
     else:
-        shifts = means - _stack([entry.mean for entry in entries])
+        shifts = (mean - gaps).sub_(_stack([entry.mean for entry in entries]))
         carried = torch.addcmul(torch.lerp(-variances, variances, near), shifts, shifts, value=-1).clamp_(min=0)
         half_slopes = variances * known
-    return Carried((mean - means).mul_(known), torch.where(known, carried, var), known, half_slopes, shifts)
+    return Carried(gaps.mul_(known), torch.where(known, carried, var), known, half_slopes, shifts)
+
+
+def _gaps(entries: Sequence[Entry], matrix: Tensor, mean: Tensor) -> Tensor:
+    """``mean - <m, w>`` of every entry, (n, C)."""
+    patches = _stack([entry.patch for entry in entries])  # (n, G, D)
+    if patches.shape[1] == 1:
+        return torch.addmm(mean, patches.squeeze(1), matrix.t(), alpha=-1)
+    return mean - (by_group(matrix, patches.shape[1]) @ patches.permute(1, 2, 0)).flatten(0, 1).t()
+
+
+def _add_outer(to: Tensor, columns: Tensor, rows: Tensor, factor: Share) -> Tensor:
+    """``to + factor * columns rows`` in place: (C, D), (C,), (G, D) or (C, D), and a number or (C,)."""
+    if isinstance(factor, Tensor):
+        columns, factor = columns * factor, 1.
+    groups = len(rows)
+    by_group(to, groups).addcmul_(columns.view(groups, -1, 1), rows.unsqueeze(1), value=factor)
+    return to
 
 
 def pool(mean: Tensor, var: Tensor, carried: Carried, share: float) -> tuple[Tensor, Tensor]:
@@ -151,12 +167,14 @@ def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, t
         by_mean = torch.addcmul(grad_means, projected * (carried.vars > 0), carried.shifts, value=-1)
     else:
         by_mean = grad_means
-    by_mean, by_slope = by_mean * (share * rho), by_slope.mul_(share * rho)
+    shares = [share * rho] * len(entries) if isinstance(share, float) else list(share * rho)
     grad = None
-    for entry, from_mean, from_slope in zip(entries, by_mean, by_slope):
-        column, groups = from_slope.unsqueeze(1), len(entry.patch)
-        grad = entry.slope * column if grad is None else grad.addcmul_(entry.slope, column)
-        by_group(grad, groups).addcmul_(from_mean.view(groups, -1, 1), entry.patch.unsqueeze(1))
+    for entry, from_mean, from_slope, factor in zip(entries, by_mean, by_slope, shares):
+        if grad is None:
+            grad = entry.slope * (from_slope * factor).unsqueeze(1)
+        else:
+            _add_outer(grad, from_slope, entry.slope, factor)
+        _add_outer(grad, from_mean, entry.patch, factor)
     return grad, grad_means
 
 
@@ -185,19 +203,20 @@ def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: E
     """
     if new.patch is None:
         return None, None
-    gap, rest, groups = carried.gaps[0], 1 - share, len(new.patch)
+    gap, rest = carried.gaps[0], 1 - share
     lead = carried.half_slopes[0]
     if compensation != 'secant':
         ratio = row_dot(earlier.slope, matrix)
         lead = torch.where(carried.known[0], carried.vars[0] / ratio, 0)
     step = new.patch - earlier.patch
     functional = earlier.slope * (lead * rest).unsqueeze(1)
-    by_group(functional, groups).addcmul_((gap * (share * rest)).view(groups, -1, 1), step.unsqueeze(1))
-    by_batch = scale * share
-    if isinstance(by_batch, float):
-        functional.add_(grad, alpha=by_batch)
+    _add_outer(functional, gap, step, share * rest)
+    if isinstance(scale, Tensor):
+        _add_outer(functional, scale, grad, share)
+    elif isinstance(share, Tensor):
+        functional.add_(grad * (scale * share))
     else:
-        functional.addcmul_(grad, by_batch.unsqueeze(-1))
+        functional.add_(grad, alpha=scale * share)
     return torch.lerp(earlier.patch, new.patch, share), slope_of(functional, matrix)
 
 
@@ -229,6 +248,11 @@ class SlidingWindow:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return sum(t.nbytes for entry in self.entries for t in entry if isinstance(t, Tensor))
 
     def members(self, length: int) -> tuple[tuple[Entry, ...], float]:
         """The entries to pool, and the current batch's share.
