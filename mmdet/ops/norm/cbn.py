@@ -22,7 +22,7 @@ from .window import COMPENSATIONS, Entry, ExponentialWindow, History, SlidingWin
 
 _CHOICES = dict(
     compensation=COMPENSATIONS, backprop=('current', 'window'), pool=('sliding', 'exponential'),
-    running_stats=('batch', 'pooled'), slope_dtype=('auto', 'float32'))
+    running_stats=('batch', 'pooled'), slope_dtype=('auto', 'float32'), compile=('off', 'auto'))
 
 
 class CBN(_BatchNorm):
@@ -60,6 +60,7 @@ class CBN(_BatchNorm):
         rho: scale of the compensation, 0 to 1.
         slope_dtype: the slopes' products are taken in ``'float32'``, or, ``'auto'``, in bfloat16 for float32
             activations on a CPU that has it in hardware. Results are summed and kept in float32.
+        compile: ``'auto'``: on a GPU with Triton the per-channel algebra runs compiled, in a few launches a layer.
         eps, momentum, affine, track_running_stats: as in BN.
 
     Shape:
@@ -74,8 +75,8 @@ class CBN(_BatchNorm):
     def __init__(self, num_features: int, buffer_num: int = 3, burnin: int = 0, by_epoch: bool = False,
                  compensation: str = 'taylor', backprop: str = 'current', pool: str = 'sliding',
                  running_stats: str = 'batch', sample_stride: int = 1, sync: bool = False, two_stage: bool = True,
-                 rho: float = 1.0, slope_dtype: str = 'auto', eps: float = 1e-5, momentum: Optional[float] = 0.1,
-                 affine: bool = True, track_running_stats: bool = True) -> None:
+                 rho: float = 1.0, slope_dtype: str = 'auto', compile: str = 'off', eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1, affine: bool = True, track_running_stats: bool = True) -> None:
         for name, value, least in (('buffer_num', buffer_num, 0), ('burnin', burnin, 0),
                                    ('sample_stride', sample_stride, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -96,16 +97,16 @@ class CBN(_BatchNorm):
         self.rho = rho
         self.slope_dtype = slope_dtype
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"CBN: {name} must be one of {', '.join(map(repr, choices))}, got "
-                                 f'{getattr(self, name)!r}')
+            if (value := vars(self).get(name, compile)) not in choices:
+                raise ValueError(f"CBN: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
         if backprop == 'window' and compensation == 'none':
             raise ValueError("CBN: backprop='window' needs compensation='taylor' or 'secant': statistics that are not "
                              "carried to today's weights have no gradient to them; got compensation='none'")
         self.epoch_length: Optional[int] = None
         self.layer_name = ''
         self.step = 0
-        self.window = (SlidingWindow if pool == 'sliding' else ExponentialWindow)(buffer_num, compensation, rho)
+        self.window = (SlidingWindow if pool == 'sliding' else ExponentialWindow)(
+            buffer_num, compensation, rho, compile)
 
     # -- window -------------------------------------------------------------------------------------------------
 
@@ -196,7 +197,8 @@ class CBN(_BatchNorm):
             if self.pools:
                 matrix = weight_matrix(conv, conv.weight).to(mean.dtype)
                 history = self.window.look_back(_less(mean, conv.bias), var, matrix, self.window_length(self.step))
-            pool = (pool_processes if sync else pool_batch)(mean, var, positions(y), history)
+            pool = pool_processes(mean, var, positions(y), history) if sync else \
+                pool_batch(mean, var, positions(y), self.window, history)
             finite = pool.var < torch.inf if y.is_cuda else math.isfinite(pool.var.sum())
             self._update_running_stats(pool, finite)
         if not self.buffer_num:
@@ -251,7 +253,7 @@ class CBN(_BatchNorm):
 
     def extra_repr(self) -> str:
         names = [name for name in inspect.signature(CBN.__init__).parameters if name not in _BN_ARGUMENTS]
-        return f'{super().extra_repr()}, ' + ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
+        return f'{super().extra_repr()}, ' + ', '.join(f'{name}={vars(self).get(name, self.window.compile)!r}' for name in names)
 
 
 class CBNStep(Step):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .kernels import backward_input, backward_sums, normalize, without_autocast
-from .window import History, Share, pool, weighted_pool
+from .window import History, Share, SlidingWindow, weighted_pool
 
 Group = Optional[object]
 
@@ -27,12 +27,12 @@ def syncs(group: Group = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def pool_batch(mean: Tensor, var: Tensor, count: int, history: Optional[History] = None) -> Pool:
-    """Pool a batch with earlier ones. ``mean, var``: (C,); ``count``: its positions."""
+def pool_batch(mean: Tensor, var: Tensor, count: int, window: SlidingWindow, history: Optional[History]) -> Pool:
+    """Pool a batch with the earlier ones of a window. ``mean, var``: (C,); ``count``: its positions."""
     if history is None:
         return Pool(mean, var, 1 / count, (mean, var, count))
     share = history.share
-    return Pool(*pool(mean, var, history.carried, share), share / count, (mean, var, count),
+    return Pool(*window.pool(mean, var, history), share / count, (mean, var, count),
                 entry_share=(1 - share) / len(history.entries))
 
 

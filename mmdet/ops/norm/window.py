@@ -6,6 +6,8 @@ the window). The two windows keep the entries: :class:`SlidingWindow` each of th
 :class:`ExponentialWindow` one running average, whose size does not depend on its length.
 """
 from collections import deque
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -220,6 +222,16 @@ def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: E
     return torch.lerp(earlier.patch, new.patch, share), slope_of(functional, matrix)
 
 
+def compiles(device: torch.device) -> bool:
+    """Whether ``torch.compile`` makes few launches out of many there."""
+    return device.type == 'cuda' and find_spec('triton') is not None
+
+
+@lru_cache(maxsize=None)
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function)
+
+
 class History(NamedTuple):
     """The earlier batches that one iteration pools."""
     entries: tuple[Entry, ...]
@@ -233,12 +245,13 @@ class SlidingWindow:
     Args:
         length: number of earlier batches.
         compensation, rho: see :func:`carry`.
+        compile: ``'auto'``: the algebra runs compiled where :func:`compiles` says so.
     """
 
     kind = 'sliding'
 
-    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0) -> None:
-        self.length, self.compensation, self.rho = length, compensation, rho
+    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0, compile: str = 'off') -> None:
+        self.length, self.compensation, self.rho, self.compile = length, compensation, rho, compile
         self.entries: deque[Entry] = deque(maxlen=self.slots)
 
     @property
@@ -271,11 +284,20 @@ class SlidingWindow:
         if entries[-1].mean.device != mean.device or entries[-1].mean.dtype != mean.dtype:
             self.map_(lambda t: t.to(mean.device, mean.dtype))
             entries, share = self.members(length)
-        return History(entries, carry(entries, matrix, mean, var, self.compensation, self.rho), share)
+        carried = self._run(carry, mean)(entries, matrix, mean, var, self.compensation, self.rho)
+        return History(entries, carried, share)
+
+    def pool(self, mean: Tensor, var: Tensor, history: History) -> tuple[Tensor, Tensor]:
+        """See :func:`pool`."""
+        return self._run(pool, mean)(mean, var, history.carried, history.share)
 
     def gradient(self, history: History, apart: Tensor, total: Tensor, projected: Tensor, share: Share) -> tuple:
         """See :func:`weight_gradient`."""
-        return weight_gradient(history.entries, history.carried, apart, total, projected, share, self.rho)
+        return self._run(weight_gradient, total)(history.entries, history.carried, apart, total, projected, share,
+                                                 self.rho)
+
+    def _run(self, function: Callable, where: Tensor) -> Callable:
+        return _compiled(function) if self.compile == 'auto' and compiles(where.device) else function
 
     def push(self, new: Entry, grad: Optional[Tensor], scale: Share, matrix: Tensor, length: int,
              history: Optional[History] = None, pooled: Optional[tuple[Tensor, Tensor]] = None) -> None:
@@ -323,8 +345,8 @@ class ExponentialWindow(SlidingWindow):
 
     kind = 'exponential'
 
-    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0) -> None:
-        super().__init__(length, compensation, rho)
+    def __init__(self, length: int, compensation: str = 'taylor', rho: float = 1.0, compile: str = 'off') -> None:
+        super().__init__(length, compensation, rho, compile)
         self.count = 0  # batches in the average, at most the length
 
     @property
@@ -352,8 +374,8 @@ class ExponentialWindow(SlidingWindow):
             share = weights[0] / weight.clamp(min=TINY)
             pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
                                    torch.stack([new.var, carried.vars[0]]))[:2]
-        mean, var = pooled or pool(new.mean, new.var, carried, share)
-        patch, slope = blend(earlier, carried, share, matrix, new, grad, scale, self.compensation)
+        mean, var = pooled or self.pool(new.mean, new.var, history)
+        patch, slope = self._run(blend, mean)(earlier, carried, share, matrix, new, grad, scale, self.compensation)
         self._keep(Entry(weight, mean, var, patch, slope), earlier)
 
     def clear(self) -> None:
