@@ -88,7 +88,7 @@ class SingleRoIExtractor(BaseModule):
         levels = self.map_roi_levels(rois)
         numbers = (levels == torch.arange(self.num_inputs, device=levels.device)[:, None]).sum(1).tolist()
         order = levels.argsort(stable=True)
-        own = rois[order].to(feats[0].device).split(numbers)
+        own = rois[order].to(feats[0].device, non_blocking=True).split(numbers)
         # Without regions too: every map stays in the graph, on every rank.
         found = torch.cat([layer(x, part) for x, layer, part in zip(feats, self.roi_layers, own)])
-        return torch.empty_like(found).index_copy(0, order.to(found.device), found)
+        return torch.empty_like(found).index_copy(0, order.to(found.device, non_blocking=True), found)

@@ -112,6 +112,6 @@ class StandardRoIHead(BaseModule):
             shape = meta['img_shape'][:2]
             if rescale:
                 boxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
-                result.bboxes = boxes.to(result.bboxes.device)
+                result.bboxes = boxes.to(result.bboxes.device, non_blocking=True)
                 shape = meta['ori_shape'][:2]
             result.masks = self.mask_head.predict(own, boxes, result.labels, shape, self.test_cfg['mask_thr_binary'])

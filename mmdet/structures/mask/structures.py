@@ -126,9 +126,9 @@ class BitmapMasks:
         # Only the masks that are asked for, each once.
         used, positions = np.unique(inds, return_inverse=True)
         masks = torch.from_numpy(self.masks[used]).to(device=device, dtype=torch.float32)[:, None]
-        boxes = torch.as_tensor(bboxes, dtype=torch.float32, device=device)
-        index = torch.as_tensor(positions.reshape(-1, 1), dtype=torch.float32, device=device)
-        return roi_align(masks, torch.cat([index, boxes], 1), out_shape, 1.0, -1, True)[:, 0] >= 0.5
+        regions = np.concatenate([positions.reshape(-1, 1), bboxes], 1)
+        regions = torch.as_tensor(regions, dtype=torch.float32, device=device)
+        return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
     def get_bboxes(self) -> Tensor:
         """The masks' bounding boxes (N, 4)."""

@@ -98,7 +98,7 @@ class RandomSampler(BoundedSampler):
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
         """``num`` elements of ``gallery`` (M,), M >= num, in any order."""
         # Drawn on the CPU: the same samples on every device.
-        return gallery[torch.randperm(len(gallery))[:num].to(gallery.device)]
+        return gallery[torch.randperm(len(gallery))[:num].to(gallery.device, non_blocking=True)]
 
     def _choose(self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, **kwargs) -> Tensor:
         return self.random_choice(gallery, num)
