@@ -2,7 +2,6 @@
 import math
 from typing import Optional
 
-import numpy as np
 import torch
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
@@ -97,7 +96,7 @@ class FCNMaskHead(BaseModule):
         regions = torch.cat([priors, objects[:, None]], 1).cpu()  # one transfer: float32 holds the indices
         targets = []
         for own, masks in zip(regions.split([len(result.pos_inds) for result in sampling_results]), batch_gt_masks):
-            boxes = own[:, :4].numpy().clip(0, [masks.width, masks.height] * 2).astype(np.float32)
+            boxes = own[:, :4].numpy().clip(0, own.new_tensor([masks.width, masks.height] * 2).numpy())
             targets.append(masks.crop_to_tensor(boxes, size, own[:, 4].numpy().astype(int), priors.device))
         return torch.cat(targets).to(priors.dtype)
 
