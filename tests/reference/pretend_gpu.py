@@ -31,9 +31,6 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import mmdet
 
-backend_registration._setup_privateuseone_for_python_backend(rename='pretend')
-GPU = torch.device('pretend', 0)
-
 _PACKAGE = str(Path(mmdet.__file__).parent)
 _READS = dict.fromkeys(
     ['_local_scalar_dense', 'nonzero', 'masked_select', '_unique', '_unique2', 'unique_dim', 'unique_consecutive',
@@ -41,6 +38,21 @@ _READS = dict.fromkeys(
 _INDEXED = ('index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put')
 _COPIES = ('_to_copy', 'copy_')
 _seen: Optional['Pretend'] = None
+
+
+class _Module(backend_registration._DummyBackendModule):
+    """What torch asks of the backend."""
+
+    def is_available(self) -> bool:
+        return _seen is not None  # elsewhere in this process a machine without a GPU stays one
+
+
+class _Hook(backend_registration._DummyPrivateUse1Hook):
+    is_available = _Module.is_available
+
+
+backend_registration._setup_privateuseone_for_python_backend('pretend', _Module(), _Hook())
+GPU = torch.device('pretend', 0)
 
 
 class OnGpu(Tensor):
