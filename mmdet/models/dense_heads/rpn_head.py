@@ -124,14 +124,15 @@ class RPNHead(BaseModule):
             height, width = sample.metainfo['img_shape'][:2]
             flags = flags & (anchors[:, :2] >= -border).all(1)
             flags &= (anchors[:, 2] < width + border) & (anchors[:, 3] < height + border)
-        inside = flags.nonzero().flatten()
-        priors = InstanceData(priors=anchors[inside])
+        # An anchor without a size overlaps nothing. To leave it out would read back from a GPU how many are left.
+        priors = InstanceData(priors=anchors * flags[:, None])
         # Of the objects the RPN sees no class.
         objects = InstanceData(bboxes=sample.gt_instances.bboxes,
                                labels=torch.zeros_like(sample.gt_instances.labels))
         assigned = self.assigner.assign(priors, objects, sample.get('ignored_instances'))
-        sampled = self.sampler.sample(assigned, priors, objects)
-        positive, negative = inside[sampled.pos_inds], inside[sampled.neg_inds]
+        assigned.gt_inds = assigned.gt_inds.masked_fill(~flags, -1)
+        sampled = self.sampler.sample(assigned, InstanceData(priors=anchors), objects)
+        positive, negative = sampled.pos_inds, sampled.neg_inds
         labels = torch.full((len(anchors), ), self.num_classes, device=anchors.device)
         label_weights, boxes = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
         box_weights = anchors.new_zeros(len(anchors), 1)
@@ -159,10 +160,23 @@ class RPNHead(BaseModule):
         cfg = self.test_cfg if cfg is None else cfg
         sizes = [tuple(x.shape[-2:]) for x in scores]
         anchors = self.prior_generator.grid_priors(sizes, device=scores[0].device)
-        return [self._predict_image([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
-                for i, meta in enumerate(metas)]
+        found = [self._candidates([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
+                 for i, meta in enumerate(metas)]
+        smallest = cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            large = [(boxes[:, 2:] - boxes[:, :2] > smallest).all(1) for boxes, _, _ in found]
+            numbers = torch.stack([own.sum() for own in large]).tolist()  # of all images in one read back from a GPU
+            chosen = [own.byte().argsort(descending=True, stable=True)[:n] for own, n in zip(large, numbers)]
+            found = [[x[own] for x in parts] for parts, own in zip(found, chosen)]
+        results = []
+        for boxes, scores, levels in found:
+            detections = batched_nms(boxes, scores, levels, cfg['nms'])[0][:cfg['max_per_img']]
+            results.append(InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
+                                        labels=torch.zeros_like(detections[:, 4], dtype=torch.long)))
+        return results
 
-    def _predict_image(self, scores, deltas, anchors, meta, cfg, rescale) -> InstanceData:
+    def _candidates(self, scores, deltas, anchors, meta, cfg, rescale) -> tuple[Tensor, Tensor, Tensor]:
+        """An image's boxes (K, 4), scores (K,) and levels (K,) before NMS."""
         nms_pre = cfg.get('nms_pre', -1)
         kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
@@ -184,11 +198,4 @@ class RPNHead(BaseModule):
         boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
         if rescale:
             boxes = boxes * boxes.new_tensor([1 / factor for factor in meta['scale_factor']]).repeat(2)
-        smallest = cfg.get('min_bbox_size', -1)
-        if smallest >= 0:
-            large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1)
-            boxes, scores, levels = boxes[large], scores[large], levels[large]
-        detections, _ = batched_nms(boxes, scores, levels, cfg['nms'])
-        detections = detections[:cfg['max_per_img']]
-        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
-                            labels=torch.zeros_like(detections[:, 4], dtype=torch.long))
+        return boxes, scores, levels

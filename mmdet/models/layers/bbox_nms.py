@@ -97,8 +97,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Optional[d
         keep, scores = suppress(moved, scores)
     else:
         keep, new_scores = [], []
-        for index in idxs.unique():
-            own = (idxs == index).nonzero().flatten()
+        numbers = idxs.unique(return_counts=True)[1].tolist()
+        for own in idxs.argsort(stable=True).split(numbers):
             best, best_scores = suppress(moved[own], scores[own])
             keep.append(own[best])
             new_scores.append(best_scores)

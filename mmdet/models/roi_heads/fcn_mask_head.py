@@ -2,7 +2,6 @@
 import math
 from typing import Optional
 
-import numpy as np
 import torch
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
@@ -92,19 +91,14 @@ class FCNMaskHead(BaseModule):
     def get_targets(self, sampling_results: list[SamplingResult], batch_gt_masks: list, mask_size: int) -> Tensor:
         """The objects' masks within the positive regions, (P, size, size) of 0 and 1."""
         size = _pair(mask_size)
+        priors = torch.cat([result.pos_priors for result in sampling_results])
+        objects = torch.cat([result.pos_assigned_gt_inds for result in sampling_results])
+        regions = torch.cat([priors, objects[:, None]], 1).cpu()  # one transfer: float32 holds the indices
         targets = []
-        for result, masks in zip(sampling_results, batch_gt_masks):
-            priors = result.pos_priors
-            if not len(priors):
-                targets.append(priors.new_zeros(0, *size))
-                continue
-            boxes = priors.cpu().numpy().copy()
-            boxes[:, 0::2] = np.clip(boxes[:, 0::2], 0, masks.width)
-            boxes[:, 1::2] = np.clip(boxes[:, 1::2], 0, masks.height)
-            targets.append(masks.crop_and_resize(
-                boxes, size, result.pos_assigned_gt_inds.cpu().numpy(), device=priors.device).to_tensor(
-                    priors.dtype, priors.device))
-        return torch.cat(targets)
+        for own, masks in zip(regions.split([len(result.pos_inds) for result in sampling_results]), batch_gt_masks):
+            boxes = own[:, :4].numpy().clip(0, own.new_tensor([masks.width, masks.height] * 2).numpy())
+            targets.append(masks.crop_to_tensor(boxes, size, own[:, 4].numpy().astype(int), priors.device))
+        return torch.cat(targets).to(priors.dtype)
 
     def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``loss_mask`` of logits (P, C, H, W) for classes (P,); 0 but connected for P = 0."""
@@ -117,13 +111,13 @@ class FCNMaskHead(BaseModule):
         """Masks in the image.
 
         Args:
-            mask_pred: logits (K, C, H, W). bboxes: (K, 4) in pixels of the image. labels: (K,).
+            mask_pred: logits (K, C, H, W). bboxes: (K, 4) in pixels of the image, best on the CPU. labels: (K,).
             shape: (height, width) of the image.
 
         Returns:
             (K, height, width) bool.
         """
-        out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=bboxes.device)
+        out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=mask_pred.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
         own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
         for image, mask, box in zip(out, own, bboxes.cpu()):  # one transfer, not one for each box

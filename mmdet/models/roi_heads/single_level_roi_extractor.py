@@ -37,7 +37,7 @@ class RoIAlign:
         dtype = feats.dtype
         if dtype in (torch.float16, torch.bfloat16):
             feats = feats.float()  # half precision cannot tell pixels apart beyond 2048 (256 in bfloat16)
-        out = roi_align(feats, rois.to(feats.dtype), self.output_size, self.spatial_scale, self.sampling_ratio,
+        out = roi_align(feats, rois.to(feats), self.output_size, self.spatial_scale, self.sampling_ratio,
                         self.aligned)
         return out.to(dtype)
 
@@ -79,13 +79,16 @@ class SingleRoIExtractor(BaseModule):
         return level.clamp(0, self.num_inputs - 1).long()
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps (N, C, H_i, W_i), regions (K, 5) of image index and box, to (K, C, rows, columns)."""
+        """Maps (N, C, H_i, W_i), regions (K, 5) of image index and box, to (K, C, rows, columns).
+
+        Of regions on a GPU the numbers on each level are read back, of regions on the CPU nothing.
+        """
         if self.num_inputs == 1:
             return self.roi_layers[0](feats[0], rois)
-        out = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
         levels = self.map_roi_levels(rois)
-        for i, (x, layer) in enumerate(zip(feats, self.roi_layers)):
-            chosen = (levels == i).nonzero().flatten()
-            # Without regions too: every map stays in the graph, on every rank.
-            out = out.index_add(0, chosen, layer(x, rois[chosen]))
-        return out
+        numbers = (levels == torch.arange(self.num_inputs, device=levels.device)[:, None]).sum(1).tolist()
+        order = levels.argsort(stable=True)
+        own = rois[order].to(feats[0].device, non_blocking=True).split(numbers)
+        # Without regions too: every map stays in the graph, on every rank.
+        found = torch.cat([layer(x, part) for x, layer, part in zip(feats, self.roi_layers, own)])
+        return torch.empty_like(found).index_copy(0, order.to(found.device, non_blocking=True), found)

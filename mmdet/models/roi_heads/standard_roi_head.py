@@ -105,11 +105,13 @@ class StandardRoIHead(BaseModule):
         return results
 
     def _predict_masks(self, x, results, metas, rescale) -> None:
-        logits = self._mask_forward(x, bbox2roi([result.bboxes for result in results]))
-        for result, own, meta in zip(results, logits.split([len(result) for result in results]), metas):
+        rois = bbox2roi([result.bboxes for result in results]).cpu()  # where to look and where to paste: one transfer
+        numbers = [len(result) for result in results]
+        logits = self._mask_forward(x, rois).split(numbers)
+        for result, own, boxes, meta in zip(results, logits, rois[:, 1:].split(numbers), metas):
             shape = meta['img_shape'][:2]
             if rescale:
-                result.bboxes = result.bboxes / result.bboxes.new_tensor(meta['scale_factor']).repeat(2)
+                boxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
+                result.bboxes = boxes.to(result.bboxes.device, non_blocking=True)
                 shape = meta['ori_shape'][:2]
-            result.masks = self.mask_head.predict(own, result.bboxes, result.labels, shape,
-                                                  self.test_cfg['mask_thr_binary'])
+            result.masks = self.mask_head.predict(own, boxes, result.labels, shape, self.test_cfg['mask_thr_binary'])

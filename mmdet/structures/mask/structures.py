@@ -116,15 +116,19 @@ class BitmapMasks:
         Returns:
             P masks; a pixel is set where the mean is at least a half.
         """
+        return BitmapMasks(self.crop_to_tensor(bboxes, out_shape, inds, device).cpu().numpy(), *out_shape)
+
+    def crop_to_tensor(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
+                       device: Union[str, torch.device] = 'cpu') -> Tensor:
+        """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on the device where it is computed."""
         if not len(bboxes):
-            return BitmapMasks([], *out_shape)
+            return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
         # Only the masks that are asked for, each once.
         used, positions = np.unique(inds, return_inverse=True)
         masks = torch.from_numpy(self.masks[used]).to(device=device, dtype=torch.float32)[:, None]
-        boxes = torch.as_tensor(bboxes, dtype=torch.float32, device=device)
-        index = torch.as_tensor(positions.reshape(-1, 1), dtype=torch.float32, device=device)
-        out = roi_align(masks, torch.cat([index, boxes], 1), out_shape, 1.0, -1, True)[:, 0]
-        return BitmapMasks((out >= 0.5).cpu().numpy(), *out_shape)
+        regions = np.concatenate([positions.reshape(-1, 1), bboxes], 1)
+        regions = torch.as_tensor(regions, dtype=torch.float32, device=device)
+        return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
     def get_bboxes(self) -> Tensor:
         """The masks' bounding boxes (N, 4)."""
@@ -217,6 +221,11 @@ class PolygonMasks:
             polygons = [((p.reshape(-1, 2) - [x1, y1]) * factor).reshape(-1) for p in self.masks[i]]
             out.append(polygons_to_bitmap(polygons, height, width))
         return BitmapMasks(out, height, width)
+
+    def crop_to_tensor(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
+                       device: Union[str, torch.device] = 'cpu') -> Tensor:
+        """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on a device."""
+        return self.crop_and_resize(bboxes, out_shape, inds).to_tensor(torch.bool, device)
 
     def get_bboxes(self) -> Tensor:
         """The objects' bounding boxes (N, 4)."""

@@ -26,6 +26,12 @@ class AssignResult:
     max_overlaps: Tensor  # (N,): with the best object
     labels: Tensor  # (N,): class of the object, -1 for background and ignored
 
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Indices of the positive priors, (P,), and of the background, (Q,), both ascending."""
+        kind = self.gt_inds.sign()
+        numbers = torch.stack([kind > 0, kind == 0, kind < 0]).sum(1).tolist()  # the one read back from a GPU
+        return kind.argsort(descending=True, stable=True).split(numbers)[:2]
+
     def prepend_gts(self, gt_labels: Tensor) -> 'AssignResult':
         """The assignment with the objects themselves as priors before the others."""
         own = torch.arange(1, len(gt_labels) + 1, device=gt_labels.device)
@@ -78,7 +84,7 @@ class MaxIoUAssigner:
                 inside = self.iou_calculator(priors, ignored, mode='iof').amax(1)
             else:
                 inside = self.iou_calculator(ignored, priors, mode='iof').amax(0)
-            overlaps[:, inside > self.ignore_iof_thr] = -1
+            overlaps = overlaps.masked_fill(inside > self.ignore_iof_thr, -1)
         result = self._from_overlaps(overlaps, labels)
         return AssignResult(result.num_gts, result.gt_inds.to(device), result.max_overlaps.to(device),
                             result.labels.to(device))
@@ -89,11 +95,9 @@ class MaxIoUAssigner:
             background = torch.zeros(num_priors, dtype=torch.long, device=overlaps.device)
             return AssignResult(num_gts, background, overlaps.new_zeros(num_priors), background - 1)
         best, best_gt = overlaps.max(0)
-        gt_inds = torch.full_like(best_gt, -1)
         low, high = self.neg_iou_thr
-        gt_inds[(best >= low) & (best < high)] = 0
-        positive = best >= self.pos_iou_thr
-        gt_inds[positive] = best_gt[positive] + 1
+        gt_inds = torch.where((best >= low) & (best < high), 0, -1)
+        gt_inds = torch.where(best >= self.pos_iou_thr, best_gt + 1, gt_inds)
         if self.match_low_quality:
             gt_best, gt_best_prior = overlaps.max(1)
             wanted = gt_best >= self.min_pos_iou

@@ -30,12 +30,17 @@ class DeltaXYWHBBoxCoder:
         self.add_ctr_clamp = add_ctr_clamp
         self.ctr_clamp = ctr_clamp
 
+    def _scale(self, like: Tensor) -> Tensor:
+        """Means and deviations, (2, 4), copied without waiting for a GPU."""
+        return torch.tensor([self.means, self.stds], dtype=like.dtype).to(like.device, non_blocking=True)
+
     def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
         """Deltas (N, 4) from priors (N, 4) to boxes (N, 4)."""
         size, gt_size = bboxes[:, 2:] - bboxes[:, :2], gt_bboxes[:, 2:] - gt_bboxes[:, :2]
         centre, gt_centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2, (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
         deltas = torch.cat([(gt_centre - centre) / size, (gt_size / size).log()], 1)
-        return (deltas - deltas.new_tensor(self.means)) / deltas.new_tensor(self.stds)
+        means, stds = self._scale(deltas)
+        return (deltas - means) / stds
 
     def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: Optional[tuple] = None,
                wh_ratio_clip: float = 16 / 1000) -> Tensor:
@@ -51,7 +56,8 @@ class DeltaXYWHBBoxCoder:
             (N, 4 * C).
         """
         deltas = pred_bboxes.unflatten(1, (-1, 4))
-        deltas = deltas * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means)
+        means, stds = self._scale(deltas)
+        deltas = deltas * stds + means
         bboxes = bboxes[:, None]
         size = bboxes[..., 2:] - bboxes[..., :2]
         shift = deltas[..., :2] * size

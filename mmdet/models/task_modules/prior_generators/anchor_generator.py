@@ -79,7 +79,7 @@ class AnchorGenerator:
         anchors = []
         strides = self._cell_strides(featmap_sizes)
         for base, (stride_x, stride_y), (height, width) in zip(self.base_anchors, strides, featmap_sizes):
-            base = base.to(device=device, dtype=dtype)
+            base = base.to(device=device, dtype=dtype, non_blocking=True)
             x = torch.arange(width, device=device, dtype=dtype) * stride_x
             y = torch.arange(height, device=device, dtype=dtype) * stride_y
             y, x = torch.meshgrid(y, x, indexing='ij')

@@ -66,17 +66,17 @@ class BoundedSampler:
             priors = torch.cat([boxes.to(priors.dtype), priors])
             assign_result = assign_result.prepend_gts(labels)
 
-        def choose(candidates: Tensor, num: int) -> Tensor:
-            gallery = candidates.nonzero().flatten()
+        def choose(gallery: Tensor, num: int) -> Tensor:
             if len(gallery) <= num:
                 return gallery
-            return self._choose(gallery, num, priors, assign_result.labels, **kwargs).unique()
+            return self._choose(gallery, num, priors, assign_result.labels, **kwargs).sort().values
 
-        positive = choose(assign_result.gt_inds > 0, int(self.num * self.pos_fraction))
+        positive, negative = assign_result.split()
+        positive = choose(positive, int(self.num * self.pos_fraction))
         wanted = self.num - len(positive)
         if self.neg_pos_ub >= 0:
             wanted = min(wanted, int(self.neg_pos_ub * max(len(positive), 1)))
-        negative = choose(assign_result.gt_inds == 0, wanted)
+        negative = choose(negative, wanted)
         assigned = assign_result.gt_inds[positive] - 1
         return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
                               boxes.reshape(-1, 4)[assigned], assign_result.labels[positive], positive < num_own)
@@ -98,7 +98,7 @@ class RandomSampler(BoundedSampler):
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
         """``num`` elements of ``gallery`` (M,), M >= num, in any order."""
         # Drawn on the CPU: the same samples on every device.
-        return gallery[torch.randperm(len(gallery))[:num].to(gallery.device)]
+        return gallery[torch.randperm(len(gallery))[:num].to(gallery.device, non_blocking=True)]
 
     def _choose(self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, **kwargs) -> Tensor:
         return self.random_choice(gallery, num)
@@ -115,8 +115,7 @@ class PseudoSampler:
                **kwargs) -> SamplingResult:
         """All of ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
         priors = pred_instances.priors
-        positive, negative = ((assign_result.gt_inds > 0).nonzero().flatten(),
-                              (assign_result.gt_inds == 0).nonzero().flatten())
+        positive, negative = assign_result.split()
         assigned = assign_result.gt_inds[positive] - 1
         return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
                               gt_instances.bboxes.reshape(-1, 4)[assigned], assign_result.labels[positive],
