@@ -53,10 +53,11 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
     if history is not None:
         own, carried = history.share, history.carried
         # In one process the earlier batches have 1 - own together: so much for each of theirs in all processes.
-        each = torch.stack([mean.new_tensor(0.) + entry.weight for entry in history.entries])
+        each = torch.stack([mean.new_zeros(()) + entry.weight for entry in history.entries])
         weights = each.unsqueeze(1) * carried.known * ((1 - own) / len(history.entries))
         early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)[:2]]
-    message = torch.cat([mean.new_tensor([count]), mean, var, *early])
+    # new_full: unlike new_tensor it does not wait for a GPU
+    message = torch.cat([mean.new_full((1, ), count), mean, var, *early])
     received = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
     dist.all_gather(received, message, group=group)
     received = torch.stack(received)
@@ -87,9 +88,11 @@ def update_running_stats(layer: nn.Module, mean: Tensor, var: Tensor, count: Uni
     if finite is False:
         return
     var = var * (count / ((count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)))
-    keep = None if finite is True and seen is True else torch.logical_and(torch.as_tensor(finite), seen)
+    masks = [mask for mask in (finite, seen) if isinstance(mask, Tensor)]
     for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
-        running.lerp_((new if keep is None else torch.where(keep, new, running)).to(running.dtype), rate)
+        for mask in masks:
+            new = torch.where(mask, new, running)
+        running.lerp_(new.to(running.dtype), rate)
 
 
 class Step:

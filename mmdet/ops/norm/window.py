@@ -368,8 +368,8 @@ class ExponentialWindow(SlidingWindow):
         (earlier, ), carried, share = history
         weight = 1.0
         if isinstance(new.weight, Tensor) or isinstance(earlier.weight, Tensor):
-            weights = torch.stack([new.var.new_tensor(share) * new.weight,
-                                   new.var.new_tensor(1 - share) * earlier.weight])
+            weights = torch.stack([new.var.new_full((), part) * each.weight
+                                   for part, each in ((share, new), (1 - share, earlier))])
             weight = weights.sum()
             share = weights[0] / weight.clamp(min=TINY)
             pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
