@@ -77,7 +77,9 @@ def train(conv: nn.Module, norm: CBN, kind: str, sampled: bool, steps) -> list[l
                 p -= 0.05 * g / (g.norm() + 1e-3) * p.norm()
         row = [out, *grads, norm.running_mean, norm.running_var]
         for entry in norm.window_state()['window']['entries']:
-            row += [entry['stats'][:2], *(entry[key] for key in ('patch', 'slope') if entry[key] is not None)]
+            row.append(entry['stats'][:2])
+            if entry['patch'] is not None:
+                row += [entry['patch'], entry['slope'] / entry.get('own', torch.ones(1)).unsqueeze(1)]
         rows.append(sum(map(digest, row), []))
     return rows
 

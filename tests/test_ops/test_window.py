@@ -11,7 +11,7 @@ from mmdet.ops.norm import CBN, conv_norm, conv_stats
 from mmdet.ops.norm.conv_stats import (
     mean_patch, sample, variance_gradient, weight_grad, weight_matrix, weight_tensor)
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import Entry, ExponentialWindow, carry, row_dot, slope_of, weighted_pool
+from mmdet.ops.norm.window import Entry, ExponentialWindow, carry, row_dot, weighted_pool
 
 
 def make(kind, seed=0):
@@ -47,13 +47,17 @@ def entry_of(conv, x, stride=1):
         torch.testing.assert_close(stats[1], var)
         grad, scale = variance_gradient(conv, x, y, matrix, *stats, stride)
         torch.testing.assert_close(scale * row_dot(grad, matrix), var)
-        return Entry(1., mean, var, patch, slope_of(grad, matrix))
+        return entry_from(mean, var, patch, grad, matrix)
+
+
+def entry_from(mean, var, patch, grad, matrix):
+    return Entry(1., mean, var, patch, grad / row_dot(grad, matrix).unsqueeze(1), torch.ones_like(mean))
 
 
 def carried(entry, matrix, how):
     """Mean and variance under other weights, and where they are known."""
     out = carry([entry], matrix, torch.zeros_like(entry.mean), entry.var, how)
-    return -out.gaps[0], out.vars[0], out.known[0]
+    return -out.gaps[0], out.vars[0], ~out.unknown[0]
 
 
 def slope_by_autograd(conv, x):
@@ -250,7 +254,7 @@ def test_exponential_window_is_the_mixture_of_the_batches():
     patches = torch.stack([e.patch for e in entries])
     centred = patches - (share.view(-1, 1, 1) * patches).sum(0)
     functional = functional + torch.einsum('s,sc,scd->cd', share, means - mean, centred.repeat_interleave(3, 1))
-    torch.testing.assert_close(got.slope, functional / (functional * matrix).sum(1, keepdim=True), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close((got.slope, got.own), (functional, var), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(got.patch, (share.view(-1, 1, 1) * patches).sum(0), rtol=1e-9, atol=1e-9)
 
 
@@ -283,7 +287,7 @@ def test_exponential_window_gradient_equals_autograd(kind):
             patch = entry.patch.repeat_interleave(len(matrix) // len(entry.patch), 0)
             old = (patch * matrix).sum(1) + (0 if conv.bias is None else conv.bias)
             pooled = b * mean + (1 - b) * old
-            old_var = entry.var * (entry.slope * matrix).sum(1).square()
+            old_var = entry.var * ((entry.slope * matrix).sum(1) / entry.own).square()
             var = b * (var + (mean - pooled)**2) + (1 - b) * (old_var + (old - pooled)**2)
             mean = pooled
         view = (1, -1) + (1, ) * (y.dim() - 2)
@@ -380,6 +384,6 @@ def test_bfloat16_products_do_not_show():
         errors = []
         for dtype in (torch.float32, torch.bfloat16):
             grad, _ = variance_gradient(conv, x, y, matrix, *stats, dtype=dtype)
-            entry = Entry(1., *stats, mean_patch(conv, x, y.shape), slope_of(grad, matrix))
+            entry = entry_from(*stats, mean_patch(conv, x, y.shape), grad, matrix)
             errors.append((carried(entry, moved, 'secant')[1] / truth - 1).abs().mean())
     assert abs(errors[1] - errors[0]) < 0.02 * errors[0]

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from mmdet.engine.hooks import cbn_layers
 from mmdet.ops.norm.conv_stats import mean_patch, variance_gradient, weight_matrix
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import Entry, carry, slope_of
+from mmdet.ops.norm.window import Entry, carry, nonzero, row_dot
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
 from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare
@@ -48,9 +48,11 @@ def entries_of(conv, x, weight):
     (mean, var), matrix = batch_stats(y), weight_matrix(conv, weight)
     patch = mean_patch(conv, x, y.shape)
     own = mean if conv.bias is None else mean - conv.bias
-    return {name: Entry(1., own, var, patch, slope_of(
-        variance_gradient(conv, x, y, matrix, mean, var, stride, dtype)[0], matrix))
-            for name, (_, stride, dtype) in ESTIMATES.items()}
+    entries = {}
+    for name, (_, stride, dtype) in ESTIMATES.items():
+        slope, _ = variance_gradient(conv, x, y, matrix, mean, var, stride, dtype)
+        entries[name] = Entry(1., own, var, patch, slope, nonzero(row_dot(slope, matrix)))
+    return entries
 
 
 class FidelityHook(Hook):

@@ -54,7 +54,7 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
         own, carried = history.share, history.carried
         # In one process the earlier batches have 1 - own together: so much for each of theirs in all processes.
         each = torch.stack([mean.new_zeros(()) + entry.weight for entry in history.entries])
-        weights = each.unsqueeze(1) * carried.known * ((1 - own) / len(history.entries))
+        weights = each.unsqueeze(1) * ~carried.unknown * ((1 - own) / len(history.entries))
         early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)[:2]]
     # new_full: unlike new_tensor it does not wait for a GPU
     message = torch.cat([mean.new_full((1, ), count), mean, var, *early])

@@ -28,15 +28,16 @@ class Entry(NamedTuple):
     mean: Tensor  # (C,): without the convolution's bias
     var: Tensor  # (C,): biased variance; negative: the channel was not finite
     patch: Optional[Tensor] = None  # (G, D): mean input patch m, so that the mean is <w_c, m>
-    slope: Optional[Tensor] = None  # (C, D): a_c = g_c / <g_c, w0_c>, g_c = half the variance's gradient; 0: unknown
+    slope: Optional[Tensor] = None  # (C, D): half the gradient of the variance, up to a factor; a_c = slope_c / own_c
+    own: Optional[Tensor] = None  # (C,): <slope_c, w0_c>; infinity where the slope is not known
 
 
 class Carried(NamedTuple):
     """n entries under today's weights, as seen from the current batch, which stands in where one says nothing."""
     gaps: Tensor  # (n, C): the current batch's mean minus theirs
     vars: Tensor  # (n, C)
-    known: Tensor  # (n, C): whether the entry says something of the channel
-    half_slopes: Optional[Tensor] = None  # (n, C): half the derivative of the variance by <a, w>; 0 where not known
+    unknown: Tensor  # (n, C): where the entry says nothing of the channel
+    leads: Optional[Tensor] = None  # (n, C): times its slope half the variance's gradient by the weights
     shifts: Optional[Tensor] = None  # (n, C): change of the mean, where the variance depends on it (Taylor)
 
 
@@ -83,24 +84,26 @@ def carry(entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, c
     """
     variances = _stack([entry.var for entry in entries])
     if compensation == 'none':
-        known = variances >= 0
+        unknown = variances < 0
         gaps = mean - _stack([entry.mean for entry in entries])
-        return Carried(gaps.mul_(known), torch.where(known, variances, var), known)
-    ratios = _stack([row_dot(entry.slope, matrix) for entry in entries])
+        return Carried(gaps.masked_fill_(unknown, 0), torch.where(unknown, var, variances), unknown)
+    own = _stack([entry.own for entry in entries])
+    ratios = _stack([row_dot(entry.slope, matrix) for entry in entries]) / own
     near = ratios.clamp(1 - TURNED, 1 + TURNED)
-    known = near == ratios
+    unknown = near != ratios
     gaps, shifts = _gaps(entries, matrix, mean), None
     if rho != 1:
         gaps = torch.lerp(mean - _stack([entry.mean for entry in entries]), gaps, rho)
         near = torch.lerp(torch.ones_like(near), near, rho)
+    half_slopes = variances
     if compensation == 'secant':
-        half_slopes = (variances * near).mul_(known)
+        half_slopes = variances * near
         carried = half_slopes * near
     else:
         shifts = (mean - gaps).sub_(_stack([entry.mean for entry in entries]))
         carried = torch.addcmul(torch.lerp(-variances, variances, near), shifts, shifts, value=-1).clamp_(min=0)
-        half_slopes = variances * known
-    return Carried(gaps.mul_(known), torch.where(known, carried, var), known, half_slopes, shifts)
+    leads = (half_slopes / own).masked_fill_(unknown, 0)
+    return Carried(gaps.masked_fill_(unknown, 0), torch.where(unknown, var, carried), unknown, leads, shifts)
 
 
 def _gaps(entries: Sequence[Entry], matrix: Tensor, mean: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, t
         share: of each entry in the pool, a number or (n, C).
     """
     grad_means = torch.addcmul(total, projected, apart)
-    by_slope = carried.half_slopes * projected
+    by_slope = carried.leads * projected
     if carried.shifts is not None:
         by_slope = by_slope.mul_(carried.vars > 0)
         by_mean = torch.addcmul(grad_means, projected * (carried.vars > 0), carried.shifts, value=-1)
@@ -180,36 +183,32 @@ def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, t
     return grad, grad_means
 
 
-def slope_of(grad: Tensor, matrix: Tensor) -> Tensor:
-    """``a_c = g_c / <g_c, w_c>``, so that ``<a_c, w_c> = 1``; 0 for a filter without variance. Takes over ``grad``."""
-    return grad.div_(nonzero(row_dot(grad, matrix)).unsqueeze(1))
-
-
 def nonzero(squares: Tensor) -> Tensor:
     """What can be divided by: infinity for what is no more than rounding."""
     return torch.threshold(squares, TINY, torch.inf)
 
 
 def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: Entry, grad: Optional[Tensor],
-          scale: Share, compensation: str) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    """Patch and slope of the mixture of an earlier average under today's weights and the batch just seen.
+          scale: Share, compensation: str, var: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
+    """Patch, slope and its product with the weights, of the mixture of an earlier average under today's weights and the batch just seen.
 
     With blend ``b``, ``m <- (1-b) m + b m_new`` and the functional ``G <- (1-b) G + b g + b (1-b) delta (m_new - m)``,
-    where ``G = a V / <a, w>`` is that of the earlier average and ``delta`` the means' difference; ``a = G / <G, w>``.
+    where ``G = a V / <a, w>`` is that of the earlier average and ``delta`` the means' difference. ``<G, w>`` is the
+    mixture's variance by construction.
 
     Args:
         carried: the earlier average, one entry.
         share: b.
         new: the batch; its patch counts.
         grad, scale: (C, D) and a number or (C,), whose product is g.
+        var: the mixture's variance; None if the means' difference is not that of ``<m, w>`` (rho).
     """
     if new.patch is None:
-        return None, None
+        return None, None, None
     gap, rest = carried.gaps[0], 1 - share
-    lead = carried.half_slopes[0]
+    lead = carried.leads[0]
     if compensation != 'secant':
-        ratio = row_dot(earlier.slope, matrix)
-        lead = torch.where(carried.known[0], carried.vars[0] / ratio, 0)
+        lead = (carried.vars[0] / row_dot(earlier.slope, matrix)).masked_fill_(carried.unknown[0], 0)
     step = new.patch - earlier.patch
     functional = earlier.slope * (lead * rest).unsqueeze(1)
     _add_outer(functional, gap, step, share * rest)
@@ -219,7 +218,11 @@ def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: E
         functional.add_(grad * (scale * share))
     else:
         functional.add_(grad, alpha=scale * share)
-    return torch.lerp(earlier.patch, new.patch, share), slope_of(functional, matrix)
+    if var is None:
+        own = row_dot(functional, matrix)
+    else:  # where the average says nothing the functional is the batch's part of it
+        own = torch.where(carried.unknown[0], var * share, var)
+    return torch.lerp(earlier.patch, new.patch, share), functional, nonzero(own)
 
 
 def compiles(device: torch.device) -> bool:
@@ -309,7 +312,7 @@ class SlidingWindow:
             matrix: the weights that made the batch, (C, D).
             history: what the forward saw of the window. pooled: the mean (without bias) and variance it pooled.
         """
-        self._keep(new if grad is None else new._replace(slope=slope_of(grad, matrix)))
+        self._keep(new if grad is None else new._replace(slope=grad, own=nonzero(row_dot(grad, matrix))))
 
     def _keep(self, new: Entry, earlier: Optional[Entry] = None) -> None:
         if new.var.is_cuda:
@@ -329,7 +332,7 @@ class SlidingWindow:
         """Everything, in plain containers."""
         return dict(kind=self.kind, entries=[
             dict(weight=torch.as_tensor(entry.weight), stats=torch.stack([entry.mean, entry.var]), patch=entry.patch,
-                 slope=entry.slope) for entry in self.entries])
+                 slope=entry.slope, own=entry.own) for entry in self.entries])
 
     def load(self, state: dict) -> None:
         """Restore :meth:`state`."""
@@ -375,8 +378,9 @@ class ExponentialWindow(SlidingWindow):
             pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
                                    torch.stack([new.var, carried.vars[0]]))[:2]
         mean, var = pooled or self.pool(new.mean, new.var, history)
-        patch, slope = self._run(blend, mean)(earlier, carried, share, matrix, new, grad, scale, self.compensation)
-        self._keep(Entry(weight, mean, var, patch, slope), earlier)
+        patch, slope, own = self._run(blend, mean)(earlier, carried, share, matrix, new, grad, scale,
+                                                   self.compensation, None if self.rho != 1 else var)
+        self._keep(Entry(weight, mean, var, patch, slope, own), earlier)
 
     def clear(self) -> None:
         super().clear()
@@ -393,14 +397,15 @@ class ExponentialWindow(SlidingWindow):
 def _only_finite(new: Entry, earlier: Optional[Entry]) -> Entry:
     """Without asking the device: what came of a batch that overflowed stays as it was before, or says nothing."""
     if earlier is None:
-        zeros = (None if t is None else torch.zeros_like(t) for t in new[3:])
-        earlier = Entry(1.0, torch.zeros_like(new.mean), torch.full_like(new.var, -1), *zeros)
+        nothing = (None if t is None else torch.zeros_like(t) for t in new[3:5])
+        earlier = Entry(1.0, torch.zeros_like(new.mean), torch.full_like(new.var, -1), *nothing,
+                        torch.full_like(new.var, torch.inf))
     finite = new.var < torch.inf
     mean, var = torch.where(finite, new.mean, earlier.mean), torch.where(finite, new.var, earlier.var)
     if new.patch is None:
         return new._replace(mean=mean, var=var)
     return Entry(new.weight, mean, var, torch.where(finite.any(), new.patch, earlier.patch),
-                 torch.where(finite.unsqueeze(1), new.slope, earlier.slope))
+                 torch.where(finite.unsqueeze(1), new.slope, earlier.slope), torch.where(finite, new.own, earlier.own))
 
 
 def _load_entry(saved: dict) -> Entry:
@@ -409,4 +414,7 @@ def _load_entry(saved: dict) -> Entry:
         weight = 1.0
     elif not float(weight):  # of a batch that overflowed, before there were negative variances
         stats = torch.stack([stats[0], torch.full_like(stats[1], -1)])
-    return Entry(weight, stats[0], stats[1], saved['patch'], saved['slope'])
+    own = saved.get('own')
+    if own is None and saved['slope'] is not None:  # slopes used to be kept divided by it
+        own = torch.ones_like(stats[0])
+    return Entry(weight, stats[0], stats[1], saved['patch'], saved['slope'], own)
