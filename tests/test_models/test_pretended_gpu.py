@@ -11,7 +11,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn import functional as F
 
-from mmdet.registry import MODELS
+from mmdet.ops.norm import conv_norm
+from mmdet.registry import MODELS, build_norm_layer
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
@@ -205,3 +206,26 @@ def test_changes_in_place_and_views():
         weight = nn.Parameter(torch.ones(3, device=GPU))
         (x @ weight).sum().backward()
         assert weight.grad.is_cuda and weight.grad.tolist() == [12, 2, 2]
+
+
+@pytest.mark.parametrize('setting', [dict(type='CBN'), dict(type='CBN', compensation='none'), dict(type='CBN+'),
+                                     dict(type='CBN', compensation='none', pool='exponential')], ids=str)
+@pytest.mark.parametrize('when', [0, 2])
+def test_a_batch_that_overflows_stays_out_of_the_window(setting, when):
+    """Without asking the device: on a CPU the layer looks, and leaves the batch out."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3), build_norm_layer(setting, 4)[1]
+    conv, norm = move(nn.ModuleList([conv, norm]))
+    for i in range(12):
+        x = torch.randn(2, 3, 7, 7)
+        if i == when:
+            x[0, 1, 3, 3] = float('inf')
+        with Pretend() as seen:
+            out = conv_norm(conv, norm, x.to(GPU))
+            out.sum().backward()
+        assert not seen.reads
+        state = [norm.running_mean, norm.running_var, *(t for entry in norm.window.entries for t in entry[1:5])]
+        assert all(t.elem.isfinite().all() for t in state if t is not None)
+        assert out.elem.isfinite().all() or i == when
+    plain = F.batch_norm(conv(x.to(GPU)), None, None, training=True)
+    assert (out - plain).abs().max().elem < 1  # it has been forgotten
