@@ -173,8 +173,9 @@ def test_registered_in_another_order_than_called():
         return dict(conv1=conv(3), conv2=conv(), bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
 
     model = Block(run, **modules())
-    left = convert_norm(model, CFG).left
-    assert "'conv2' or Conv2d 'conv1' may feed it; example_inputs" in left['bn1'] and "'bn1' comes" in left['bn2']
+    with pytest.raises(ValueError, match=r"(?s)give example_inputs.*bn1: Conv2d 'conv2' or Conv2d 'conv1' may feed it; "
+                       r"example_inputs.*bn2: .*'bn1' comes"):
+        convert_norm(model, CFG)
     assert not norms(model) and not feeds(model)
     assert convert_norm(model, CFG, images()).converted == dict(bn1='conv1', bn2='conv2')
     model(images()).sum().backward()
@@ -187,7 +188,8 @@ def test_preactivation_block_is_not_mispaired():
 
     model = Block(run, bn1=nn.BatchNorm2d(4), conv1=conv(), bn2=nn.BatchNorm2d(4), conv2=conv())
     x = torch.randn(2, 4, 8, 8)
-    assert convert_norm(model, CFG).converted == {}
+    with pytest.raises(ValueError, match='give example_inputs'):
+        convert_norm(model, CFG)
     report = convert_norm(model, CFG, x)
     assert report.converted == dict(bn2='conv1') and 'operation outside' in report.left['bn1']
     model(x).sum().backward()
@@ -253,7 +255,8 @@ def test_shared_layers():
         each(images()).sum().backward()
     assert [norm.step for norm in norms(two)] == [1, 1]
     both = nn.ModuleList([nn.Sequential(c, other), nn.Sequential(conv(3), other)])
-    assert 'several feed it' in convert_norm(both, CFG).left['0.1']
+    with pytest.raises(ValueError, match='several feed it'):
+        convert_norm(both, CFG)
     tied = Block(None, x=nn.Sequential(pair), y=nn.Sequential(pair))
     convert_norm(tied, dict(type='BN'))
     assert tied.x[0][1] is tied.y[0][1] and isinstance(tied.x[0][1], nn.BatchNorm2d)

@@ -120,7 +120,8 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
     Raises:
         KeyError, TypeError: as :func:`.build_norm_layer`.
-        ValueError: a value out of range, ``affine`` or ``track_running_stats`` in ``cfg``, or a norm of another kind.
+        ValueError: a value out of range, ``affine`` or ``track_running_stats`` in ``cfg``, or a norm of another kind;
+            or without ``example_inputs`` not one CBN has a convolution for certain.
     """
     target = build_norm_layer(cfg, cfg.get('num_groups', 1) if isinstance(cfg, dict) else 1)[1]
     _check_target(target, cfg)
@@ -139,6 +140,9 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
             report.left[names[norm]] = f'{norm.num_features} channels are not divisible by {target.num_groups} groups'
         else:
             layers[norm] = _new_layer(norm, cfg, target)
+    if norms and not layers and example_inputs is None and isinstance(target, CBN):
+        raise ValueError(f'convert_norm: the order of the modules does not tell what feeds any norm; give '
+                         f'example_inputs, with which the model is run once. {report}')
     # Whatever can fail is behind us: the model changes as a whole or not at all.
     for norm, layer in layers.items():
         if norm in feeds:
