@@ -88,7 +88,7 @@ def test_algebra_compiles_without_a_graph_break(name, monkeypatch):
             twin.weight.copy_(conv.weight)
     used = {function.__name__ for function in whole}
     assert {'carry', 'pool'} <= used and graphs and min(graphs) > 2
-    assert ('weight_gradient' in used) == (norm.backprop == 'window') and ('blend' in used) == (norm.window.slots == 1)
+    assert ('weight_gradient' in used) == (norm.backprop == 'window') and ('blend' in used) == (norm.pool == 'exponential')
     torch._dynamo.reset()
 
 

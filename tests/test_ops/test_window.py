@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmdet.ops.norm import CBN, conv_norm, conv_stats
+from mmdet.ops.norm.algebra import Entry, carry, row_dot, weighted_pool
 from mmdet.ops.norm.conv_stats import (
     mean_patch, sample, variance_gradient, weight_grad, weight_matrix, weight_tensor)
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import Entry, ExponentialWindow, carry, row_dot, weighted_pool
+from mmdet.ops.norm.window import Window
 
 
 def make(kind, seed=0):
@@ -54,8 +55,10 @@ def entry_from(mean, var, patch, grad, matrix):
     return Entry(1., mean, var, patch, grad / row_dot(grad, matrix).unsqueeze(1), torch.ones_like(mean))
 
 
-def carried(entry, matrix, how):
-    """Mean and variance under other weights, and where they are known."""
+def carried(entry, matrix, how, clip=True):
+    """Mean and variance under other weights, and where they are known; the mean is everywhere."""
+    if not clip:
+        entry = entry._replace(own=row_dot(entry.slope, matrix))
     out = carry([entry], matrix, torch.zeros_like(entry.mean), entry.var, how)
     return -out.gaps[0], out.vars[0], ~out.unknown[0]
 
@@ -74,7 +77,7 @@ def test_mean_patch_and_slope_equal_autograd(kind):
     entry = entry_of(conv, x)
     torch.testing.assert_close(entry.slope, slope_by_autograd(conv, x), rtol=1e-9, atol=1e-9)
     other = make(kind, seed=1)  # the mean is exact under any weights
-    mean = row_dot(entry.patch, weight_matrix(other, other.weight.detach()))
+    mean = carried(entry, weight_matrix(other, other.weight.detach()), 'secant', clip=False)[0]
     torch.testing.assert_close(mean, true_stats(other, x)[0].detach(), rtol=1e-9, atol=1e-9)
 
 
@@ -236,7 +239,7 @@ def test_exponential_window_is_the_mixture_of_the_batches():
     """Under constant weights mean, variance and slope are those of the weighted mixture."""
     conv = make('groups')
     matrix = weight_matrix(conv, conv.weight.detach())
-    window, length = ExponentialWindow(3, 'secant'), 3
+    window, length = Window(3, 'exponential', 'secant'), 3
     shares, entries = [], []
     for i in range(7):
         x = batch('groups', i)

@@ -20,9 +20,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdet.engine.hooks import cbn_layers
+from mmdet.ops.norm.algebra import Entry, carry, nonzero, row_dot
 from mmdet.ops.norm.conv_stats import mean_patch, variance_gradient, weight_matrix
 from mmdet.ops.norm.kernels import batch_stats
-from mmdet.ops.norm.window import Entry, carry, nonzero, row_dot
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
 from mmdet.utils.setup import check_checkpoint_file, check_config, load_config, prepare

@@ -4,8 +4,6 @@ import inspect
 from typing import Callable, Optional, Union
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .cbn import CBN, CBNPlus, SyncCBN
 from .sync_bn import SyncBN
@@ -15,7 +13,6 @@ NORMS: dict[str, type] = {
     'GN': nn.GroupNorm, 'LN': nn.LayerNorm, 'IN': nn.InstanceNorm2d, 'IN1d': nn.InstanceNorm1d,
     'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN}
 NORM_TYPES = tuple(NORMS)
-_ABBREVIATIONS = ((_InstanceNorm, 'in'), (_NormBase, 'bn'), (nn.GroupNorm, 'gn'), (nn.LayerNorm, 'ln'))
 
 
 def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '',
@@ -57,13 +54,9 @@ def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = ''
 
 
 def _abbreviation(layer: type) -> str:
-    if hasattr(layer, '_abbr_'):
-        return layer._abbr_
-    found = (short for kind, short in _ABBREVIATIONS if issubclass(layer, kind))
-    name = layer.__name__.lower()
     words = (short for word, short in (('batch', 'bn'), ('group', 'gn'), ('layer', 'ln'), ('instance', 'in'))
-             if word in name)
-    return next(found, None) or next(words, 'norm_layer')
+             if word in layer.__name__.lower())
+    return getattr(layer, '_abbr_', None) or next(words, 'norm_layer')
 
 
 def _check_arguments(layer: type, cfg: dict) -> None:

@@ -1,7 +1,7 @@
 """Cross-Iteration Batch Normalization (Yao et al., CVPR 2021, arXiv 2002.05712), and what goes past it.
 
 A convolution's output is normalized with statistics pooled over this batch and the ``buffer_num`` batches before it.
-The weights have moved since: the earlier statistics are carried to today's weights (:mod:`.window`), in closed form
+The weights have moved since: the earlier statistics are carried to today's weights (:mod:`.algebra`), in closed form
 and without old weights, so that no autograd call is needed. The mathematics is in ``docs/cbn.md``.
 """
 import inspect
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .algebra import COMPENSATIONS, Entry
 from .conv_stats import check_conv, mean_patch, variance_gradient, weight_matrix, weight_tensor
 from .kernels import batch_stats, per_channel, positions, stats_dtype, without_autocast
 from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syncs, update_running_stats
-from .window import COMPENSATIONS, Entry, ExponentialWindow, History, SlidingWindow
+from .window import History, Window
 
 _CHOICES = dict(
     compensation=COMPENSATIONS, backprop=('current', 'window'), pool=('sliding', 'exponential'),
@@ -44,7 +45,7 @@ class CBN(_BatchNorm):
         burnin: nothing is pooled (plain BN) for so many training iterations, or epochs with ``by_epoch``.
         by_epoch: count ``burnin`` in epochs. ``CBNHook`` sets :attr:`epoch_length`; without it the first
             training forward raises RuntimeError.
-        compensation: how earlier statistics follow the weights, see :func:`.window.carry`: ``'taylor'`` (the
+        compensation: how earlier statistics follow the weights, see :func:`.algebra.carry`: ``'taylor'`` (the
             paper), ``'secant'`` (closer to the truth at the same price) or ``'none'`` (naive pooling).
         backprop: the gradient flows through the ``'current'`` batch's statistics only (the paper), or through those
             of the whole ``'window'``, which are functions of the weights too; then the layer does not depend on the
@@ -105,8 +106,7 @@ class CBN(_BatchNorm):
         self.epoch_length: Optional[int] = None
         self.layer_name = ''
         self.step = 0
-        self.window = (SlidingWindow if pool == 'sliding' else ExponentialWindow)(
-            buffer_num, compensation, rho, compile)
+        self.window = Window(buffer_num, pool, compensation, rho, compile)
 
     # -- window -------------------------------------------------------------------------------------------------
 
@@ -283,8 +283,8 @@ class CBNStep(Step):
         length = layer.window_length(layer.step)
         # In burn-in only the last batches will ever be pooled.
         wanted = layer.window_length(layer.step + layer.buffer_num) > 0
-        if y.numel() == 0 and self._none_anywhere():
-            return
+        if not y.numel() and not self.pool.batch[2]:
+            return  # no process had a position
         layer.step += 1
         if not wanted or self.finite is False:
             return
@@ -301,10 +301,6 @@ class CBNStep(Step):
         pooled = None if self.sync else (_less(self.pool.mean, conv.bias), self.pool.var)
         layer.window.push(Entry(self.pool.weight, _less(mean, conv.bias), var, patch), grad, scale, matrix,
                           layer.buffer_num if layer.two_stage else length, self.history, pooled)
-
-    def _none_anywhere(self) -> bool:
-        count = self.pool.batch[2]
-        return not count  # only between processes is this asked of a tensor
 
 
 def _less(mean: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from .algebra import Share, nonzero, row_dot
 from .kernels import all_but_channels, per_channel, positions, stats_dtype
-from .window import Share, nonzero, row_dot
 
 #: fewest maps (RoIs, say) left in a sample for whole maps to be sampled instead of positions
 MIN_SAMPLED_MAPS = 16

@@ -6,8 +6,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .algebra import Share, weighted_pool
 from .kernels import backward_input, backward_sums, normalize, without_autocast
-from .window import History, Share, SlidingWindow, weighted_pool
+from .window import History, Window
 
 Group = Optional[object]
 
@@ -27,7 +28,7 @@ def syncs(group: Group = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def pool_batch(mean: Tensor, var: Tensor, count: int, window: SlidingWindow, history: Optional[History]) -> Pool:
+def pool_batch(mean: Tensor, var: Tensor, count: int, window: Window, history: Optional[History]) -> Pool:
     """Pool a batch with the earlier ones of a window. ``mean, var``: (C,); ``count``: its positions."""
     if history is None:
         return Pool(mean, var, 1 / count, (mean, var, count))
