@@ -55,7 +55,8 @@ page() {
   show machine '^\|'
 
   printf '\n#### Tests\n'
-  run tests 130 "$PYTHON" -m pytest -m cuda -q --tb=short --show-capture=no -p no:cacheprovider tests/test_ops/test_cuda.py
+  run tests 130 "$PYTHON" -m pytest -m cuda -q --tb=short --show-capture=no -p no:cacheprovider \
+    tests/test_ops/test_cuda.py
   printf '\n%s text\n' "$fence"; show tests '^E  | in [0-9.]+s'; echo "$fence"
 
   printf '\n#### Convolution, norm and ReLU\n'

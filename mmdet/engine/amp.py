@@ -21,8 +21,8 @@ def amp_dtype(dtype: Union[str, torch.dtype, None]) -> torch.dtype:
     if name not in ('float16', 'bfloat16'):
         raise ValueError(f"optim_wrapper.dtype must be 'float16' or 'bfloat16', got {name!r}")
     if name == 'float16' and not cuda:
-        raise ValueError('mixed precision in float16 (--amp fp16) needs a loss scale, and that needs CUDA, which is not '
-                         "here; on a CPU take bfloat16: --amp bf16, or optim_wrapper.dtype='bfloat16'")
+        raise ValueError('mixed precision in float16 (--amp fp16) needs a loss scale, and that needs CUDA, which is '
+                         "not here; on a CPU take bfloat16: --amp bf16, or optim_wrapper.dtype='bfloat16'")
     return getattr(torch, name)
 
 

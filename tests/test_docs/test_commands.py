@@ -53,7 +53,7 @@ OTHERS = {
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
 # Keys that a config need not have before --cfg-options sets them.
 NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters',
-            'test_evaluator.outfile_prefix')
+            'test_evaluator.outfile_prefix', 'optim_wrapper.dtype')
 
 
 # page and line, then the words, of every command in a shell block or in a line's code

@@ -14,7 +14,8 @@ from mmdet.utils.cli import run_main
 
 def check(tmp_path, *words, **env):
     """Run it; exit status and output."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'GPU_CHECK_DIR': str(tmp_path / 'out'), **env}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'GPU_CHECK_DIR': str(tmp_path / 'out'),
+           **env}
     done = subprocess.run([ROOT / 'tools/gpu_check.sh', *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=600)
     return done.returncode, done.stdout
