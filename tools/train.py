@@ -5,15 +5,16 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
 from mmengine.config import DictAction
 from mmengine.logging import print_log
 
-from mmdet.engine import DetRunner
+from mmdet.engine import DetRunner, amp_dtype
 from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
 from mmdet.utils.interrupt import Interrupted
 from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare
+
+AMP = dict(fp16='float16', bf16='bfloat16')
 
 
 def parse_args(argv=None):
@@ -24,14 +25,20 @@ def parse_args(argv=None):
                         help='go on from a checkpoint; without a path, from the latest one in the work dir')
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='read checkpoints that may run code; only for files whose origin you know')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp', nargs='?', const='auto', choices=['auto', *AMP],
+                        help='mixed precision: fp16 (needs CUDA), bf16, or auto (also without a word): fp16 on a GPU, '
+                        'bf16 on the CPU, or the dtype of the config')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="scale the learning rate by batch size over the config's auto_scale_lr.base_batch_size")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings that override the config, for instance train_dataloader.batch_size=1')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    for i, (word, following) in enumerate(zip(words, words[1:])):
+        if word == '--amp' and following.endswith('.py'):  # the config, not --amp's word
+            words[i] = '--amp=auto'
+    args = parser.parse_args(words)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -39,10 +46,11 @@ def parse_args(argv=None):
 def build_config(args):
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if args.amp:
-        if not torch.cuda.is_available():
-            raise ValueError('--amp: mixed precision needs a GPU and there is none here; leave it out')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp in AMP:
+        cfg.optim_wrapper.dtype = AMP[args.amp]
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        amp_dtype(cfg.optim_wrapper.get('dtype'))
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise KeyError(f'--auto-scale-lr: config {args.config} has no auto_scale_lr.base_batch_size')

@@ -1,10 +1,11 @@
-"""Time and peak memory of a piece of work."""
+"""Time, peak memory, and a GPU's launches and waits of a piece of work."""
 import ctypes
 import gc
 import math
+import re
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable, NamedTuple
 
 import torch
 
@@ -48,3 +49,24 @@ def peak_bytes(work: Callable[[], object], device: str) -> float:
     before = _resident('VmRSS')
     work()
     return _resident('VmHWM') - before
+
+
+class Traffic(NamedTuple):
+    """Between the processor and the GPU."""
+    launches: int  # of kernels
+    reads: int  # copies of the GPU's memory to the processor's, each of which waits
+    waits: int  # for the stream, an event or the device
+
+
+def count_traffic(events: Iterable[tuple[str, int]]) -> Traffic:
+    """Count in a profile's events, given as (name, number); names are CUDA's, ``cudaLaunchKernel`` say."""
+    patterns = (r'cu(da)?Launch(Cooperative)?Kernel', 'Memcpy DtoH', r'cu(da)?(Stream|Event|Device|Ctx)Synchronize')
+    events = list(events)
+    return Traffic(*(sum(number for name, number in events if re.match(pattern, name)) for pattern in patterns))
+
+
+def traffic(work: Callable[[], object]) -> Traffic:
+    """Of ``work()``, by torch's profiler; all 0 without CUDA."""
+    with torch.profiler.profile() as profile:
+        work()
+    return count_traffic((event.key, event.count) for event in profile.key_averages())

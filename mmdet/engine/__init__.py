@@ -1,8 +1,10 @@
 """Pieces of our own for mmengine's runner."""
 from mmdet.utils.atomic_io import AtomicLocalBackend, write_atomic
 
+from .amp import AmpOptimWrapper, amp_dtype
 from .hooks import CBNHook, CheckpointCheckHook, ProgressHook, ResourceHook
 from .runner import DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
-__all__ = ['AtomicLocalBackend', 'CBNHook', 'CheckpointCheckHook', 'DetRunner', 'EpochBasedTrainLoop',
-           'IterBasedTrainLoop', 'ProgressHook', 'ResourceHook', 'ValLoop', 'write_atomic']
+__all__ = ['AmpOptimWrapper', 'AtomicLocalBackend', 'CBNHook', 'CheckpointCheckHook', 'DetRunner',
+           'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ProgressHook', 'ResourceHook', 'ValLoop', 'amp_dtype',
+           'write_atomic']

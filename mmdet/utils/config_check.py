@@ -23,6 +23,8 @@ TRAINING = {'optim_wrapper': (own.OPTIM_WRAPPERS, ), 'param_scheduler': (own.PAR
 #: dicts of the model that no registry builds; the part that reads them checks them
 PLAIN = ('norm_cfg', 'roi_layer', 'upsample_cfg', 'metainfo')
 NMS = ('nms', 'soft_nms')
+#: keys that are not the class's own: for the registry, and for the constructor of an optimizer's wrapper
+BUILDER = ('type', 'constructor', 'paramwise_cfg')
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
@@ -148,6 +150,6 @@ def arguments(kind: Any) -> Optional[set[str]]:
 def _check_arguments(kind: Any, node: dict, path: str) -> None:
     known = arguments(kind)
     for key in node:
-        if known is not None and key not in known and key != 'type' and not key.startswith('_'):
+        if known is not None and key not in known and key not in BUILDER and not key.startswith('_'):
             nearest = _nearest(key, sorted(known)) or f'; it has {", ".join(sorted(known)) or "none"}'
             raise TypeError(f'{path}: {kind.__name__} has no argument {key!r}{nearest}')

@@ -53,7 +53,7 @@ OTHERS = {
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
 # Keys that a config need not have before --cfg-options sets them.
 NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters',
-            'test_evaluator.outfile_prefix')
+            'test_evaluator.outfile_prefix', 'optim_wrapper.dtype')
 
 
 # page and line, then the words, of every command in a shell block or in a line's code
@@ -144,6 +144,8 @@ def check_script(script: str, words: list[str], monkeypatch, capsys) -> None:
         positional = 1 + (tool.group(1) == 'test.py')
         assert words[positional].isdigit() or words[positional] == 'GPUS', f'{script}: GPUS is {words[positional]!r}'
         check_tool(f'tools/{tool.group(1)}', words[:positional] + words[positional + 1:], monkeypatch, capsys)
+    elif words and '[GPUS]' in source:
+        assert words[0].isdigit(), f'{script}: GPUS is {words[0]!r}'
     elif words and not (script.endswith('run_tests.sh') and words[0] == '-m'):
         choices = re.search(r'(?:NORM|OPTION): (.*)', source)
         assert choices and words[0] in re.findall(r'[\w-]+', choices.group(1)), f'{script}: {words[0]!r}'

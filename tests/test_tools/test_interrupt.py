@@ -97,6 +97,8 @@ def _own_terminal():
 
 @pytest.mark.parametrize('words, expected', [
     ('c.py --work-dir w --amp', 'python tools/train.py c.py --work-dir w --amp --resume'),
+    ('c.py --amp bf16 --resume', 'python tools/train.py c.py --amp bf16 --resume'),
+    ('--amp c.py', 'python tools/train.py --amp c.py --resume'),
     ('c.py --resume', 'python tools/train.py c.py --resume'),
     ('--resume w/x.pth c.py --amp', 'python tools/train.py c.py --amp --resume'),
     ('c.py --resume=w/x.pth --cfg-options a=1 b=[2,3]',

@@ -60,7 +60,23 @@ def test_norm_layer_benchmark(bench, monkeypatch, capsys, tmp_path):
     assert (tmp_path / 'table.md').read_text().count('\n') == len(rows)
 
 
+def test_norm_layer_shapes_for_other_batches():
+    module = load_tool('tools/benchmarks/norm_layer.py')
+    assert module.shapes_of(2, 256) == module.SHAPES
+    assert module.shapes_of(1, 32)['mask 3x3 (64,32,14,14)'] == ((64, 32, 14, 14), 32, 3)
+
+
 def test_train_step_benchmark():
     output = run('tools/benchmarks/train_step.py', 'configs/shapes/mask-rcnn_r18_fpn.py', '--rounds', 1, '--image-size',
                  64, 64, '--norms', 'CBN exact')
-    assert '| CBN exact | ' in output and '| BN |  | ' in output
+    assert '| CBN exact | 14 | ' in output and '| BN |  | ' in output and 'launches' not in output
+
+
+def test_train_step_benchmark_with_the_norm_everywhere():
+    output = run('tools/benchmarks/train_step.py', 'configs/shapes/mask-rcnn_r18_fpn.py', '--rounds', 1, '--image-size',
+                 64, 64, '--norms', 'CBN exact', 'none', '--batch-size', 1, 2, '--profile', '--where', 'backbone',
+                 'neck', 'bbox_head', 'mask_head')
+    assert output.count('| CBN exact | 34 | ') == 2 and '| none |' not in output and '| launches |' in output
+    assert ', 1 images of' in output and ', 2 images of' in output
+    assert 'no such part' in run('tools/benchmarks/train_step.py', 'configs/bccd/faster-rcnn_r18_fpn.py', '--where',
+                                 'mask_head', code=1)

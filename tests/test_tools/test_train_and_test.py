@@ -82,6 +82,34 @@ def test_auto_scale_lr_and_load_from(published, tiny_config, tmp_path):
     assert 'batch size of 4 and the current batch size is 2. Scaling the original LR by 0.5' in output
 
 
+def test_mixed_precision_on_the_cpu(trained, tiny_config, tmp_path):
+    """Trained and resumed in bfloat16 and in float32, one from the other; evaluated in float32."""
+    output = run(sys.executable, 'tools/train.py', '--amp', tiny_config, '--work-dir', tmp_path / 'auto')
+    checkpoint = torch.load(tmp_path / 'auto' / 'epoch_2.pth', weights_only=False)
+    assert not checkpoint['optimizer']['loss_scaler']
+    assert {v.dtype for v in checkpoint['state_dict'].values() if v.is_floating_point()} == {torch.float32}
+    losses, exact = ([float(v) for v in re.findall(r' loss: ([\d.]+)', text)] for text in (output, trained[1]))
+    assert len(losses) == len(exact) == 6 and losses == pytest.approx(exact, rel=0.1) and losses != exact
+    alone = run(sys.executable, 'tools/test.py', tiny_config, tmp_path / 'auto' / 'epoch_2.pth', '--work-dir', tmp_path)
+    assert ap_of(alone, 'segm') == ap_of(output, 'segm')
+    more = ['--cfg-options', 'train_cfg.max_epochs=3', 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    for start, amp in (('auto', []), ('auto', ['--amp', 'bf16']), ('trained', ['--amp=bf16'])):
+        folder = trained[0] if start == 'trained' else tmp_path / start
+        work_dir = tmp_path / f'{start}{len(amp)}'
+        output = run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', work_dir, '--resume',
+                     folder / 'epoch_2.pth', *amp, *more)
+        assert (work_dir / 'epoch_3.pth').is_file() and 'Epoch(train) [3][3/3]' in output
+
+
+def test_config_that_asks_for_bfloat16_itself(tiny_config, tmp_path):
+    output = run('tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path, '--cfg-options',
+                 'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16', 'train_cfg.max_epochs=1',
+                 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
+    assert (tmp_path / 'epoch_1.pth').is_file() and 'Epoch(train) [1][2/2]' in output
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    assert checkpoint['optimizer']['loss_scaler'] == {}
+
+
 def test_print_config(tiny_config):
     output = run(sys.executable, 'tools/print_config.py', tiny_config, '--cfg-options', 'train_cfg.max_epochs=7')
     assert 'max_epochs=7' in output and "type='CBN'" in output
@@ -181,9 +209,15 @@ def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained
           'model.roi_head.mask_head.in_channels=24', says=['another model', 'mismatched', 'neck'], writes=True)
 
 
-def test_options_that_cannot_be_met(fails, tiny_config, monkeypatch):
+def test_options_that_cannot_be_met(fails, tiny_config, monkeypatch, capfd):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    fails('train', tiny_config, '--amp', says=['--amp.*GPU'])
+    fails('train', tiny_config, '--amp', 'fp16', says=['--amp fp16.*CUDA.*--amp bf16'])
+    for wrong, says in (('float16', 'CUDA.*bfloat16'), ('int8', "'float16' or 'bfloat16', got 'int8'")):
+        fails('train', tiny_config, '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper',
+              f'optim_wrapper.dtype={wrong}', says=[says])
+    with pytest.raises(SystemExit, match='2'):
+        tool('train').parse_args([str(tiny_config), '--amp', 'fp8'])
+    assert re.search('--amp.*fp8.*auto.*fp16.*bf16', capfd.readouterr().err)
     fails('train', tiny_config, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None', says=['base_batch_size'])
 
 

@@ -1,6 +1,6 @@
 """What a norm costs: forward and backward of convolution, norm and ReLU, as a ratio to BN in the same run.
 
-    python tools/benchmarks/norm_layer.py [--device cuda] [--rounds 15] [--out table.md]
+    python tools/benchmarks/norm_layer.py [--device cuda] [--batch-size 1 4] [--rounds 15] [--out table.md]
 
 The norms take turns within each round, so that what else the machine does hits all of them; a ratio is the median
 over rounds. Peak memory is that of one step beyond what is held before it; window state is what the norm keeps for
@@ -23,7 +23,7 @@ from mmdet.utils.cli import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 3
-#: input (N, C, H, W), output channels, kernel: FPN output and lateral, mask head, box head
+#: input (N, C, H, W), output channels, kernel: FPN output and lateral, mask head, box head, of 2 images
 SHAPES = {
     'FPN 3x3 (2,256,50,76)': ((2, 256, 50, 76), 256, 3),
     'FPN 1x1 (2,1024,25,38)': ((2, 1024, 25, 38), 256, 1),
@@ -99,6 +99,16 @@ def measure(shape, channels, kernel, norms, rounds, device):
     return seconds, memory, {name: block.state_bytes() for name, block in blocks.items()}
 
 
+def shapes_of(number, channels):
+    """:data:`SHAPES` for another number of images, and with another width than 256."""
+    shapes = {}
+    for name, ((n, width, *size), out, kernel) in SHAPES.items():
+        shape = (n * number // 2, width * channels // 256, *size)
+        name = f"{name.partition(' (')[0]} ({','.join(map(str, shape))})"
+        shapes[name] = (shape, out * channels // 256, kernel)
+    return shapes
+
+
 def geometric_mean(values):
     return math.exp(statistics.mean(map(math.log, values)))
 
@@ -128,25 +138,32 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--rounds', type=int, default=15, help='timed steps of each norm and shape')
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[2], help='images; a table for each')
+    parser.add_argument('--channels', type=int, default=256, help="the shapes' width, a multiple of 32")
     parser.add_argument('--threads', type=int, help="of the CPU (default: torch's)")
     parser.add_argument('--out', help='write the table to this file as well')
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f'--rounds {args.rounds}: must be 1 or more')
+    if min(args.batch_size) < 1 or args.channels < 32 or args.channels % 32:
+        parser.error('--batch-size must be 1 or more, --channels a multiple of 32')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: there is no CUDA device here')
     if args.threads:
         torch.set_num_threads(args.threads)
     what = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    print(f'{what}; torch {torch.__version__}; ratios to BN, medians of {args.rounds} rounds', flush=True)
-    results = {}
-    for name, spec in SHAPES.items():
-        results[name] = measure(*spec, NORMS, args.rounds, args.device)
-        print(f'  {name} done', file=sys.stderr, flush=True)
-    lines = table(results)
-    print('\n'.join(lines))
+    tables = []
+    for number in args.batch_size:
+        print(f'{what}; torch {torch.__version__}; {number} images, ratios to BN, medians of {args.rounds} rounds',
+              flush=True)
+        results = {}
+        for name, spec in shapes_of(number, args.channels).items():
+            results[name] = measure(*spec, NORMS, args.rounds, args.device)
+            print(f'  {name} done', file=sys.stderr, flush=True)
+        tables.append('\n'.join(table(results)))
+        print(tables[-1])
     if args.out:
-        Path(args.out).write_text('\n'.join(lines) + '\n')
+        Path(args.out).write_text('\n\n'.join(tables) + '\n')
 
 
 if __name__ == '__main__':

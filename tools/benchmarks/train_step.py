@@ -1,9 +1,11 @@
 """What a norm costs in a whole training step, as a ratio to BN in the same run.
 
-    python tools/benchmarks/train_step.py [CONFIG] [--device cuda] [--batch-size 2] [--image-size 320 480]
+    python tools/benchmarks/train_step.py [CONFIG] [--device cuda] [--batch-size 1 4] [--image-size 320 480]
+        [--where backbone neck bbox_head mask_head] [--profile]
 
 Builds the config's detector once for each norm, which goes where the published table has it (FPN, box head, mask
-head), and trains it on made-up images and objects: loss, backward, optimizer. The detectors take turns.
+head) or --where says, and trains it on made-up images and objects: loss, backward, optimizer. The detectors take
+turns.
 """
 import argparse
 import statistics
@@ -17,7 +19,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mmdet.analysis.measure import peak_bytes, timed
+from mmdet.analysis.measure import peak_bytes, timed, traffic
+from mmdet.analysis.norm_grid import PLACES, find_places
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -38,14 +41,17 @@ NORMS = {
 }
 
 
-def build(config, norm, device):
-    """The config's detector in training mode with ``norm`` in neck and heads, and its optimizer."""
+def build(config, norm, device, where=None):
+    """The config's detector in training mode with ``norm`` at ``where`` (neck and heads), and its optimizer."""
     cfg = Config(config._cfg_dict.to_dict())
     cfg.model.backbone.init_cfg = None
-    cfg.model.neck.norm_cfg = norm
-    for head in ('bbox_head', 'mask_head'):
-        if head in cfg.model.roi_head:
-            cfg.model.roi_head[head].norm_cfg = norm
+    for place in find_places(config, where) if where else set(find_places(config)) - {'backbone'}:
+        part = cfg.model
+        for key in PLACES[place]:
+            part = part[key]
+        part.norm_cfg = norm
+        if place == 'backbone':
+            part.update(frozen_stages=-1, norm_eval=False)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -92,12 +98,16 @@ def main():
     parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/cbn/mask_rcnn_r50_fpn_1x.py'))
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--batch-size', type=int, default=2)
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[2])
     parser.add_argument('--image-size', type=int, nargs=2, default=[320, 480], metavar=('HEIGHT', 'WIDTH'))
     parser.add_argument('--norms', nargs='+', default=list(NORMS), choices=list(NORMS), metavar='NORM',
                         help=f"of {', '.join(map(repr, NORMS))}; BN is always there")
+    parser.add_argument('--where', nargs='+', choices=list(PLACES),
+                        help='where the norm goes (default: neck and heads); with backbone, none of it is frozen')
+    parser.add_argument('--profile', action='store_true',
+                        help='also peak memory in MiB, kernel launches and reads of GPU memory by the processor')
     args = parser.parse_args()
-    if args.rounds < 1 or args.batch_size < 1:
+    if min(args.rounds, *args.batch_size) < 1:
         parser.error('--rounds and --batch-size must be 1 or more')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: there is no CUDA device here')
@@ -105,10 +115,16 @@ def main():
     MMLogger.get_instance('mmengine', log_level='ERROR')
     config = load_config(args.config)
     masks = 'mask_head' in config.model.roi_head
-    batch = make_batch(tuple(args.image_size), args.batch_size, config.model.roi_head.bbox_head.num_classes, masks)
-    detectors = {name: build(config, norm, args.device) for name, norm in NORMS.items()
-                 if name in args.norms or name == 'BN'}
-    layers = {name: sum(isinstance(m, CBN) for m in model.modules()) for name, (model, _) in detectors.items()}
+    # A ResNet has a norm.
+    norms = {name: norm for name, norm in NORMS.items() if name in (*args.norms, 'BN')
+             and (norm or 'backbone' not in (args.where or ()))}
+    detectors = {name: build(config, norm, args.device, args.where) for name, norm in norms.items()}
+    for number in args.batch_size:
+        batch = make_batch(tuple(args.image_size), number, config.model.roi_head.bbox_head.num_classes, masks)
+        compare(detectors, batch, args, f'{Path(args.config).name}, {number} images of {args.image_size}, ')
+
+
+def compare(detectors, batch, args, title):
     for detector in detectors.values():
         for _ in range(2):
             step(*detector, batch)
@@ -117,13 +133,19 @@ def main():
         for name, detector in detectors.items():
             seconds[name].append(timed(lambda: step(*detector, batch), args.device))
     peaks = {name: peak_bytes(lambda: step(*detector, batch), args.device) for name, detector in detectors.items()}
-    print(f'{Path(args.config).name}, {args.batch_size} images of {args.image_size}, {args.device}, '
-          f'torch {torch.__version__}; medians of {args.rounds} rounds')
-    print('| norm | CBN layers | step, ms | / BN | peak memory / BN |\n|---|---|---|---|---|')
+    where = f'norm in {", ".join(args.where)}; ' if args.where else ''
+    print(f'{title}{args.device}, torch {torch.__version__}; {where}medians of {args.rounds} rounds')
+    head = ['norm', 'CBN layers', 'step, ms', '/ BN', 'peak memory / BN']
+    head += ['peak, MiB', 'launches', 'reads', 'waits'] if args.profile else []
+    print(f'| {" | ".join(head)} |\n|{"---|" * len(head)}')
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values, seconds['BN']))
-        print(f'| {name} | {layers[name] or ""} | {1e3 * statistics.median(values):.0f} | {ratio:.3f} | '
-              f'{peaks[name] / peaks["BN"]:.2f} |')
+        layers = sum(isinstance(m, CBN) for m in detectors[name][0].modules())
+        row = [name, layers or '', f'{1e3 * statistics.median(values):.0f}', f'{ratio:.3f}',
+               f'{peaks[name] / peaks["BN"]:.2f}']
+        if args.profile:
+            row += [f'{peaks[name] / 2**20:.0f}', *traffic(lambda: step(*detectors[name], batch))]
+        print(f'| {" | ".join(map(str, row))} |')
 
 
 if __name__ == '__main__':

@@ -137,7 +137,7 @@ class CrossEntropyLoss(WeightedLoss):
             (1,); 0, still connected to ``pred``, for N = 0.
         """
         if not len(pred):
-            return pred.sum()[None]
+            return pred.float().sum()[None]
         own = pred[torch.arange(len(pred), device=pred.device), labels]
         return self.loss_weight * F.binary_cross_entropy_with_logits(own, target.to(own.dtype))[None]
 

@@ -122,9 +122,10 @@ class ConvFCBBoxHead(BaseModule):
 
     def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BBoxTargets) -> dict[str, Tensor]:
         """``loss_cls``, ``acc`` (percent) and ``loss_bbox``, averaged by the number of regions."""
+        cls_score, bbox_pred = cls_score.float(), bbox_pred.float()
         if not len(cls_score):
             return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
-        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).float()  # bfloat16 cannot count to 512
+        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).float()
         positive = ((targets.labels >= 0) & (targets.labels < self.num_classes)).nonzero().flatten()
         losses = dict(loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
                       acc=accuracy(cls_score, targets.labels))
@@ -134,7 +135,7 @@ class ConvFCBBoxHead(BaseModule):
         column = torch.zeros_like(positive) if self.reg_class_agnostic else targets.labels[positive]
         own = bbox_pred.unflatten(1, (-1, 4))[positive, column]
         if self.reg_decoded_bbox:
-            own = self.bbox_coder.decode(targets.priors[positive], own.float())
+            own = self.bbox_coder.decode(targets.priors[positive], own)
         losses['loss_bbox'] = self.loss_bbox(own, targets.boxes[positive], avg_factor=len(targets.labels))
         return losses
 

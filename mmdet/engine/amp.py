@@ -1,0 +1,50 @@
+"""Mixed precision, on a GPU and on the CPU."""
+from typing import Optional, Union
+
+import torch
+from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
+from mmengine.optim import OptimWrapper
+
+from mmdet.registry import OPTIM_WRAPPERS
+
+
+def amp_dtype(dtype: Union[str, torch.dtype, None]) -> torch.dtype:
+    """What autocast casts to; None: float16 on a GPU, bfloat16 on the CPU.
+
+    Raises:
+        ValueError: neither float16 nor bfloat16; float16 without CUDA.
+    """
+    cuda = torch.cuda.is_available()
+    if dtype is None:
+        return torch.float16 if cuda else torch.bfloat16
+    name = str(dtype).removeprefix('torch.')
+    if name not in ('float16', 'bfloat16'):
+        raise ValueError(f"optim_wrapper.dtype must be 'float16' or 'bfloat16', got {name!r}")
+    if name == 'float16' and not cuda:
+        raise ValueError('mixed precision in float16 (--amp fp16) needs a loss scale, and that needs CUDA, which is '
+                         "not here; on a CPU take bfloat16: --amp bf16, or optim_wrapper.dtype='bfloat16'")
+    return getattr(torch, name)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(_AmpOptimWrapper):
+    """mmengine's for float16; bfloat16 also on the CPU, and without a loss scale: it has float32's range.
+
+    Args:
+        loss_scale: of float16, as in mmengine; bfloat16 goes without.
+        dtype: ``'float16'`` or ``'bfloat16'``, see :func:`amp_dtype`.
+    """
+
+    def __init__(self, loss_scale: Union[str, float, dict] = 'dynamic', dtype: Optional[str] = None, **kwargs) -> None:
+        self.cast_dtype = amp_dtype(dtype)
+        if self.cast_dtype == torch.float16:
+            super().__init__(loss_scale, self.cast_dtype, **kwargs)
+        else:
+            OptimWrapper.__init__(self, **kwargs)  # past mmengine's own, which asserts that there is a GPU
+            self.loss_scaler, self._scale_update_param = torch.amp.GradScaler(enabled=False), None
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As in mmengine; a scale that a bfloat16 run has not saved begins anew."""
+        if not state_dict.get('loss_scaler'):
+            state_dict.pop('loss_scaler', None)
+        super().load_state_dict(state_dict)
