@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from mmdet.ops.norm import CBN, conv_norm, conv_stats
 from mmdet.ops.norm.algebra import Entry, carry, row_dot, weighted_pool
-from mmdet.ops.norm.conv_stats import (
-    mean_patch, sample, variance_gradient, weight_grad, weight_matrix, weight_tensor)
+from mmdet.ops.norm.conv_stats import mean_patch, sample, variance_gradient, weight_grad, weight_matrix
 from mmdet.ops.norm.kernels import batch_stats
 from mmdet.ops.norm.window import Window
 
@@ -79,12 +78,6 @@ def test_mean_patch_and_slope_equal_autograd(kind):
     other = make(kind, seed=1)  # the mean is exact under any weights
     mean = carried(entry, weight_matrix(other, other.weight.detach()), 'secant', clip=False)[0]
     torch.testing.assert_close(mean, true_stats(other, x)[0].detach(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize('kind', CONVS)
-def test_weight_matrix_has_an_inverse(kind):
-    conv = make(kind)
-    assert torch.equal(weight_tensor(conv, weight_matrix(conv, conv.weight)), conv.weight)
 
 
 def trajectory(kind, steps):

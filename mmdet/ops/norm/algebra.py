@@ -68,10 +68,8 @@ def carry(entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, c
       below Taylor's.
     - ``'none'``: as they were.
 
-    Args:
-        matrix: today's weights, (C, D).
-        mean, var: of the current batch, (C,); the mean without the convolution's bias.
-        rho: scale of the compensation: the way from the old weights to today's that is accounted for, 0 to 1.
+    ``matrix``: today's weights, (C, D); ``mean`` (without the convolution's bias), ``var``: of the current batch;
+    ``rho``: how much of the way from the old weights to today's is accounted for, 0 to 1.
     """
     variances = _stack([entry.var for entry in entries])
     if compensation != 'secant' or rho != 1:
@@ -118,9 +116,7 @@ def _add_outer(to: Tensor, columns: Tensor, rows: Tensor, factor: Share) -> Tens
 def pool(mean: Tensor, var: Tensor, carried: Carried, share: float) -> tuple[Tensor, Tensor]:
     """Total mean and variance, (C,), within plus between, so that nothing cancels in float32.
 
-    Args:
-        mean, var: of the current batch.
-        share: of the current batch in the pool; the entries have the rest in equal parts.
+    ``mean, var, share``: of the current batch; the entries have the rest in equal parts.
     """
     rest = 1 - share
     if len(carried.gaps) == 1:
@@ -132,20 +128,12 @@ def pool(mean: Tensor, var: Tensor, carried: Carried, share: float) -> tuple[Ten
     return torch.add(mean, gap, alpha=-rest), total
 
 
-def weighted_pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`pool` of n sources, with weights of each channel's own.
-
-    Args:
-        weights: (n, C) or (n, 1); need not sum to 1. All 0 gives zeros.
-        means, variances: (n, C).
-
-    Returns:
-        mean (C,), variance (C,), and shares, which sum to 1, in the shape of the weights.
-    """
+def weighted_pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`pool` of n sources, (n, C), with weights, (n, C) or (n, 1), that need not sum to 1; all 0 gives zeros."""
     shares = weights / weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
     mean = (shares * means).sum(0)
     between = means - mean
-    return mean, (shares * torch.addcmul(variances, between, between)).sum(0), shares
+    return mean, (shares * torch.addcmul(variances, between, between)).sum(0)
 
 
 def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, total: Tensor, projected: Tensor,
@@ -183,9 +171,7 @@ def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: E
     mixture's variance by construction.
 
     Args:
-        carried: the earlier average, one entry.
         share: b.
-        new: the batch; its patch counts.
         grad, scale: (C, D) and a number or (C,), whose product is g.
         var: the mixture's variance; None if the means' difference is not that of ``<m, w>`` (rho).
     """

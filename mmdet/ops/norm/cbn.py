@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .algebra import COMPENSATIONS, Entry
-from .conv_stats import check_conv, mean_patch, variance_gradient, weight_matrix, weight_tensor
+from .conv_stats import check_conv, mean_patch, variance_gradient, weight_matrix
 from .kernels import batch_stats, per_channel, positions, stats_dtype, without_autocast
 from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syncs, update_running_stats
 from .window import History, Window
@@ -85,18 +85,10 @@ class CBN(_BatchNorm):
         if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 0 <= rho <= 1:
             raise ValueError(f'CBN: rho must be between 0 (no compensation) and 1 (the full one), got {rho!r}')
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        self.buffer_num = buffer_num
-        self.burnin = burnin
-        self.by_epoch = by_epoch
-        self.compensation = compensation
-        self.backprop = backprop
-        self.pool = pool
-        self.running_stats = running_stats
-        self.sample_stride = sample_stride
-        self.sync = sync
-        self.two_stage = two_stage
-        self.rho = rho
-        self.slope_dtype = slope_dtype
+        self.buffer_num, self.burnin, self.by_epoch, self.two_stage = buffer_num, burnin, by_epoch, two_stage
+        self.compensation, self.backprop, self.pool, self.rho = compensation, backprop, pool, rho
+        self.running_stats, self.sync = running_stats, sync
+        self.sample_stride, self.slope_dtype = sample_stride, slope_dtype
         for name, choices in _CHOICES.items():
             if (value := vars(self).get(name, compile)) not in choices:
                 raise ValueError(f"CBN: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
@@ -107,8 +99,6 @@ class CBN(_BatchNorm):
         self.layer_name = ''
         self.step = 0
         self.window = Window(buffer_num, pool, compensation, rho, compile)
-
-    # -- window -------------------------------------------------------------------------------------------------
 
     @property
     def burnin_steps(self) -> int:
@@ -143,30 +133,23 @@ class CBN(_BatchNorm):
         return dict(step=self.step, window=self.window.state())
 
     def load_window_state(self, state: dict) -> None:
-        """Restore what :meth:`window_state` returned.
-
-        A window of another kind (``pool``, ``compensation``) is left out, with a warning.
+        """Restore what :meth:`window_state` returned; a window of another setting is left out, with a warning.
 
         Raises:
             ValueError: it is another layer's.
         """
         self.step = int(state['step'])
         self.drop_window()
-        saved = state['window']
-        entries = saved['entries']
-        for entry in entries:
-            channels = entry['stats'].shape[1]
-            if channels != self.num_features:
+        saved, follows = state['window'], self.compensation != 'none'
+        for entry in saved['entries']:
+            if (channels := entry['stats'].shape[1]) != self.num_features:
                 raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
                                  f'layer has {self.num_features}')
-        follows = self.compensation != 'none'
-        if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in entries):
+        if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in saved['entries']):
             warnings.warn(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
                           f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty')
             return
         self.window.load(saved)
-
-    # -- forward ------------------------------------------------------------------------------------------------
 
     def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
         """Normalize ``y = conv(x)``; in training ``x`` and ``conv`` are needed unless ``buffer_num`` is 0.
@@ -191,11 +174,11 @@ class CBN(_BatchNorm):
             self._check_conv(y, x, conv)
         if y.numel() == 0 and not sync:
             return self._no_positions(y)
+        matrix = weight_matrix(conv, conv.weight).to(stats_dtype(y.dtype)) if self.buffer_num else None
         with torch.no_grad(), without_autocast(y.device):
             mean, var = batch_stats(y)
             history = None
             if self.pools:
-                matrix = weight_matrix(conv, conv.weight).to(mean.dtype)
                 history = self.window.look_back(_less(mean, conv.bias), var, matrix, self.window_length(self.step))
             pool = pool_processes(mean, var, positions(y), history) if sync else \
                 pool_batch(mean, var, positions(y), self.window, history)
@@ -204,7 +187,7 @@ class CBN(_BatchNorm):
         if not self.buffer_num:
             return PooledNorm.apply(y, self.weight, self.bias, Step(pool, self.eps, sync))
         step = CBNStep(self, conv, (mean, var), history, pool, sync, finite)
-        follow = (conv.weight, conv.bias) if history and self.backprop == 'window' else (conv.weight.detach(), None)
+        follow = (matrix, conv.bias) if history and self.backprop == 'window' else (matrix.detach(), None)
         return PooledNorm.apply(y, self.weight, self.bias, step, x.detach(), *follow)
 
     def _check_input_dim(self, y: Tensor) -> None:
@@ -242,8 +225,6 @@ class CBN(_BatchNorm):
             mean, var, count = pool.mean, pool.var, 1 / pool.per_position
         update_running_stats(self, mean, var, count, finite, seen)
 
-    # -- nn.Module ----------------------------------------------------------------------------------------------
-
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         self.drop_window()  # it belongs to the weights that were there before
@@ -252,17 +233,15 @@ class CBN(_BatchNorm):
         return f' {self.layer_name}' if self.layer_name else f' (num_features={self.num_features})'
 
     def extra_repr(self) -> str:
-        names = [name for name in inspect.signature(CBN.__init__).parameters if name not in _BN_ARGUMENTS]
-        return f'{super().extra_repr()}, ' + ', '.join(f'{name}={vars(self).get(name, self.window.compile)!r}' for name in names)
+        own = [name for name in inspect.signature(CBN.__init__).parameters if name not in _BN_ARGUMENTS]
+        values = (f'{name}={vars(self).get(name, self.window.compile)!r}' for name in own)
+        return f'{super().extra_repr()}, {", ".join(values)}'
 
 
 class CBNStep(Step):
     """One training iteration of a :class:`CBN`: the gradient through its window, and what enters the window.
 
-    Args:
-        batch: mean and variance of this process's batch.
-        history: the earlier batches that were pooled, if any.
-        finite: whether the pooled statistics are.
+    ``batch``: mean and variance of this process's part; ``finite``: whether the pooled ones are.
     """
 
     def __init__(self, layer: CBN, conv: nn.Module, batch: tuple[Tensor, Tensor], history: Optional[History],
@@ -274,9 +253,9 @@ class CBNStep(Step):
         apart = (self.batch[0] - self.pool.mean) - self.history.carried.gaps
         share = self.pool.entry_share / self.pool.per_position
         grad, grad_means = self.layer.window.gradient(self.history, apart, total, projected, share)
-        return weight_tensor(self.conv, grad), None if self.conv.bias is None else (grad_means * share).sum(0)
+        return grad, None if self.conv.bias is None else (grad_means * share).sum(0)
 
-    def finish(self, y: Tensor, x: Tensor, weight: Tensor) -> None:
+    def finish(self, y: Tensor, x: Tensor, matrix: Tensor) -> None:
         layer, self.layer = self.layer, None
         if layer is None:
             return  # a second backward through a graph that was kept
@@ -289,7 +268,6 @@ class CBNStep(Step):
         if not wanted or self.finite is False:
             return
         (mean, var), conv = self.batch, self.conv
-        matrix = weight_matrix(conv, weight).to(mean.dtype)
         patch = grad = scale = None
         if layer.compensation != 'none':
             if y.numel():

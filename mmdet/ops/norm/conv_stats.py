@@ -43,15 +43,6 @@ def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
     return weight.transpose(1, 2).reshape(groups * weight.shape[2], -1)
 
 
-def weight_tensor(conv: nn.Module, matrix: Tensor) -> Tensor:
-    """The inverse of :func:`weight_matrix`: (C_out, D) in the shape of ``conv.weight``."""
-    shape = conv.weight.shape
-    if not isinstance(conv, _ConvTransposeNd):
-        return matrix.reshape(shape)
-    matrix = matrix.reshape(conv.groups, shape[1], shape[0] // conv.groups, -1)
-    return matrix.transpose(1, 2).reshape(shape)
-
-
 def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
     """The input and the zero padding that is left to do."""
     if isinstance(conv.padding, str) or conv.padding_mode != 'zeros':
@@ -64,11 +55,8 @@ def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1,
                 dtype: Optional[torch.dtype] = None) -> Tensor:
     """Gradient of ``sum(grad_output * conv(x))`` with respect to the weights, as (C_out, D).
 
-    Args:
-        x: input of the layer.
-        grad_output: same shape as its output, or of every ``step``-th position along each axis (not for transposed
-            convolutions).
-        dtype: of the products and the result; by default the input's.
+    ``grad_output`` has the shape of the output, or of every ``step``-th position of it along each axis (not for
+    transposed convolutions); ``dtype`` is that of the products and the result, by default the input's.
     """
     dtype = dtype or x.dtype
     if isinstance(conv, nn.Linear):
@@ -112,19 +100,14 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
 def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
     """Mean input patch ``m = E_p[x_p]``, (G, D), in float32 or wider.
 
-    The mean over the batch first and then, axis by axis, over the positions that each tap of the kernel sees: no
-    convolution.
-
-    Args:
-        x: input of the layer, (N, C_in, *spatial), or (N, C_in) for a linear layer.
-        output_shape: shape of the layer's output for ``x``, (N, C_out, *spatial).
+    ``x``, (N, C_in, *spatial), or (N, C_in), has an output of ``output_shape``. The mean is taken over the batch first
+    and then, axis by axis, over the positions that each tap of the kernel sees: no convolution.
     """
     dtype = stats_dtype(x.dtype)
     if isinstance(conv, nn.Linear):
         return x.mean(0, keepdim=True, dtype=dtype)
     if _pointwise(conv):
-        dims = [0, *range(2, x.dim())]
-        return x.mean(dims, dtype=dtype).view(conv.groups, -1)
+        return x.mean(all_but_channels(x), dtype=dtype).view(conv.groups, -1)
     x, padding = _padded(conv, x)
     transposed = isinstance(conv, _ConvTransposeNd)
     # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
@@ -144,13 +127,11 @@ def _pointwise(conv: nn.Module) -> bool:
 
 
 def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, Tensor, int]:
-    """A part of the positions: about one in ``stride**2``, with a smaller stride where that would leave few.
+    """About one position in ``stride**2``, of a smaller stride where that would leave few: input, output, and the step
+    between the output's positions along each axis.
 
     Of many small maps whole maps are taken (cheaper than a strided weight gradient), of few large ones every
     ``stride``-th row and column.
-
-    Returns:
-        input, output, and the step between the output's positions along each axis.
     """
     while stride > 1 and positions(y) < MIN_SAMPLED_POSITIONS * stride**2:
         stride -= 1
@@ -167,22 +148,15 @@ def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, 
     return x, y[strided], stride
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (x86: AVX512_BF16)."""
-    supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
-    return device.type == 'cpu' and supported is not None and supported()
-
-
-def product_dtype(conv: nn.Module, x: Tensor, wanted: Optional[torch.dtype]) -> torch.dtype:
-    """The dtype in which a slope's products are taken: ``wanted``, or the fastest that does not show.
+def product_dtype(conv: nn.Module, x: Tensor) -> torch.dtype:
+    """The fastest dtype of a slope's products that does not show.
 
     A slope is a ratio, used for the small step that the weights took, so the rounding of bfloat16 factors does not show
     in the carried statistics (docs/cbn.md). Half precision activations keep their own dtype.
     """
-    if wanted is not None:
-        return wanted
+    native = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
     dense = getattr(conv, 'groups', 1) == 1
-    return torch.bfloat16 if x.dtype == torch.float32 and dense and native_bfloat16(x.device) else x.dtype
+    return torch.bfloat16 if x.dtype == torch.float32 and x.device.type == 'cpu' and dense and native() else x.dtype
 
 
 def variance_gradient(conv: nn.Module, x: Tensor, y: Tensor, matrix: Tensor, mean: Tensor, var: Tensor,
@@ -194,19 +168,18 @@ def variance_gradient(conv: nn.Module, x: Tensor, y: Tensor, matrix: Tensor, mea
         matrix: (C_out, D), the weights that made ``y``, in the statistics' dtype.
         mean, var: of ``y``.
         stride: take one position in ``stride**2``, see :func:`sample`.
-        dtype: of the products, see :func:`product_dtype`.
+        dtype: of the products; by default :func:`product_dtype`.
 
     Returns:
         (C_out, D) in the statistics' dtype, and the factor, a number or (C_out,), with which ``<g_c, w_c>`` is the
         variance; of a sample 0 for a channel without variance in it.
     """
     x_part, y_part, step = sample(conv, x, y, stride)
-    dtype = product_dtype(conv, x, dtype)
+    dtype, count = dtype or product_dtype(conv, x), positions(y_part)
     sampled = y_part is not y
     if sampled:
         # Centred on its own mean, so that <g_c, w_c> is its variance, never negative.
         mean = y_part.mean(all_but_channels(y), dtype=mean.dtype)
-    count = positions(y_part)
     if y.dtype == torch.float16:  # keeps the parts of the products from overflow and underflow
         centred = y_part - per_channel(mean, y).half()
         centred *= per_channel((var.clamp(min=1e-12) * count).rsqrt(), y).half()

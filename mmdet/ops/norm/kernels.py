@@ -13,8 +13,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def _fused(y: Tensor) -> bool:
-    """Whether SyncBatchNorm's kernels, which take the sums apart from the elements, are there."""
-    return y.is_cuda
+    return y.is_cuda  # SyncBatchNorm's kernels, which take the sums apart from the elements, are there
 
 
 def without_autocast(device: torch.device) -> ContextManager:
@@ -81,13 +80,8 @@ def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tupl
 
 def backward_input(grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, eps: float, scale: Tensor, total: Tensor,
                    projected: Tensor) -> Tensor:
-    """``scale * grad + total + y_hat * projected``, the gradient of the layer's input, in ``y``'s dtype.
-
-    Args:
-        scale: ``gamma / sqrt(var + eps)``.
-        total, projected: :func:`backward_sums` over everything that was pooled, times ``-scale`` and a position's
-            share of the pool.
-    """
+    """``scale * grad + total + y_hat * projected``, the gradient of the layer's input, in ``y``'s dtype, with ``scale =
+    gamma / sqrt(var + eps)`` and :func:`backward_sums` times ``-scale`` and a position's share of the pool."""
     if y.numel() == 0:
         return torch.zeros_like(y)
     pulled = F.batch_norm(y, mean, var, projected, total, False, 0., eps)

@@ -41,22 +41,17 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
                    group: Group = None) -> Pool:
     """Pool a batch with the same iteration's batches of other processes and with everybody's earlier ones.
 
-    Batches of one iteration are weighted by their positions. The processes exchange one message of 5C + 1 numbers
-    each.
-
-    Args:
-        mean, var: (C,); 0 where there is no position.
-        count: positions of this process's batch.
+    Batches of one iteration are weighted by their positions; without any, mean and variance are 0. The processes
+    exchange one message of 5C + 1 numbers each.
     """
     weights = torch.zeros_like(mean)
-    early = [weights, weights, weights]
-    own = 1.
+    early, own = [weights, weights, weights], 1.
     if history is not None:
         own, carried = history.share, history.carried
         # In one process the earlier batches have 1 - own together: so much for each of theirs in all processes.
         each = torch.stack([mean.new_zeros(()) + entry.weight for entry in history.entries])
         weights = each.unsqueeze(1) * ~carried.unknown * ((1 - own) / len(history.entries))
-        early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)[:2]]
+        early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)]
     # new_full: unlike new_tensor it does not wait for a GPU
     message = torch.cat([mean.new_full((1, ), count), mean, var, *early])
     received = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
@@ -66,23 +61,18 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
     means, variances, early_weights, early_means, early_vars = numbers
     all_count = counts.sum()
     some = all_count.clamp(min=1)
-    batch_mean, batch_var, _ = weighted_pool(counts, means, variances)
     all_weights = torch.cat([(own / some * counts).expand_as(means), early_weights])
-    pooled_mean, pooled_var, _ = weighted_pool(all_weights, torch.cat([means, early_means]),
-                                               torch.cat([variances, early_vars]))
+    pooled = weighted_pool(all_weights, torch.cat([means, early_means]), torch.cat([variances, early_vars]))
     total = all_weights.sum(0).clamp(min=torch.finfo(mean.dtype).tiny)
-    return Pool(pooled_mean, pooled_var, own / (total * some), (batch_mean, batch_var, all_count), count / some,
-                weights / total)
+    batch = (*weighted_pool(counts, means, variances), all_count)
+    return Pool(*pooled, own / (total * some), batch, count / some, weights / total)
 
 
 def update_running_stats(layer: nn.Module, mean: Tensor, var: Tensor, count: Union[float, Tensor],
                          finite: Union[bool, Tensor] = True, seen: Union[bool, Tensor] = True) -> None:
-    """Move a batch norm's running statistics towards ``mean`` and the unbiased ``var``.
+    """Move a batch norm's running statistics towards ``mean`` and the unbiased ``var``, taken over ``count`` values.
 
-    Args:
-        count: values that mean and variance were taken over.
-        finite: whether they are; a channel, or layer, where they are not keeps what it has.
-        seen: whether there was a position in this iteration; without any nothing changes.
+    A channel, or layer, where they are not ``finite``, and one that has ``seen`` no position, keeps what it has.
     """
     layer.num_batches_tracked.add_(1 if seen is True else seen)
     rate = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)
@@ -97,25 +87,17 @@ def update_running_stats(layer: nn.Module, mean: Tensor, var: Tensor, count: Uni
 
 
 class Step:
-    """One training iteration of a layer, for :class:`PooledNorm`.
-
-    Args:
-        sync, group: whether to sum over processes, and which.
-    """
+    """One training iteration of a layer, for :class:`PooledNorm`. ``sync, group``: whether to sum over processes."""
 
     def __init__(self, pool: Pool, eps: float, sync: bool = False, group: Group = None) -> None:
         self.pool, self.eps, self.sync, self.group = pool, eps, sync, group
 
     def gradient(self, total: Tensor, projected: Tensor) -> tuple[Optional[Tensor], Optional[Tensor]]:
-        """Gradients of the convolution's weight and bias through the earlier batches.
-
-        Args:
-            total: the gradient of the pooled mean, projected: twice that of the pooled variance; both times a
-                position's share of the pool.
-        """
+        """Gradients of the convolution's weight and bias through the earlier batches, from those of the pooled mean,
+        and twice that of the pooled variance, times a position's share of the pool."""
         return None, None
 
-    def finish(self, y: Tensor, x: Optional[Tensor], weight: Optional[Tensor]) -> None:
+    def finish(self, y: Tensor, x: Optional[Tensor], matrix: Optional[Tensor]) -> None:
         """Called in the backward: activation checkpointing runs the forward twice, evaluation and ``no_grad`` run it
         without a backward; the backward of a training step runs once."""
 
@@ -124,15 +106,15 @@ class PooledNorm(torch.autograd.Function):
     """``gamma * (y - mean) / sqrt(var + eps) + beta`` with pooled mean and variance; its backward is BN's with the
     share that a position of this batch has in the pool instead of one over their number.
 
-    Inputs: y (N, C, *), gamma, beta (C,) or None, the step; of the convolution its input x, detached, its weight, and
-    its bias, which get the gradient that flows through the earlier batches.
+    Inputs: y (N, C, *), gamma, beta (C,) or None, the step; of the convolution its input x, detached, its weights
+    as a matrix, (C, D), and its bias, which get the gradient that flows through the earlier batches.
     """
 
     @staticmethod
-    def forward(ctx, y, gamma, beta, step: Step, x=None, weight=None, bias=None):
+    def forward(ctx, y, gamma, beta, step: Step, x=None, matrix=None, bias=None):
         invstd = torch.rsqrt(step.pool.var + step.eps)
         ctx.step = step
-        ctx.save_for_backward(y, gamma, x, weight, invstd)
+        ctx.save_for_backward(y, gamma, x, matrix, invstd)
         with without_autocast(y.device):
             return normalize(y, step.pool.mean, step.pool.var, gamma, beta, step.eps)
 
@@ -144,7 +126,7 @@ class PooledNorm(torch.autograd.Function):
 
     @staticmethod
     def _backward(ctx, grad):
-        y, gamma, x, weight, invstd = ctx.saved_tensors
+        y, gamma, x, matrix, invstd = ctx.saved_tensors
         step, pool, needs = ctx.step, ctx.step.pool, (*ctx.needs_input_grad, False, False, False)
         grad = grad.contiguous(memory_format=torch.channels_last) if _channels_last(y) else grad.contiguous()
         grad_beta, grad_gamma = total, projected = backward_sums(grad, y, pool.mean, invstd)
@@ -157,12 +139,12 @@ class PooledNorm(torch.autograd.Function):
         total, projected = total * pulled, projected * pulled
         grad_y = backward_input(grad, y, pool.mean, pool.var, step.eps, scale, total,
                                 projected) if needs[0] else None
-        grad_weight = grad_bias = None
+        grad_matrix = grad_bias = None
         if needs[5] or needs[6]:
-            grad_weight, grad_bias = step.gradient(total, projected * invstd)
-        step.finish(y, x, weight)
+            grad_matrix, grad_bias = step.gradient(total, projected * invstd)
+        step.finish(y, x, matrix)
         return (grad_y, grad_gamma if needs[1] else None, grad_beta if needs[2] else None, None, None,
-                grad_weight if needs[5] else None, grad_bias if needs[6] else None)
+                grad_matrix if needs[5] else None, grad_bias if needs[6] else None)
 
 
 def _channels_last(y: Tensor) -> bool:

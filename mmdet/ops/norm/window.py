@@ -109,7 +109,7 @@ class Window:
             weight = weights.sum()
             share = weights[0] / weight.clamp(min=TINY)
             pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
-                                   torch.stack([new.var, carried.vars[0]]))[:2]
+                                   torch.stack([new.var, carried.vars[0]]))
         mean, var = pooled or self.pool(new.mean, new.var, history)
         return Entry(weight, mean, var, *self._run(blend, mean)(
             earlier, carried, share, matrix, new, grad, scale, self.compensation, var if self.rho == 1 else None))
