@@ -9,7 +9,7 @@ from mmengine import registry as engine
 from mmengine.registry import Registry
 from torch import nn
 
-from mmdet.ops import norm
+from mmdet.ops.norm import build as norm
 
 MODELS = Registry('model', parent=engine.MODELS, locations=['mmdet.models'])
 TASK_UTILS = Registry('task util', parent=engine.TASK_UTILS, locations=['mmdet.models'])
@@ -37,7 +37,7 @@ EVALUATOR = Registry('evaluator', parent=engine.EVALUATOR, locations=['mmdet.eva
 VISBACKENDS = Registry('vis_backend', parent=engine.VISBACKENDS, locations=['mmdet.visualization'])
 
 for _name, _layer in norm.NORMS.items():
-    if _layer.__module__.startswith(norm.__name__):
+    if _layer.__module__.startswith('mmdet.'):
         MODELS.register_module(_name, module=_layer)
 
 
@@ -46,5 +46,5 @@ def _find_norm(name: str) -> Optional[type]:
 
 
 def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '') -> tuple[str, nn.Module]:
-    """:func:`mmdet.ops.norm.build_norm_layer` of the registered norms, those of others among them."""
+    """``mmdet.ops.norm.build_norm_layer`` of the registered norms, those of others among them."""
     return norm.build_norm_layer(cfg, num_features, postfix, _find_norm)
