@@ -19,7 +19,7 @@ class SyncBN(nn.SyncBatchNorm):
     def forward(self, y: Tensor) -> Tensor:
         if y.is_cuda or not self.training:
             return super().forward(y)
-        warnings.warn('SyncBN: no CUDA here: all-reduce between several processes, BN in a single one')
+        warnings.warn('SyncBN: no CUDA here: all-reduce between several processes, BN in a single one', stacklevel=2)
         # torch's own forward refuses the CPU in any process group, also in one of a single process.
         return self._synced(y) if syncs(self.process_group) else super(nn.SyncBatchNorm, self).forward(y)
 
