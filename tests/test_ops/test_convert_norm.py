@@ -407,7 +407,8 @@ def test_a_loaded_models_hooks_keep_their_numbers(monkeypatch):
     loaded(images()).sum().backward()
     assert loaded[1].step == 1
     convert_norm(loaded, dict(type='BN'))
-    assert not loaded[1]._forward_pre_hooks and not loaded[0]._forward_hooks and not loaded[0]._forward_hooks_with_kwargs
+    assert not loaded[1]._forward_pre_hooks
+    assert not loaded[0]._forward_hooks and not loaded[0]._forward_hooks_with_kwargs
 
 
 def test_no_activation_is_kept():
