@@ -246,6 +246,22 @@ def test_low_precision_keeps_float32_statistics(dtype, setting, inside):
         torch.testing.assert_close(entry[1:3], want[1:3], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize('setting', ['paper', 'naive', 'exponential'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision(dtype, setting):
+    """Parameters and buffers too: it trains as BN does, with the window in float32, and resumes."""
+    conv, norm = make('bias', dtype=dtype, buffer_num=2, **SETTINGS[setting])
+    reference, plain = copy.deepcopy(conv).float(), copy.deepcopy(norm).float()
+    for i in range(4):
+        x = batch('bias', i).to(dtype)
+        out, want = conv_norm(conv, norm, x), conv_norm(reference, plain, x.float())
+        (out.float().square().sum() + want.square().sum()).backward()
+        torch.testing.assert_close(out.float(), want, rtol=0.05, atol=0.05)
+    assert out.dtype == conv.weight.grad.dtype == norm.weight.grad.dtype == norm.running_var.dtype == dtype
+    assert all(t.dtype == torch.float32 for entry in norm.window.entries for t in entry[1:] if t is not None)
+    assert conv_norm(conv, norm.eval(), x).dtype == dtype
+
+
 def test_shift_much_larger_than_spread_does_not_cancel():
     conv, norm = make('1x1', dtype=torch.float32, buffer_num=2)
     exact, exact_norm = copy.deepcopy(conv).double(), CBN(6, buffer_num=2).double()

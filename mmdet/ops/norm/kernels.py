@@ -62,6 +62,7 @@ def normalize(y: Tensor, mean: Tensor, var: Tensor, gamma: Optional[Tensor], bet
     """``gamma * (y - mean) / sqrt(var + eps) + beta`` in ``y``'s dtype."""
     if y.numel() == 0:
         return y.clone()
+    gamma, beta = (None if t is None else t.to(mean.dtype) for t in (gamma, beta))  # of a model in half precision
     return F.batch_norm(y, mean, var, gamma, beta, False, 0., eps)
 
 
