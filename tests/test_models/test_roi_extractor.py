@@ -34,3 +34,16 @@ def test_half_precision_maps_keep_the_regions_pixels(dtype):
     layer = SingleRoIExtractor(dict(type='RoIAlign', output_size=3), 1, [4])
     torch.testing.assert_close(layer([feats.to(dtype)], rois).float(), layer([feats], rois), rtol=5e-3, atol=0)
     assert layer([feats.to(dtype)], rois).dtype == dtype
+
+
+@pytest.mark.parametrize('levels', [1, 4])
+def test_regions_that_are_no_numbers_harm_no_other(levels):
+    """A model that diverged, or a step whose loss overflowed, proposes them; nothing is read outside of a map."""
+    feats = [torch.randn(1, 3, 32 >> i, 32 >> i) for i in range(levels)]
+    extractor = SingleRoIExtractor(dict(type='RoIAlign', output_size=7, sampling_ratio=0), 3, [4, 8, 16, 32][:levels])
+    good = torch.tensor([[0., 2, 2, 90, 90], [0., 5, 5, 20, 30]])
+    bad = torch.full((3, 5), torch.nan)
+    bad[:, 0] = 0
+    bad[1, 1:] = torch.inf
+    out = extractor(feats, torch.cat([bad, good]))
+    assert out.isfinite().all() and torch.equal(out[3:], extractor(feats, good))

@@ -83,6 +83,7 @@ class SingleRoIExtractor(BaseModule):
 
         Of regions on a GPU the numbers on each level are read back, of regions on the CPU nothing.
         """
+        rois = rois.nan_to_num(0, 0, 0)  # of weights that diverged, or of a step that will be skipped: no place in a map
         if self.num_inputs == 1:
             return self.roi_layers[0](feats[0], rois)
         levels = self.map_roi_levels(rois)
