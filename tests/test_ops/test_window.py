@@ -383,3 +383,20 @@ def test_bfloat16_products_do_not_show():
             entry = entry_from(*stats, mean_patch(conv, x, y.shape), grad, matrix)
             errors.append((carried(entry, moved, 'secant')[1] / truth - 1).abs().mean())
     assert abs(errors[1] - errors[0]) < 0.02 * errors[0]
+
+
+def test_bfloat16_products_do_not_show_in_an_exponential_window():
+    """Its ``<G, w>`` is taken for the variance, not measured again, so that the rounding stays in."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    norms = [CBN(64, 15, compensation='secant', backprop='window', pool='exponential', slope_dtype=dtype)
+             for dtype in ('auto', 'float32')]  # auto: bfloat16, where the processor has it
+    for _ in range(60):
+        x = torch.randn(1, 64, 12, 12).relu() * (0.5 + torch.rand(()))
+        for norm in norms:
+            conv.zero_grad()
+            conv_norm(conv, norm, x).sin().sum().backward()
+        with torch.no_grad():
+            conv.weight -= 0.01 * conv.weight.grad * conv.weight.norm() / conv.weight.grad.norm()
+    rough, exact = (norm.window.entries[0].var.sqrt() for norm in norms)
+    assert (rough / exact - 1).abs().mean() < 2e-4
