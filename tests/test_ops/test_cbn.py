@@ -207,6 +207,19 @@ def test_overflowed_batch_is_left_out(setting, value):
     torch.testing.assert_close(conv_norm(conv, norm, x), conv_norm(twin, clean, x), rtol=1e-3, atol=1e-3)
 
 
+@every_setting
+def test_a_pixel_that_no_patch_holds_does_not_count(setting):
+    conv, norm = make('stride_1x1', buffer_num=3, **SETTINGS[setting])
+    twin, clean = copy.deepcopy(conv), copy.deepcopy(norm)
+    for i in range(6):
+        x = batch('stride_1x1', i)
+        dirty = x.clone()
+        dirty[0, 0, 1, 1] = float('nan')
+        out, want = conv_norm(conv, norm, dirty), conv_norm(twin, clean, x)
+        torch.testing.assert_close(out, want, rtol=1e-12, atol=1e-12)
+        (out.sin().sum() + want.sin().sum()).backward()
+
+
 @pytest.mark.parametrize('setting', [name for name in SETTINGS if name != 'naive'])  # which follows no weights
 def test_window_is_dropped_when_weights_jump(setting):
     """Weights loaded into the convolution alone or initialized anew: the earlier batches say nothing of them."""

@@ -112,6 +112,8 @@ def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
     transposed = isinstance(conv, _ConvTransposeNd)
     # (C_in, *spatial), then an axis after the other, from the last: (C_in, ..., taps)
     mean = x[0].to(dtype) if len(x) == 1 else x.mean(0, dtype=dtype)
+    if max(conv.stride) > 1:  # what no patch holds must not count, 0 times infinity either; what one holds shows in y
+        mean = mean.nan_to_num(0, 0, 0)
     last = len(conv.kernel_size) - 1
     for axis in range(last, -1, -1):
         taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis],
