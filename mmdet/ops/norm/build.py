@@ -5,13 +5,15 @@ from typing import Callable, Optional, Union
 
 from torch import Tensor, nn
 
+from .brn import BRN
 from .cbn import CBN, CBNPlus, SyncCBN
 from .sync_bn import SyncBN
 
 NORMS: dict[str, type] = {
     'BN': nn.BatchNorm2d, 'BN1d': nn.BatchNorm1d, 'BN2d': nn.BatchNorm2d, 'BN3d': nn.BatchNorm3d, 'SyncBN': SyncBN,
     'GN': nn.GroupNorm, 'LN': nn.LayerNorm, 'IN': nn.InstanceNorm2d, 'IN1d': nn.InstanceNorm1d,
-    'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN}
+    'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN,
+    'BRN': BRN}
 NORM_TYPES = tuple(NORMS)
 
 

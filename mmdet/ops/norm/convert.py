@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from .brn import BRN
 from .build import build_norm_layer
 from .cbn import CBN
 from .sync_bn import SyncBN
@@ -17,7 +18,8 @@ _FOLLOWS = {  # what can feed a norm of so many dimensions
     nn.BatchNorm3d: (nn.Conv3d, nn.ConvTranspose3d)}
 _BN = tuple(_FOLLOWS)
 _CONVS = sum(_FOLLOWS.values(), ())
-_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward)
+_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward,
+                  BRN.forward)
 _MODULE_STATE = tuple(vars(nn.Module()))  # parameters, buffers, children, hooks, the training flag
 
 Names = dict[nn.Module, str]
@@ -97,7 +99,7 @@ class ApplyAct(_Hook):
 
 
 def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> ConvertReport:
-    """Replace the batch norms of ``model`` (BN, SyncBN, CBN), in place.
+    """Replace the batch norms of ``model`` (BN, SyncBN, BRN, CBN), in place.
 
     A CBN needs the convolution or linear layer that feeds it. Without ``example_inputs`` it is found from the order of
     the modules where that leaves no doubt: directly before the norm in an ``nn.Sequential``, or among a module's
@@ -112,7 +114,7 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
     Args:
         model: any module.
-        cfg: as in :func:`.build_norm_layer`; types BN, SyncBN, GN, CBN, CBN+, SyncCBN.
+        cfg: as in :func:`.build_norm_layer`; types BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN.
         example_inputs: ``model(x)`` for anything but a tuple, ``model(*x)``, or a dict, ``model(**x)``.
 
     Returns:
@@ -161,7 +163,8 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
 def _check_target(target: nn.Module, cfg: dict) -> None:
     if not isinstance(target, (_BatchNorm, nn.GroupNorm)):
-        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, CBN, CBN+ or SyncCBN, got type={cfg['type']!r}")
+        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, BRN, CBN, CBN+ or SyncCBN, got "
+                         f"type={cfg['type']!r}")
     for key in ('affine', 'track_running_stats'):
         if key in cfg:
             raise ValueError(f'convert_norm: each layer keeps its parameters and buffers; leave {key!r} out of the cfg')
