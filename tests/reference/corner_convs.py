@@ -1,4 +1,5 @@
 """The convolutions that CBN must follow: layer and input shape, by name."""
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import nn
 
 CONVS = {
@@ -13,6 +14,7 @@ CONVS = {
     'depthwise': (lambda: nn.Conv2d(4, 8, (3, 1), groups=4), (2, 4, 7, 8)),
     'same': (lambda: nn.Conv2d(4, 6, (2, 3), padding='same'), (2, 4, 7, 8)),
     'reflect': (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode='reflect'), (2, 4, 7, 8)),
+    'tensorflow': (lambda: Conv2dAdaptivePadding(4, 6, (5, 2), stride=2), (2, 4, 7, 8)),
     'transposed': (lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 3, 4)),
     'transposed_groups': (lambda: nn.ConvTranspose2d(
         4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, dilation=2), (2, 4, 3, 4)),

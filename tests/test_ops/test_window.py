@@ -334,7 +334,8 @@ def test_exponential_window_is_stable(length, compensation):
 def test_sampled_slopes_are_those_of_the_sample(monkeypatch):
     """A strided weight gradient equals the gradient of the sampled positions."""
     monkeypatch.setattr(conv_stats, 'MIN_SAMPLED_POSITIONS', 1)
-    for kind in ('3x3', 'stride', 'dilation', 'groups', 'same', 'reflect', 'conv1d', 'conv3d', '1x1', 'padded_1x1'):
+    for kind in ('3x3', 'stride', 'dilation', 'groups', 'same', 'reflect', 'tensorflow', 'conv1d', 'conv3d', '1x1',
+                 'padded_1x1'):
         conv, x = make(kind), batch(kind, 1)
         y = conv(x).detach()
         x_part, y_part, step = sample(conv, x, y, 2)

@@ -23,6 +23,14 @@ MIN_SAMPLED_POSITIONS = 256
 #: convolutions of mmcv and timm that standardize their weights before they use them
 STANDARDIZING = ('ConvWS2d', 'ConvAWS2d', 'StdConv2d', 'StdConv2dSame', 'ScaledStdConv2d', 'ScaledStdConv2dSame')
 
+#: convolutions of timm and mmcv that pad as TensorFlow does, so that the output has ceil(size / stride) positions
+SAME_PADDING = ('Conv2dSame', 'Conv2dAdaptivePadding')
+
+
+def pads_same(conv: nn.Module) -> bool:
+    """Whether the convolution does what its torch base does after TensorFlow's padding."""
+    return type(conv).__name__ in SAME_PADDING
+
 
 def check_conv(conv: nn.Module) -> None:
     """Raise TypeError unless ``conv`` is a convolution or a linear layer of torch, linear in its ``weight``."""
@@ -45,6 +53,13 @@ def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
 
 def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
     """The input and the zero padding that is left to do."""
+    if pads_same(conv):
+        pads = []
+        for size, kernel, stride, dilation in zip(x.shape[:1:-1], *(each[::-1] for each in (
+                conv.kernel_size, conv.stride, conv.dilation))):
+            missing = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+            pads += [missing // 2, missing - missing // 2]
+        return F.pad(x, pads), list(conv.padding)
     if isinstance(conv.padding, str) or conv.padding_mode != 'zeros':
         mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
         return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), [0] * len(conv.stride)

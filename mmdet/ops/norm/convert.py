@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from .brn import BRN
 from .build import build_norm_layer
 from .cbn import CBN
+from .conv_stats import pads_same
 from .sync_bn import SyncBN
 
 _FOLLOWS = {  # what can feed a norm of so many dimensions
@@ -362,7 +363,8 @@ def _plain(names: Names, conv: nn.Module) -> Optional[str]:
     """None if the layer computes what its torch base does with ``conv.weight``, else what is wrong."""
     base = next(kind for kind in _CONVS if isinstance(conv, kind))
     for name in ('forward', '_conv_forward'):
-        if name in vars(conv) or getattr(type(conv), name, None) is not getattr(base, name, None):
+        own = getattr(type(conv), name, None) is not getattr(base, name, None) and not pads_same(conv)
+        if name in vars(conv) or own:
             return f'{_label(names, conv)}, which feeds it, has a forward of its own'
     return None
 
