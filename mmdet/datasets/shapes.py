@@ -15,26 +15,28 @@ def _outline(shape: str, size: float, angle: float, centre: np.ndarray) -> np.nd
     return centre + size * np.stack([np.cos(turn), np.sin(turn)], 1)
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    # Images of much the same brightness: otherwise batch statistics tell more of the images than of the shapes.
+def _background(rng: np.random.Generator, size: int, bounds: tuple[float, float]) -> np.ndarray:
     ramp = np.linspace(0, 1, size)[:, None, None]
-    image = rng.uniform(90, 165, 3) * (1 - ramp) + rng.uniform(90, 165, 3) * ramp
+    image = rng.uniform(*bounds, 3) * (1 - ramp) + rng.uniform(*bounds, 3) * ramp
     return np.broadcast_to(image, (size, size, 3)).copy()
 
 
-def make_image(seed: int, size: int = 128, max_objects: int = 6) -> tuple[np.ndarray, list[dict]]:
+def make_image(seed: int, size: int = 128, max_objects: int = 6,
+               background: tuple[float, float] = (90, 165)) -> tuple[np.ndarray, list[dict]]:
     """One image and its objects; the same seed gives the same image.
 
     Args:
         size: sides in pixels.
         max_objects: 1 to so many shapes, later ones in front.
+        background: least and greatest value of the background's colours. By default images are of much the same
+            brightness: otherwise batch statistics tell more of the images than of the shapes.
 
     Returns:
         (size, size, 3) uint8 BGR; for each visible shape a dict of ``category`` (index into SHAPES), ``bbox``
         (x, y, width, height), ``area`` and ``segmentation`` (compressed RLE of the visible part).
     """
     rng = np.random.default_rng(seed)
-    image = _background(rng, size)
+    image = _background(rng, size, background)
     owner = np.full((size, size), -1)
     full = []
     for i in range(int(rng.integers(1, max_objects + 1))):

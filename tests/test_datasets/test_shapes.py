@@ -35,6 +35,15 @@ def test_objects():
     assert kinds == {0, 1, 2} and max(numbers) >= 4
 
 
+def test_backgrounds_tell_images_apart():
+    within, between = [], []
+    for bounds in ((127, 127), (90, 165), (0, 255)):
+        images = [make_image(seed, 64, 2, bounds)[0] for seed in range(40)]
+        within.append(np.mean([image.var() for image in images]))
+        between.append(np.var([image.mean() for image in images]))
+    assert between[0] < between[1] / 2 < between[2] / 4 and max(within) < 3 * min(within)
+
+
 def test_make_shapes_writes_whole_sets_or_none(tmp_path, monkeypatch):
     make = tool('make_shapes')
     out = tmp_path / 'set'
@@ -50,6 +59,8 @@ def test_make_shapes_writes_whole_sets_or_none(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ['set']
     with pytest.raises(SystemExit):
         make.main(['--out', str(tmp_path / 'other'), '--train', '0'])
+    with pytest.raises(SystemExit):
+        make.main(['--out', str(tmp_path / 'other'), '--background', '165', '90'])
 
 
 VOC = '''<annotation><filename>a.jpg</filename><size><width>50</width><height>40</height></size>

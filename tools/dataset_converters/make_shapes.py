@@ -15,12 +15,13 @@ from mmdet.utils.progress import track
 MADE = {'annotations', 'train', 'val'}
 
 
-def make_split(folder: Path, name: str, number: int, size: int, first_seed: int) -> None:
+def make_split(folder: Path, name: str, number: int, size: int, first_seed: int,
+               background: tuple[float, float]) -> None:
     """Write images NAME/*.png and annotations/NAME.json below ``folder``."""
     (folder / name).mkdir()
     images, annotations = [], []
     for i in track(range(number), f'Making {name} images'):
-        image, objects = make_image(first_seed + i, size)
+        image, objects = make_image(first_seed + i, size, background=background)
         file_name = f'{i:06d}.png'
         if not cv2.imwrite(str(folder / name / file_name), image):
             raise OSError(f'{folder / name / file_name}: cannot be written')
@@ -39,12 +40,17 @@ def main(argv=None):
     parser.add_argument('--train', type=int, default=400, help='training images')
     parser.add_argument('--val', type=int, default=100, help='validation images')
     parser.add_argument('--size', type=int, default=128, help='sides in pixels')
+    parser.add_argument('--background', type=float, nargs=2, default=(90, 165), metavar=('LEAST', 'GREATEST'),
+                        help="of the background's colours, 0 to 255 (default: 90 165); with 0 255 images differ much")
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same set')
     parser.add_argument('--force', action='store_true', help='replace the folder if it is there')
     args = parser.parse_args(argv)
     for name, least in (('train', 1), ('val', 1), ('size', 32), ('seed', 0)):
         if getattr(args, name) < least:
             parser.error(f'--{name} must be at least {least}, got {getattr(args, name)}')
+    if not 0 <= args.background[0] <= args.background[1] <= 255:
+        parser.error(f'--background {" ".join(map(str, args.background))}: must be two numbers from 0 to 255, the '
+                     'lesser first')
     if args.out.exists() and not args.force:
         raise FileExistsError(f'--out {args.out}: is there already; --force replaces it')
     others = sorted({path.name for path in args.out.iterdir()} - MADE) if args.out.is_dir() else []
@@ -56,8 +62,9 @@ def main(argv=None):
         folder = Path(temporary) / 'set'
         (folder / 'annotations').mkdir(parents=True)
         # Seeds of different sets and splits do not meet.
-        make_split(folder, 'train', args.train, args.size, args.seed * 10**7)
-        make_split(folder, 'val', args.val, args.size, args.seed * 10**7 + 5 * 10**6)
+        make_split(folder, 'train', args.train, args.size, args.seed * 10**7, args.background)
+        make_split(folder, 'val', args.val, args.size, args.seed * 10**7 + 5 * 10**6,
+                   args.background)
         if args.out.exists():
             shutil.rmtree(args.out)
         folder.rename(args.out)
