@@ -1,4 +1,5 @@
 """The statistics that batch norms evaluate with, exchanged: running averages, the batch's own, or recomputed ones."""
+from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from typing import Iterable, Iterator
 
@@ -81,3 +82,43 @@ def recompute_statistics(model: nn.Module, batches: Iterable[dict]) -> int:
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(var)
     return number
+
+
+@torch.no_grad()
+def between_shares(model: nn.Module, batches: Iterable[dict]) -> dict[str, tuple[float, float]]:
+    """How much of each norm's input and output differs between images, of the whole variance.
+
+    As :func:`~mmdet.analysis.image_statistics.image_statistics` says it of pixels: the variance of the images' means
+    over that plus the mean of their variances, 0 to 1, averaged over channels. In heads an image is a region.
+
+    Args:
+        model: a detector; in evaluation mode afterwards.
+        batches: as its data loader gives them.
+
+    Returns:
+        Name of each batch or group norm that was called -> shares of its input and its output.
+    """
+    moments: dict[str, list] = defaultdict(lambda: [[], [], [], []])
+
+    def watch(name: str):
+        def hook(layer, inputs, output):
+            for i, maps in enumerate((inputs[0], output)):
+                values = maps.flatten(2).double()
+                if values.numel():
+                    moments[name][2 * i].append(values.mean(2))
+                    moments[name][2 * i + 1].append(values.var(2, correction=0))
+        return hook
+
+    model.eval()
+    with ExitStack() as stack:
+        for name, layer in model.named_modules():
+            if isinstance(layer, (_BatchNorm, nn.GroupNorm)):
+                stack.callback(layer.register_forward_hook(watch(name)).remove)
+        for batch in batches:
+            model(**model.data_preprocessor(batch, False), mode='predict')
+    shares = {}
+    for name, found in moments.items():
+        means, variances = ([torch.cat(found[i + k]) for i in (0, 2)] for k in (0, 1))
+        shares[name] = tuple(float((mean.var(0, correction=0) / (mean.var(0, correction=0) + var.mean(0)).clamp(
+            min=torch.finfo(mean.dtype).tiny)).mean()) for mean, var in zip(means, variances))
+    return shares

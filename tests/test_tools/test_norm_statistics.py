@@ -5,7 +5,7 @@ import torch
 from conftest import load_tool
 from torch import nn
 
-from mmdet.analysis.norm_statistics import own_statistics, recompute_statistics
+from mmdet.analysis.norm_statistics import between_shares, own_statistics, recompute_statistics
 from mmdet.apis import init_detector
 from mmdet.ops.norm import CBN
 
@@ -40,6 +40,28 @@ class Model(nn.Module):
 def model():
     torch.manual_seed(0)
     return Model().double()
+
+
+def test_what_a_norm_leaves_of_images_differences():
+    class Norms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.unused = nn.BatchNorm2d(4), nn.GroupNorm(4, 4), nn.BatchNorm2d(4)
+
+        def data_preprocessor(self, batch, training):
+            return dict(inputs=batch)
+
+        def forward(self, inputs, mode):
+            return self.second(self.first(inputs))
+
+    within, offsets = torch.randn(6, 4, 5, 5).double(), torch.randn(6, 4, 1, 1).double() * 3
+    images = within - within.mean((2, 3), keepdim=True) + offsets
+    between = offsets.flatten(1).var(0, correction=0)
+    expected = (between / (between + images.var((2, 3), correction=0).mean(0))).mean().item()
+    shares = between_shares(Norms().double(), [images[:4], images[4:]])
+    assert set(shares) == {'first', 'second'}
+    assert shares['first'] == pytest.approx((expected, expected)) and expected > 0.7
+    assert shares['second'][0] == pytest.approx(expected) and shares['second'][1] < 1e-12
 
 
 def test_recomputed(model):

@@ -5,7 +5,11 @@
 Evaluates the same weights with different statistics: 'running', those in the checkpoint; 'batch', each test batch's
 own, as BN in training; 'precise', recomputed from --batches training batches under the final weights. A model that is
 much better with 'batch' was trained on statistics that its running averages do not stand for; one that is much better
-with 'precise' has averages that are too old or too noisy. Batches pass as in BN, which says little of a model that CBN trained.
+with 'precise' has averages that are too old or too noisy. Batches pass as in BN, which says little of a model that CBN
+trained.
+
+With --layers nothing is evaluated: the share of the variance that lies between images is printed for each norm, GN too,
+before and after it, over the first --batches test batches.
 """
 import argparse
 import sys
@@ -14,7 +18,8 @@ from itertools import islice
 
 from mmengine.config import DictAction
 
-from mmdet.analysis.norm_statistics import batch_norms, own_statistics, recompute_statistics
+from mmdet.analysis.norm_statistics import (batch_norms, between_shares, own_statistics,
+                                            recompute_statistics)
 from mmdet.engine import DetRunner
 from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
@@ -29,8 +34,9 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--statistics', nargs='+', choices=KINDS, default=list(KINDS), help='which (default: all)')
+    parser.add_argument('--layers', action='store_true', help="what each layer leaves of images' differences")
     parser.add_argument('--batches', type=int, default=200, metavar='N',
-                        help="training batches, of the config's size, for 'precise' (default: 200)")
+                        help="training batches, of the config's size, for 'precise'; test batches for --layers (default: 200)")
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='read checkpoints that may run code; only for files whose origin you know')
@@ -42,18 +48,32 @@ def parse_args(argv=None):
     return args
 
 
+def show_layers(runner, batches):
+    loader = runner.test_dataloader
+    number = min(batches, len(loader))
+    shares = between_shares(runner.model, track(islice(loader, number), 'images', number))
+    width = max(map(len, shares), default=0)
+    print(f'{"between images, %":{width}}  before  after')
+    for name, (before, after) in shares.items():
+        print(f'{name:{width}}  {100 * before:6.0f} {100 * after:6.0f}')
+
+
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
-    check_config(cfg, ('test', ) + (('train', ) if 'precise' in args.statistics else ()))
+    check_config(cfg, ('test', ) + (('train', ) if 'precise' in args.statistics and not args.layers else ()))
     check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     prepare(cfg, 'none')
     runner = DetRunner.from_cfg(cfg)
-    batch_norms(runner.model)
+    if not args.layers:
+        batch_norms(runner.model)
     results = {}
     with trust_checkpoints(args.trust_checkpoint):
         runner.load_or_resume()
+        if args.layers:
+            show_layers(runner, args.batches)
+            return
         for kind in sorted(set(args.statistics), key=KINDS.index):  # the last one changes the model
             if kind == 'precise':
                 loader = runner.build_dataloader(cfg.train_dataloader, seed=runner.seed)
