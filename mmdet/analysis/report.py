@@ -37,7 +37,7 @@ def write_report(data: dict, folder: Path, pictures: Optional[Pictures] = None, 
     grid = data.get('grid') or {}
     title = title or Path(grid.get('config', folder.name)).stem
     parts = [
-        _head(data, numbers, title), _summary(numbers), _table(numbers), _rates(numbers),
+        _head(data, numbers, title), _summary(numbers), _table(numbers) + _rates(numbers),
         _curves(numbers, grid), _speed(data, numbers), _examples(numbers, pictures), _how(data, numbers)]
     text = Template(TEMPLATE.read_text()).substitute(
         title=escape(f'Norms compared: {title}'), body='\n'.join(parts),
