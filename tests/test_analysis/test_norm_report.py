@@ -196,7 +196,7 @@ def test_page_with_learning_rates(tmp_path):
     svg = svg[svg.index('class="plot"'):]
     points = [[float(point.split(',')[0]) for point in line.split()]
               for line in re.findall(r'<polyline[^>]*points="([^"]*)"', svg)]
-    assert np.allclose(np.diff(points[0]), np.diff(points[1])[0], atol=.2) and len(points[0]) == 3  # each twice the last
+    assert np.allclose(np.diff(points[0]), np.diff(points[1])[0], atol=.2) and len(points[0]) == 3  # doubled
     table = (tmp_path / 'table.md').read_text()
     assert '| BN | 31.0 ± 1.4 (lr 0.02) |' in table and '| GN | 40.0 (lr 0.02) |' in table and edge in table
     first, *_ = summary(Numbers(data))
