@@ -5,8 +5,12 @@
 Each combination is a training of its own, started with the command that the page shows. Finished ones are kept in
 WORK_DIR/results.json as they come; with --resume they are not run again, and one that was interrupted goes on from its
 last checkpoint. WORK_DIR/index.html is the page, made anew after each; it needs no network and no other file.
+
+With --learning-rates the first seed is trained at all of them, the other seeds only at the rate that was best for their
+norm and batch size, at which the page shows each.
 """
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -31,6 +35,9 @@ def parse_args(argv=None):
                         help="a type, a key of the config's norm_cfgs, 'none', or NAME=dict(type='CBN', buffer_num=7)")
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='images a process')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='N')
+    parser.add_argument('--learning-rates', nargs='+', type=float, metavar='LR',
+                        help='the first seed is trained at all of them, the others at the best one of each norm and '
+                        "batch size; the speed is measured at the first (default: the config's own)")
     parser.add_argument('--where', nargs='+', choices=list(PLACES), metavar='PART',
                         help=f'of {", ".join(PLACES)} (default: all, but a backbone with frozen norms)')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_NAME')
@@ -54,6 +61,9 @@ def parse_args(argv=None):
                                 ('--jobs', [args.jobs], 1), ('--processes', [args.processes], 1)):
         if min(values) < least or len(set(values)) < len(values):
             parser.error(f'{name} {" ".join(map(str, values))}: must be different integers of {least} or more')
+    rates = [f'{rate:g}' for rate in args.learning_rates or ()]  # as in names of files
+    if not all(0 < rate < math.inf for rate in args.learning_rates or ()) or len(set(rates)) < len(rates):
+        parser.error(f'--learning-rates {" ".join(rates)}: must be different numbers of more than 0')
     if not args.speed_seconds >= 0 or (args.speed_only and not args.speed_seconds):
         parser.error(f'--speed-seconds {args.speed_seconds:g}: must be 0 or more, and more than 0 for --speed-only')
     if args.work_dir is None:

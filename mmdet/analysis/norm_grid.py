@@ -1,4 +1,4 @@
-"""A grid of trainings that differ in norm, batch size and seed, which can be interrupted and gone on with."""
+"""A grid of trainings that differ in norm, batch size, seed and rate, which can be interrupted and gone on with."""
 import json
 import os
 import platform
@@ -28,11 +28,13 @@ class Cell:
     norm: str
     batch_size: int  # images a process
     seed: int
+    lr: Optional[float] = None  # None: the config's
 
     @property
     def name(self) -> str:
         """For files; the same in every session."""
-        return f'{file_name(self.norm)}_b{self.batch_size}_s{self.seed}'
+        rate = '' if self.lr is None else f'_lr{self.lr:g}'
+        return f'{file_name(self.norm)}_b{self.batch_size}_s{self.seed}{rate}'
 
 
 def file_name(norm: str) -> str:
@@ -114,6 +116,8 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
         ValueError: ``none`` in the backbone, which cannot be without a norm; an option that the grid itself sets.
     """
     fixed = {'train_dataloader.batch_size': '--batch-sizes', 'randomness.seed': '--seeds'}
+    if cell.lr is not None:
+        fixed['optim_wrapper.optimizer.lr'] = '--learning-rates'
     for key in set(options or ()) & set(fixed):
         raise ValueError(f'--cfg-options {key}: is set for each training by {fixed[key]}')
     if norm is None and 'backbone' in places:
@@ -130,6 +134,8 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
             part['norm_cfg'] = dict(norm, _delete_=True)
     settings: dict = dict(model=model, train_dataloader=dict(batch_size=cell.batch_size),
                           randomness=dict(seed=cell.seed))
+    if cell.lr is not None:
+        settings['optim_wrapper'] = dict(optimizer=dict(lr=cell.lr))
     if scale_lr and 'base_batch_size' in (config.get('auto_scale_lr') or {}):
         settings['auto_scale_lr'] = dict(enable=True)
     if 'max_iters' in (config.get('train_cfg') or {}):
@@ -205,8 +211,8 @@ def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, com
     resident = [int(text) for file in (folder / 'run').glob('*/*.log')
                 for text in re.findall(r'peak resident memory: (\d+) MiB', file.read_text())]
     return dict(
-        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, processes=processes, unit=unit,
-        metrics={key: value for key, value in curve[-1].items() if key != 'step'}, curve=curve,
+        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, lr=cell.lr, processes=processes,
+        unit=unit, metrics={key: value for key, value in curve[-1].items() if key != 'step'}, curve=curve,
         losses=[[record['iter'], record['loss']] for record in log.train],
         iteration_seconds=median(steps) if steps else None,
         images_per_second=cell.batch_size * processes / median(steps) if steps else None,

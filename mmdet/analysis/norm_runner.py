@@ -26,6 +26,7 @@ from mmdet.analysis.norm_grid import (Cell, MissingEvaluation, cell_config, cell
 from mmdet.analysis.norm_results import Results
 from mmdet.analysis.norm_speed import measure_speed
 from mmdet.analysis.report import write_report
+from mmdet.analysis.report_numbers import Numbers, best_rate
 from mmdet.analysis.report_pictures import Pictures, example_ids
 from mmdet.registry import DATASETS
 from mmdet.utils.atomic_io import write_atomic
@@ -58,13 +59,17 @@ class Grid:
         self.places = find_places(self.config, args.where)
         self.results = Results(args.work_dir / 'results.json')
         # seed by seed, so that a grid which is stopped early has all norms
-        self.cells = [Cell(norm, batch, seed) for seed in args.seeds for batch in args.batch_sizes
-                      for norm in self.norms]
+        every = [Cell(norm, batch, seed, lr) for seed in args.seeds for lr in args.learning_rates or [None]
+                 for batch in args.batch_sizes for norm in self.norms]
+        # the others' rate is chosen by the first seed
+        self.cells = [cell for cell in every if cell.lr is None or cell.seed == args.seeds[0]]
+        self.undecided = list(dict.fromkeys((cell.norm, cell.batch_size) for cell in every if cell.lr is not None))
         if args.processes > 1:
             check_processes(str(args.processes))
-        self.configs = {cell: self._write_config(cell) for cell in self.cells}
+        self.configs = {cell: self._write_config(cell) for cell in every
+                        if cell in self.cells or cell.name in self.results.cells}
         # pretty_text takes a third of a second
-        self.waiting = [cell for cell in self.cells if cell.name not in self.results.cells
+        self.waiting = [cell for cell in self.configs if cell.name not in self.results.cells
                         or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)]
         for cell in self.cells[:len(self.norms)]:
             check_config(self.configs[cell], ('train', 'val'))
@@ -75,8 +80,9 @@ class Grid:
         self._examples: Optional[list] = None
         self.results.data['grid'] = dict(
             config=args.config, command=shlex.join(command), norms=self.norms, batch_sizes=args.batch_sizes,
-            seeds=args.seeds, processes=args.processes, jobs=args.jobs, places=self.places,
-            cells=[cell.name for cell in self.cells], versions=versions())
+            seeds=args.seeds, learning_rates=args.learning_rates, processes=args.processes, jobs=args.jobs,
+            places=self.places, cells=[cell.name for cell in self.cells], versions=versions())
+        self._choose_rates()
 
     def folder(self, cell: Cell) -> Path:
         return self.args.work_dir / 'cells' / cell.name
@@ -87,6 +93,28 @@ class Grid:
                            not self.args.no_scale_lr)
         write_atomic(text.encode(), path)
         return load_config(str(path))
+
+    @property
+    def total(self) -> int:
+        """Number of trainings, with those whose learning rate is not yet chosen."""
+        return len(self.cells) + len(self.undecided) * (len(self.args.seeds) - 1)
+
+    def _choose_rates(self) -> None:
+        """Add the other seeds of each norm and batch size whose first seed is through with all learning rates."""
+        unfinished = {(cell.norm, cell.batch_size) for cell in [*self.waiting, *self.running]}
+        main = Numbers(self.results.data).main
+        for norm, batch in [pair for pair in self.undecided if pair not in unfinished]:
+            self.undecided.remove((norm, batch))
+            first = [Cell(norm, batch, self.args.seeds[0], lr) for lr in self.args.learning_rates]
+            rates = {cell.lr: [self.results.cells[cell.name]] for cell in first if cell.name in self.results.cells}
+            best = best_rate(rates, main)
+            for cell in [Cell(norm, batch, seed, best) for seed in self.args.seeds[1:] if best is not None]:
+                self.cells.append(cell)
+                self.results.data['grid']['cells'].append(cell.name)
+                if cell.name not in self.results.cells:
+                    self.configs[cell] = self._write_config(cell)
+                    self.waiting.append(cell)
+            self.waiting.sort(key=lambda cell: self.args.seeds.index(cell.seed))
 
     def command(self, cell: Cell) -> list[str]:
         """Command line of a training for a person, who is in the repository's root, to type."""
@@ -172,8 +200,8 @@ class Grid:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the trainings have saved their state.
             RuntimeError: another runner, or a training that one has left behind, works in the same folder.
         """
-        with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(len(self.cells)) as display:
-            display.say(f'{len(self.cells)} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
+        with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(self.total) as display:
+            display.say(f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
                         f'{self.args.work_dir / "index.html"}')
             self.results.save()
             self.report(display, True)
@@ -186,6 +214,8 @@ class Grid:
                     for cell in ended:
                         display.say(self._finish(cell))
                     if ended:
+                        self._choose_rates()
+                        display.total = self.total
                         self.report(display, bool(self.waiting or self.running))
                     display.show(len(self.cells) - len(self.waiting) - len(self.running), self._lines(), self._left())
                 if self.results.cells and self.args.speed_seconds and not self._speed_known():
@@ -213,6 +243,7 @@ class Grid:
         left = sum(means.get(cell.batch_size, every) for cell in self.waiting)
         left += sum(max(0, means.get(cell.batch_size, every) - (time.time() - start))
                     for cell, (_, _, start, _) in self.running.items())
+        left += sum(means.get(batch, every) * (len(self.args.seeds) - 1) for _, batch in self.undecided)
         return left / self.args.jobs
 
     def _speed_known(self) -> bool:
@@ -221,8 +252,8 @@ class Grid:
 
     def measure(self, display: Display) -> None:
         """Add what a training step of each norm costs to the results."""
-        seed = self.args.seeds[0]
-        configs = {batch: {norm: self.configs[Cell(norm, batch, seed)] for norm in self.norms}
+        seed, lr = self.args.seeds[0], (self.args.learning_rates or [None])[0]
+        configs = {batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
                    for batch in self.args.batch_sizes}
         self.results.data['speed'] = measure_speed(configs, self.args.speed_seconds, display.say)
         self.results.save()

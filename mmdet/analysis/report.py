@@ -2,6 +2,7 @@
 import base64
 from datetime import datetime
 from html import escape
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from string import Template
@@ -9,10 +10,10 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from mmdet.analysis.report_numbers import (Numbers, markdown, metric_name, per_cent, speed_rows, summary, table_rows,
-                                           total_batch)
+from mmdet.analysis.report_numbers import (Numbers, best_of_rates, markdown, metric_name, over_seeds, per_cent,
+                                           rate_name, speed_rows, summary, table_rows, total_batch)
 from mmdet.analysis.report_pictures import Pictures, first_with_detections
-from mmdet.analysis.report_plots import STYLES, bounds, merge, plot, sample
+from mmdet.analysis.report_plots import STYLES, Curve, bounds, merge, plot, sample
 from mmdet.utils.atomic_io import write_atomic
 
 TEMPLATE = Path(__file__).parent / 'templates' / 'norms.html'
@@ -36,8 +37,8 @@ def write_report(data: dict, folder: Path, pictures: Optional[Pictures] = None, 
     grid = data.get('grid') or {}
     title = title or Path(grid.get('config', folder.name)).stem
     parts = [
-        _head(data, numbers, title), _summary(numbers), _table(numbers), _curves(numbers, grid),
-        _speed(data, numbers), _examples(numbers, pictures), _how(data, numbers)]
+        _head(data, numbers, title), _summary(numbers), _table(numbers) + _rates(numbers),
+        _curves(numbers, grid), _speed(data, numbers), _examples(numbers, pictures), _how(data, numbers)]
     text = Template(TEMPLATE.read_text()).substitute(
         title=escape(f'Norms compared: {title}'), body='\n'.join(parts),
         refresh='<meta http-equiv="refresh" content="60">\n' if running else '',
@@ -66,6 +67,8 @@ def _head(data: dict, numbers: Numbers, title: str) -> str:
     lines = [f'<h1>Norms compared: {escape(title)}</h1>',
              f'<p>{_listed(numbers.norms) or "No norm yet"}; batch size {_listed(list(map(str, numbers.totals)))}; '
              f'seeds {_listed(list(map(str, numbers.seeds)))}'
+             + (f'; learning rates {_listed([rate_name(lr).removeprefix("lr ") for lr in numbers.every_rate])}, all of '
+                'them for the first seed only' if len(numbers.every_rate) > 1 else '')
              + (f'; norm exchanged in {_listed(grid["places"])}' if grid.get('places') else '') + '.</p>']
     times = [cell['finished'] for cell in numbers.cells if cell.get('finished')]
     when = f'First training finished {min(times)}, last {max(times)}; page' if times else 'Page'
@@ -113,18 +116,26 @@ def _grouped_table(numbers: Numbers, groups: Sequence[tuple[str, Sequence[str]]]
             f'<th class="corner note">{second}</th>{under}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
+def _value(numbers: Numbers, trained: Sequence[dict], key: str, bold: bool) -> tuple[str, str]:
+    """A table's cell, as HTML and attributes: mean over the trainings of several seeds."""
+    value = over_seeds(trained, key)
+    seeds = '; '.join(f'seed {cell["seed"]}: {100 * cell["metrics"][key]:.1f}'
+                      for cell in trained if key in cell['metrics'])
+    number, plus, spread = per_cent(value).partition(' ± ')
+    fewer = f' <small>({value.n})</small>' if value and value.n < len(numbers.seeds) else ''
+    text = number + (f' <small>± {spread}</small>' if plus else '') + fewer
+    return f'<b>{text}</b>' if bold else text, f'title="{escape(seeds)}"'
+
+
 def _ap_table(numbers: Numbers, keys: list[str]) -> str:
     places = [(key, total) for key in keys for total in numbers.totals]
     rows = {}
     for norm, values in table_rows(numbers, keys):
         cells = []
-        for (key, total), (value, best) in zip(places, values):
-            seeds = '; '.join(f'seed {cell["seed"]}: {100 * cell["metrics"][key]:.1f}'
-                              for cell in numbers.select(norm, total) if key in cell['metrics'])
-            number, plus, spread = per_cent(value).partition(' ± ')
-            fewer = f' <small>({value.n})</small>' if value and value.n < len(numbers.seeds) else ''
-            text = number + (f' <small>± {spread}</small>' if plus else '') + fewer
-            cells.append((f'<b>{text}</b>' if best else text, f'title="{escape(seeds)}"'))
+        for (key, total), (_, best) in zip(places, values):
+            text, title = _value(numbers, numbers.select(norm, total), key, best)
+            rate = numbers.rate(norm, total)
+            cells.append((text + (f'<br><small>{escape(rate)}</small>' if rate else ''), title))
         rows[norm] = cells
     return _grouped_table(numbers, [(metric_name(key), list(map(str, numbers.totals))) for key in keys], 'batch size',
                           rows)
@@ -140,7 +151,44 @@ def _table(numbers: Numbers) -> str:
                      for kind in kinds)
     return ('<h2>AP by norm and batch size</h2>' + tables
             + '<p class="note">Shaded: clearly above every other norm of this batch size. In brackets: seeds, where '
-            'fewer are finished. Each number names its seeds when pointed at.</p>' + more)
+            'fewer are finished. Each number names its seeds when pointed at.'
+            + (f' {escape(best_of_rates(numbers))}' if numbers.compared else '') + '</p>' + more)
+
+
+def _rates(numbers: Numbers) -> str:
+    key = numbers.main
+    if not numbers.compared or key is None:
+        return ''
+    groups = []
+    curves: dict[int, list[Curve]] = {total: [] for total in numbers.totals}
+    rows: dict[str, list[tuple[str, str]]] = {norm: [] for norm in numbers.norms}
+    for total in numbers.totals:
+        groups.append((f'batch size {total}', [rate_name(lr) for lr in numbers.every_rate]))
+        for style, norm in enumerate(numbers.norms):
+            rates, best = numbers.rates(norm, total), numbers.select(norm, total)
+            rows[norm] += [_value(numbers, rates.get(lr, []), key, lr in rates and rates[lr] == best)
+                           for lr in numbers.every_rate]
+            points = [(lr, 100 * value.mean) for lr, cells in rates.items()
+                      for value in [over_seeds(cells, key)] if value and lr is not None]
+            curve = merge(style, norm, [points])
+            if curve:
+                curves[total].append(curve)
+    low, high = bounds([curve for each in curves.values() for curve in each])
+    margin = (high - low) / 20
+    plots = '\n'.join(
+        plot(f'{metric_name(key)}, %, batch size {total}', each, 'learning rate', (low - margin, high + margin),
+             log_ticks=[lr for lr in numbers.every_rate if lr is not None]) for total, each in curves.items())
+    return (f'<h2>AP by learning rate</h2>{_grouped_table(numbers, groups, metric_name(key) + ", %", rows)}'
+            '<p class="note">Shaded: the rate at which the other tables, the curves and the detections show the norm. '
+            'The first seed is trained at all rates, the others at the best of these; where the rate is chosen by the '
+            'same seed, its AP is a little favoured. –: failed or not trained. The learning rates are those of the '
+            'configs, before they are scaled by the batch size.</p>'
+            f'{_legend(numbers)}<div class="plots">{plots}</div>')
+
+
+def _legend(numbers: Numbers, markers: bool = True) -> str:
+    return '<p class="legend">' + ''.join(
+        f'<span>{sample(i, markers)}{escape(norm)}</span>' for i, norm in enumerate(numbers.norms)) + '</p>'
 
 
 def _resampled(runs: Sequence[Sequence], parts: int = 60) -> list[list[tuple[float, float]]]:
@@ -175,8 +223,6 @@ def _small_multiples(numbers: Numbers, name: str, runs: Callable[[list], list], 
 def _curves(numbers: Numbers, grid: dict) -> str:
     if not numbers.keys:
         return ''
-    keys = '<p class="legend">' + ''.join(
-        f'<span>{sample(i)}{escape(norm)}</span>' for i, norm in enumerate(numbers.norms)) + '</p>'
     units = {cell.get('unit', 'epoch') for cell in numbers.cells}
     plots = []
     for key in [key for key in numbers.shown if key.endswith('_mAP')] or numbers.shown[:1]:
@@ -186,11 +232,9 @@ def _curves(numbers: Numbers, grid: dict) -> str:
                                     for cell in cells], '/'.join(sorted(units)), True))
     loss = _small_multiples(numbers, 'loss', lambda cells: _resampled([cell['losses'] for cell in cells]),
                             'iteration', False)
-    keys_of_loss = '<p class="legend">' + ''.join(
-        f'<span>{sample(i, False)}{escape(norm)}</span>' for i, norm in enumerate(numbers.norms)) + '</p>'
-    return ('<h2>Curves</h2>' + keys + ''.join(plots) + '<p class="note">Line: mean over seeds; band: lowest to '
-            'highest seed.</p><h3>Training loss</h3>' + keys_of_loss + loss + '<p class="note">The highest 3 % of the '
-            'values lie outside.</p>')
+    return ('<h2>Curves</h2>' + _legend(numbers) + ''.join(plots) + '<p class="note">Line: mean over seeds; band: '
+            'lowest to highest seed.</p><h3>Training loss</h3>' + _legend(numbers, False) + loss
+            + '<p class="note">The highest 3 % of the values lie outside.</p>')
 
 
 def _speed(data: dict, numbers: Numbers) -> str:
@@ -276,7 +320,8 @@ def _how(data: dict, numbers: Numbers) -> str:
     parts.append(f'<h3>norm_cfg</h3><div class="scroll" tabindex="0"><table><tbody>{rows}</tbody></table></div>')
     parts.append('<h3>Configs and commands</h3>')
     for norm in numbers.norms:
-        inner = [_cell(cells) for total in numbers.totals for cells in [numbers.select(norm, total)] if cells]
+        inner = [_cell(numbers.select(norm, total), list(chain(*rates.values())))
+                 for total in numbers.totals for rates in [numbers.rates(norm, total)] if rates]
         if inner:
             parts.append(f'<details><summary>{escape(norm)}</summary>{"".join(inner)}</details>')
     return ''.join(parts)
@@ -286,14 +331,17 @@ def _call(cfg: Optional[dict]) -> str:
     return 'None' if cfg is None else f'dict({", ".join(f"{key}={value!r}" for key, value in cfg.items())})'
 
 
-def _cell(cells: list[dict]) -> str:
-    """Commands of one norm and batch size, and the config of its first seed."""
-    first = cells[0]
+def _cell(shown: list[dict], cells: list[dict]) -> str:
+    """Commands of one norm and batch size, and the config of the first seed of those that are shown."""
+    first, which, rate = shown[0], ' (the other seeds', ''
+    if len({cell.get('lr') for cell in cells}) > 1:
+        which = f' and {rate_name(first.get("lr"))} (the other seeds and rates'
+        rate = ', <code>optim_wrapper.optimizer.lr</code>'
     commands = '\n'.join(cell['command'] for cell in cells)
     name = f'{first["norm"]}_b{first["batch_size"]}_s{first["seed"]}.py'
     uri = 'data:text/x-python;base64,' + base64.b64encode(first['config'].encode()).decode()
     return (f'<details><summary>batch size {total_batch(first)}</summary><pre><code>{escape(commands)}</code></pre>'
-            f'<p>The file, of seed {first["seed"]} (the other seeds differ in <code>randomness.seed</code> and '
+            f'<p>The file, of seed {first["seed"]}{which} differ in <code>randomness.seed</code>{rate} and '
             f'<code>outfile_prefix</code>):</p><pre><code>{escape(first["cell_config"])}</code></pre>'
             f'<details><summary>merged with its bases</summary><p><a download="{escape(name)}" href="{uri}">'
             f'{escape(name)}</a></p><pre><code>{escape(first["config"])}</code></pre></details></details>')

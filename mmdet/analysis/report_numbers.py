@@ -41,8 +41,24 @@ def differ(a: Stat, b: Stat) -> Optional[bool]:
     return abs(a.mean - b.mean) > T95[min(int(freedom), len(T95)) - 1] * math.sqrt(total)
 
 
+def over_seeds(cells: Iterable[dict], key: str) -> Optional[Stat]:
+    """Of a metric in the last evaluation; -1 stands for no objects of this size."""
+    return stat(cell['metrics'][key] for cell in cells if cell['metrics'].get(key, -1) != -1)
+
+
+def best_rate(rates: dict[Optional[float], list[dict]], key: Optional[str]) -> Optional[float]:
+    """The learning rate, of those with the most cells, that has the highest mean of a metric; None without any.
+
+    Args:
+        rates: the finished cells of one norm and batch size by learning rate.
+        key: of the metric.
+    """
+    return max(rates, key=lambda lr: (len(rates[lr]), fmean(cell['metrics'].get(key, -1) for cell in rates[lr])),
+               default=None)
+
+
 class Numbers:
-    """The finished cells by norm, total batch size and metric.
+    """The finished cells by norm, total batch size and metric; where several learning rates were tried, at the best.
 
     Args:
         data: contents of ``results.json``.
@@ -55,6 +71,8 @@ class Numbers:
         self.asked_totals = [batch * asked.get('processes', 1) for batch in asked.get('batch_sizes', ())]
         self.norms = _unique([*self.asked_norms, *(cell['norm'] for cell in self.cells)])
         self.totals = sorted({*self.asked_totals, *(total_batch(cell) for cell in self.cells)})
+        # None is the config's own
+        self.every_rate = _in_order([*(asked.get('learning_rates') or ()), *(cell.get('lr') for cell in self.cells)])
         self.seeds = sorted({*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)})
         found = {key: None for cell in self.cells for key in cell['metrics']}
         # -1 stands for no objects of this size
@@ -71,9 +89,27 @@ class Numbers:
         """The metrics of the short table: AP and AP50 of each kind."""
         return [key for key in self.keys if _suffix(key) in ('', '_50')] or self.keys[:4]
 
+    def rates(self, norm: str, total: int) -> dict[Optional[float], list[dict]]:
+        """The cells of each learning rate, by seed."""
+        cells = sorted((cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
+                       key=lambda cell: cell['seed'])
+        return {lr: [cell for cell in cells if cell.get('lr') == lr]
+                for lr in _in_order(cell.get('lr') for cell in cells)}
+
     def select(self, norm: str, total: int) -> list[dict]:
-        return sorted((cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
-                      key=lambda cell: cell['seed'])
+        """The cells of the best learning rate, by seed."""
+        rates = self.rates(norm, total)
+        return rates.get(best_rate(rates, self.main), [])
+
+    def rate(self, norm: str, total: int) -> str:
+        """Name of the best learning rate; '' if none was asked for, or nothing is finished."""
+        cells = self.select(norm, total) if self.every_rate != [None] else []
+        return rate_name(cells[0].get('lr')) if cells else ''
+
+    @property
+    def compared(self) -> bool:
+        """Whether cells differ in learning rate."""
+        return len({cell.get('lr') for cell in self.cells}) > 1
 
     def asked(self, norm: str, total: int) -> bool:
         """Whether the last command line asked for it; the cells of earlier ones stay in the results."""
@@ -81,7 +117,7 @@ class Numbers:
 
     def stat(self, norm: str, total: int, key: str) -> Optional[Stat]:
         """Over seeds, of the last evaluation."""
-        return stat(cell['metrics'][key] for cell in self.select(norm, total) if cell['metrics'].get(key, -1) != -1)
+        return over_seeds(self.select(norm, total), key)
 
     def column(self, total: int, key: str) -> dict[str, Stat]:
         """The norms that have a value, best first."""
@@ -101,6 +137,15 @@ class Numbers:
 def total_batch(cell: dict) -> int:
     """Images of an iteration, over all processes."""
     return cell['batch_size'] * cell.get('processes', 1)
+
+
+def rate_name(lr: Optional[float]) -> str:
+    """'lr 0.01'."""
+    return "config's lr" if lr is None else f'lr {lr:g}'
+
+
+def _in_order(rates: Iterable[Optional[float]]) -> list[Optional[float]]:
+    return sorted(set(rates), key=lambda lr: lr or 0)
 
 
 def _unique(values: Iterable) -> list:
@@ -159,6 +204,7 @@ def summary(numbers: Numbers) -> list[str]:
             lines.append(f'{name[0].upper() + name[1:]} at batch size {small} minus that at {large}: '
                          f'{", ".join(changes)}.')
         lines += _against_large(numbers, key, small, large)
+    lines += at_edge(numbers)
     return lines or ['Nothing is finished yet.']
 
 
@@ -201,11 +247,32 @@ def _against_large(numbers: Numbers, key: str, small: int, large: int) -> list[s
     return lines
 
 
+def at_edge(numbers: Numbers) -> list[str]:
+    """A sentence on the best learning rates that are the least or the greatest which were tried, if there are such."""
+    parts = []
+    for total in numbers.totals if numbers.compared else ():
+        found = []
+        for norm in numbers.norms:
+            tried = [lr for lr in numbers.rates(norm, total) if lr is not None]
+            if tried and numbers.select(norm, total)[0].get('lr') in (tried[0], tried[-1]):
+                found.append(f'{norm} ({numbers.rate(norm, total)})')
+        if found:
+            parts.append(f'{", ".join(found)} at batch size {total}')
+    return ['The best learning rate is at the edge of what was tried, so that a better one may lie beyond it, for '
+            f'{"; ".join(parts)}.'] if parts else []
+
+
 def table_rows(numbers: Numbers, keys: list[str]) -> list[tuple[str, list[tuple[Optional[Stat], bool]]]]:
     """Norm, and for each metric and batch size the number and whether it is clearly the best."""
     best = {(key, total): numbers.clear_best(total, key) for key in keys for total in numbers.totals}
     return [(norm, [(numbers.stat(norm, total, key), best[key, total] == norm)
                     for key in keys for total in numbers.totals]) for norm in numbers.norms]
+
+
+def best_of_rates(numbers: Numbers) -> str:
+    """Which learning rate the tables are of."""
+    return ('Each norm and batch size is shown at its best learning rate: of those with the most seeds the one with '
+            f'the highest mean {metric_name(numbers.main or "")}.')
 
 
 def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
@@ -216,11 +283,15 @@ def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
         lines += [f'| {metric_name(key)}, % | {" | ".join(heads)} |', '|---' * (len(heads) + 1) + '|']
         for norm, values in table_rows(numbers, [key]):
             cells = [f'**{per_cent(value)}**' if clear else per_cent(value) for value, clear in values]
+            rates = [numbers.rate(norm, total) for total in numbers.totals]
+            cells = [f'{cell} ({rate})' if rate else cell for cell, rate in zip(cells, rates)]
             lines.append(f'| {norm} | {" | ".join(cells)} |')
         lines.append('')
     number = len(numbers.seeds)
     lines += [f'Mean ± standard deviation over {number} seeds, of the last evaluation; bold: above every other norm by '
               "Welch's t test (95 %)." if number > 1 else 'Of the last evaluation; one seed.', '']
+    if numbers.compared and numbers.main:
+        lines += [' '.join([best_of_rates(numbers), *at_edge(numbers)]), '']
     for total, rows in speed_rows(speed).items():
         heads = f'step, ms | images/s | / {(speed or {}).get("reference")} | peak memory, MiB | window, MiB'
         lines += [f'| batch {total}: norm | {heads} |', '|---|---|---|---|---|---|']

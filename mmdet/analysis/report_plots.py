@@ -75,16 +75,21 @@ def sample(style: int, markers: bool = True) -> str:
             f'{_marker(style, 17, 6) if markers else ""}</svg>')
 
 
-def plot(title: str, curves: Sequence[Curve], x_label: str, y_range: tuple[float, float], markers: bool = True) -> str:
-    """One plot, ``y_range`` high; what lies outside is cut off."""
-    xs = [x for curve in curves for x in curve.x]
+def plot(title: str, curves: Sequence[Curve], x_label: str, y_range: tuple[float, float], markers: bool = True,
+         log_ticks: Sequence[float] = ()) -> str:
+    """One plot, ``y_range`` high; what lies outside is cut off. With ``log_ticks``, from the least to the greatest, the
+    x axis is logarithmic and goes just beyond them."""
+    scale = math.log10 if log_ticks else float
+    xs = [scale(x) for x in log_ticks or [x for curve in curves for x in curve.x]]
     left, right = min(xs, default=0), max(xs, default=1)
     if left == right:
         left, right = left - 1, right + 1
+    if log_ticks:
+        left, right = left - (right - left) / 12, right + (right - left) / 12
     bottom, top = y_range
 
     def px(x: float) -> float:
-        return LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (scale(x) - left) / (right - left) * (WIDTH - LEFT - RIGHT)
 
     def py(y: float) -> float:
         return HEIGHT - BOTTOM - (min(max(y, bottom), top) - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
@@ -97,9 +102,11 @@ def plot(title: str, curves: Sequence[Curve], x_label: str, y_range: tuple[float
     for value in ticks(bottom, top):
         parts.append(f'<path class="g" d="M{LEFT} {py(value):.1f}H{WIDTH - RIGHT}"/>'
                      f'<text class="a" x="{LEFT - 5}" y="{py(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in ticks(left, right):
-        if markers and value != int(value):
+    end = -math.inf
+    for value in log_ticks or ticks(left, right):
+        if px(value) < end or (markers and not log_ticks and value != int(value)):
             continue  # there is no half of an epoch
+        end = px(value) + 40 if log_ticks else end
         parts.append(f'<text class="a" x="{px(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
                      f'{value:g}</text>')
     parts.append(f'<path class="x" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')

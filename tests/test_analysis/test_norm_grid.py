@@ -58,6 +58,20 @@ def test_published_config_gets_the_norm_where_its_backbone_is_frozen(tmp_path):
         cell_config(config, path, Cell('none', 2, 5), None, places, {'randomness.seed': 3})
 
 
+def test_learning_rate_of_a_cell(tiny_config, tmp_path):
+    config, path, norm = load_config(str(tiny_config)), tmp_path / 'config.py', dict(type='BN')
+    assert [Cell('CBN+', 2, 1, lr).name for lr in (None, .01, 1e-5)] == [
+        'CBNplus_b2_s1', 'CBNplus_b2_s1_lr0.01', 'CBNplus_b2_s1_lr1e-05']
+    options = {'optim_wrapper.optimizer.lr': 7., 'optim_wrapper.optimizer.momentum': .5}
+    with pytest.raises(ValueError, match='optimizer.lr: .*--learning-rates'):
+        cell_config(config, path, Cell('BN', 1, 0, .03), norm, ['neck'], options)
+    for lr, wanted in ((None, 7.), (.03, .03)):
+        path.write_text(cell_config(config, path, Cell('BN', 1, 0, lr), norm, ['neck'], options))
+        assert load_config(str(path)).optim_wrapper.optimizer == dict(
+            config.optim_wrapper.optimizer, lr=wanted, momentum=.5)
+        options.pop('optim_wrapper.optimizer.lr', None)
+
+
 def test_places_that_there_are_not():
     config = load_config(str(ROOT / 'configs' / 'compare_norms' / 'faster-rcnn_r18_fpn_bccd.py'))
     assert find_places(config) == ['backbone', 'neck', 'bbox_head']

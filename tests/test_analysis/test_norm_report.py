@@ -156,7 +156,7 @@ def test_page_of_an_old_file(tmp_path):
     assert text.count('http') == 0
     table = (tmp_path / 'table.md').read_text()
     assert table.splitlines()[0] == '| box AP, % | batch 1 | batch 2 |' and '| BN | 23.3 ± 15.3 | 30.0 ± 0.0 |' in table
-    assert 'http-equiv' not in (tmp_path / 'index.html').read_text()
+    assert 'http-equiv' not in (tmp_path / 'index.html').read_text() and 'learning rate' not in text
 
 
 def test_page_of_a_grid_that_runs(tmp_path):
@@ -177,6 +177,33 @@ def test_page_of_a_grid_that_runs(tmp_path):
     assert 'http-equiv="refresh"' in (tmp_path / 'index.html').read_text()
     assert '| GN | 250 | 4.0 | 1.25 | – | 0.0 |' in markdown(Numbers(data), speed)
     read_page(write_report(make_data({}, grid=grid), tmp_path, running=True))  # before the first has finished
+
+
+def test_page_with_learning_rates(tmp_path):
+    values = {('BN', .01): [.1], ('BN', .02): [.3, .32], ('BN', .04): [.5],  # .02 has the most seeds
+              ('GN', .01): [.2], ('GN', .02): [.4]}
+    cells = {f'{norm}_b1_s{seed}_lr{lr}': make_cell(norm, 1, seed, ap, lr=lr)
+             for (norm, lr), aps in values.items() for seed, ap in enumerate(aps)}
+    grid = dict(norms={'BN': None, 'GN': None}, batch_sizes=[1], seeds=[0, 1], learning_rates=[.01, .02, .04, .08])
+    data = dict(make_data({}, grid=grid), cells=cells)
+    page = read_page(write_report(data, tmp_path))
+    text = ' '.join(page.words)
+    edge = 'edge of what was tried, so that a better one may lie beyond it, for GN (lr 0.02) at batch size 1.'
+    assert ['BN', '31.0 ± 1.4lr 0.02', '31.0 ± 1.4lr 0.02'] in page.rows and edge in text
+    assert ['BN', '10.0 (1)', '31.0 ± 1.4', '50.0 (1)', '–'] in page.rows
+    assert ['GN', '20.0 (1)', '40.0 (1)', '–', '–'] in page.rows
+    svg = (tmp_path / 'index.html').read_text().split('AP by learning rate')[1].split('</svg>\n')[0]
+    svg = svg[svg.index('class="plot"'):]
+    points = [[float(point.split(',')[0]) for point in line.split()]
+              for line in re.findall(r'<polyline[^>]*points="([^"]*)"', svg)]
+    assert np.allclose(np.diff(points[0]), np.diff(points[1])[0], atol=.2) and len(points[0]) == 3  # doubled
+    table = (tmp_path / 'table.md').read_text()
+    assert '| BN | 31.0 ± 1.4 (lr 0.02) |' in table and '| GN | 40.0 (lr 0.02) |' in table and edge in table
+    first, *_ = summary(Numbers(data))
+    assert 'GN has the highest mean box AP, 40.0;' in first and 'BN (31.0' in first
+    data['cells'].update(make_data({('BN', 1): [.1, .2, .3]})['cells'])  # of an earlier command line without rates
+    assert "| BN | 20.0 ± 10.0 (config's lr) |" in markdown(Numbers(data))
+    read_page(write_report(data, tmp_path))
 
 
 def test_lines_of_plots():

@@ -110,6 +110,46 @@ def test_failed_trainings(tool, monkeypatch, capsys):
     assert len(data['cells']) == 4 and data['failed'] == {}
 
 
+RATES = {'BN_b2_s0_lr0.01': .3, 'BN_b2_s0_lr0.02': .2, 'BN_b2_s0_lr0.04': .4, 'GN_b2_s0_lr0.01': .1,
+         'GN_b2_s0_lr0.02': .5, 'GN_b2_s0_lr0.04': .3, 'BN_b2_s1_lr0.01': .3, 'BN_b2_s1_lr0.04': .3,
+         'GN_b2_s1_lr0.02': .6}
+
+
+def test_learning_rates(tool, monkeypatch):
+    monkeypatch.setenv('APS', json.dumps(RATES))
+    monkeypatch.setenv('BAD', 'BN_b2_s0_lr0.04|GN_b2_s0.*')
+    options = ['--jobs', '2', '--learning-rates', '0.01', '0.02', '0.04']
+    with pytest.raises(RuntimeError, match='4 of 7 trainings failed: GN_b2_s0_lr0.01, GN.*, BN_b2_s0_lr0.04, GN'):
+        tool(*options)
+    data = read(tool)
+    assert set(data['cells']) == {'BN_b2_s0_lr0.01', 'BN_b2_s0_lr0.02', 'BN_b2_s1_lr0.01'}
+    assert data['cells']['BN_b2_s1_lr0.01']['lr'] == .01 and 'lr=0.01' in data['cells']['BN_b2_s1_lr0.01']['config']
+    assert not list(tool.out.glob('cells/GN_b2_s1*'))
+    # what failed is tried again, and BN's best rate is another one then
+    monkeypatch.delenv('BAD')
+    tool(*options, '--resume')
+    assert {name: cell['metrics']['coco/bbox_mAP'] for name, cell in read(tool)['cells'].items()} == RATES
+    assert '| BN | 35.0 ± 7.1 (lr 0.04) |' in (tool.out / 'table.md').read_text()
+    before = {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
+    tool(*options, '--resume')
+    assert before == {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
+    with pytest.raises(ValueError, match='BN_b2_s1_lr0.01 was trained with another config'):
+        tool('--learning-rates', '0.01', '--seeds', '2', '1', '--resume', '--cfg-options', 'train_cfg.max_epochs=1')
+
+
+def test_results_of_a_version_without_learning_rates(tool):
+    tool()
+    data = read(tool)
+    assert {cell.pop('lr') for cell in data['cells'].values()} == {None}
+    data['grid'].pop('learning_rates')
+    (tool.out / 'results.json').write_text(json.dumps(data))
+    before = {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
+    tool('--resume')
+    assert before == {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
+    assert read(tool)['cells'] == data['cells']
+    assert '| BN | 15.0 ± 7.1 |' in (tool.out / 'table.md').read_text()
+
+
 def test_killed_in_its_last_evaluation(tool, monkeypatch, capsys):
     monkeypatch.setenv('CUT', 'yes')
     tool('--seeds', '1')
@@ -162,7 +202,8 @@ def test_processes_start_through_torchrun(tmp_path):
 @pytest.mark.parametrize('options, words', [
     (['--seeds', '1', '1'], 'different'), (['--batch-sizes', '0'], '1 or more'), (['--jobs', '0'], '--jobs 0'),
     (['--speed-seconds', '-1'], '--speed-seconds'), (['--speed-only', '--speed-seconds', '0'], 'more than 0'),
-    (['--where', 'head'], 'invalid choice')])
+    (['--where', 'head'], 'invalid choice'), (['--learning-rates', '0.1', '0'], '0.1 0: must be different'),
+    (['--learning-rates', '0.1', '1e-1'], 'different'), (['--learning-rates', 'nan'], 'more than 0')])
 def test_bad_options(options, words, capsys):
     with pytest.raises(SystemExit) as stop:
         load_tool(TOOL).parse_args(['x.py', *options])
@@ -189,6 +230,13 @@ def test_speed(tool):
     assert norms['wide']['window_mib'] > 0 and norms['wide']['ratio'] > 1
     assert norms['wide']['seconds'] == pytest.approx(norms['BN']['seconds'] * norms['wide']['ratio'])
     assert 'window MiB' in (tool.out / 'index.html').read_text()
+
+
+def test_speed_at_the_first_learning_rate(tool, monkeypatch):
+    seen = []
+    monkeypatch.setattr(norm_runner, 'measure_speed', lambda configs, *rest: seen.append(configs))
+    tool('--speed-only', '--speed-seconds', '1', '--learning-rates', '0.04', '0.01')
+    assert {norm: config.optim_wrapper.optimizer.lr for norm, config in seen[0][2].items()} == {'BN': .04, 'GN': .04}
 
 
 def test_a_real_training(tiny_config, tmp_path):
