@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from .brn import BRN
 from .cbn import CBN, CBNPlus, SyncCBN
+from .cbn_gn import CBNGN
 from .sync_bn import SyncBN
 
 NORMS: dict[str, type] = {
     'BN': nn.BatchNorm2d, 'BN1d': nn.BatchNorm1d, 'BN2d': nn.BatchNorm2d, 'BN3d': nn.BatchNorm3d, 'SyncBN': SyncBN,
     'GN': nn.GroupNorm, 'LN': nn.LayerNorm, 'IN': nn.InstanceNorm2d, 'IN1d': nn.InstanceNorm1d,
     'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN,
-    'BRN': BRN}
+    'BRN': BRN, 'CBN+GN': CBNGN}
 NORM_TYPES = tuple(NORMS)
 
 
@@ -62,7 +63,10 @@ def _abbreviation(layer: type) -> str:
 
 
 def _check_arguments(layer: type, cfg: dict) -> None:
-    parameters = inspect.signature(layer.__init__).parameters
+    parameters = dict(inspect.signature(layer.__init__).parameters)
+    if hasattr(layer, 'kwargs_of'):
+        del parameters['kwargs']
+        parameters.update(inspect.signature(layer.kwargs_of.__init__).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     known = [name for name in parameters if name not in ('self', 'num_features', 'num_channels')]
@@ -79,4 +83,4 @@ def _check_arguments(layer: type, cfg: dict) -> None:
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``, giving CBN the convolution and its input. The only place that knows of CBN."""
     y = conv(x)
-    return norm(y, x, conv) if isinstance(norm, CBN) else norm(y)
+    return norm(y, x, conv) if isinstance(norm, (CBN, CBNGN)) else norm(y)

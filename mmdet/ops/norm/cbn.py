@@ -25,6 +25,8 @@ _CHOICES = dict(
     compensation=COMPENSATIONS, backprop=('current', 'window'), pool=('sliding', 'exponential'),
     running_stats=('batch', 'pooled'), slope_dtype=('auto', 'float32'), compile=('off', 'auto'))
 
+Affine = tuple[Optional[Tensor], Optional[Tensor]]
+
 
 class CBN(_BatchNorm):
     r"""Cross-Iteration Batch Normalization after a convolution or linear layer.
@@ -151,8 +153,11 @@ class CBN(_BatchNorm):
             return
         self.window.load(saved)
 
-    def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
+    def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None,
+                affine: Optional[Affine] = None) -> Tensor:
         """Normalize ``y = conv(x)``; in training ``x`` and ``conv`` are needed unless ``buffer_num`` is 0.
+
+        ``affine``: gamma and beta, (C,) or None, in place of the layer's own; not with a ``buffer_num`` of 0.
 
         Raises:
             RuntimeError: no convolution was given in training, or the burn-in's length is not known.
@@ -160,20 +165,22 @@ class CBN(_BatchNorm):
             ValueError: ``y`` has fewer than 2 dimensions, another number of channels or another device.
         """
         self._check_input_dim(y)
+        weight, bias = affine or (self.weight, self.bias)
         if not self.training:
             batch = self.running_mean is None
-            return F.batch_norm(y, self.running_mean, self.running_var, self.weight, self.bias, batch, 0., self.eps)
+            return F.batch_norm(y, self.running_mean, self.running_var, weight, bias, batch, 0., self.eps)
         if self.buffer_num == 0 and not (self.sync and syncs()):
             return super().forward(y)
-        return self._train_forward(y, x, conv)
+        return self._train_forward(y, x, conv, weight, bias)
 
     @torch.compiler.disable  # the window is state that no graph can hold
-    def _train_forward(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module]) -> Tensor:
+    def _train_forward(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module], weight: Optional[Tensor],
+                       bias: Optional[Tensor]) -> Tensor:
         sync = self.sync and syncs()
         if self.buffer_num:
             self._check_conv(y, x, conv)
         if y.numel() == 0 and not sync:
-            return self._no_positions(y)
+            return _no_positions(y, weight, bias)
         matrix = weight_matrix(conv, conv.weight).to(stats_dtype(y.dtype)) if self.buffer_num else None
         with torch.no_grad(), without_autocast(y.device):
             mean, var = batch_stats(y)
@@ -185,10 +192,10 @@ class CBN(_BatchNorm):
             finite = pool.var < torch.inf if y.is_cuda else math.isfinite(pool.var.sum())
             self._update_running_stats(pool, finite)
         if not self.buffer_num:
-            return PooledNorm.apply(y, self.weight, self.bias, Step(pool, self.eps, sync))
+            return PooledNorm.apply(y, weight, bias, Step(pool, self.eps, sync))
         step = CBNStep(self, conv, (mean, var), history, pool, sync, finite)
         follow = (matrix, conv.bias) if history and self.backprop == 'window' else (matrix.detach(), None)
-        return PooledNorm.apply(y, self.weight, self.bias, step, x.detach(), *follow)
+        return PooledNorm.apply(y, weight, bias, step, x.detach(), *follow)
 
     def _check_input_dim(self, y: Tensor) -> None:
         if y.dim() < 2 or y.shape[1] != self.num_features:
@@ -209,11 +216,6 @@ class CBN(_BatchNorm):
         if isinstance(conv, nn.Linear) and y.dim() != 2:
             raise ValueError(f'CBN{self._where()}: after nn.Linear it takes (N, {self.num_features}), got '
                              f'{tuple(y.shape)}; flatten the other dimensions into N')
-
-    def _no_positions(self, y: Tensor) -> Tensor:
-        for own, combine in ((self.weight, torch.mul), (self.bias, torch.add)):
-            y = y * 1 if own is None else combine(y, per_channel(own, y).to(y.dtype))
-        return y
 
     def _update_running_stats(self, pool: Pool, finite: Union[bool, Tensor]) -> None:
         # Activation checkpointing recomputes the forward inside the backward: not a second batch.
@@ -279,6 +281,12 @@ class CBNStep(Step):
         pooled = None if self.sync else (_less(self.pool.mean, conv.bias), self.pool.var)
         layer.window.push(Entry(self.pool.weight, _less(mean, conv.bias), var, patch), grad, scale, matrix,
                           layer.buffer_num if layer.two_stage else length, self.history, pooled)
+
+
+def _no_positions(y: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    for own, combine in ((weight, torch.mul), (bias, torch.add)):
+        y = y * 1 if own is None else combine(y, per_channel(own, y).to(y.dtype))
+    return y
 
 
 def _less(mean: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -1,0 +1,67 @@
+"""Cross-iteration and group normalization, mixed channel by channel as the training finds best."""
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .cbn import CBNPlus
+from .kernels import per_channel
+
+
+class CBNGN(nn.Module):
+    r"""A learned mixture of CBN+ and GN after a convolution or linear layer. ``type='CBN+GN'``.
+
+    With CBN+'s pooled statistics and those of GN, of each image and group of channels,
+
+    .. math:: z = \gamma \left(s\, \hat y_{CBN} + (1 - s)\, \hat y_{GN}\right) + \beta, \quad s = \sigma(a)
+
+    where a, one number a channel, is learned and starts at 0, so that s starts at 1/2. CBN's part keeps what tells one
+    image from another, GN's takes it out. Mixing a batch norm with another, by learned weights, is from Switchable
+    Normalization (Luo et al., ICLR 2019, arXiv 1806.10779), which mixes statistics; here it is outputs, so that each
+    part stays exact.
+
+    Args:
+        num_features: number C of channels.
+        num_groups: of GN.
+        eps, affine: as in BN, for both parts.
+        kwargs: further arguments of :class:`.CBNPlus`.
+
+    Shape:
+        input (N, C, ...) with any number of spatial dimensions; output the same.
+
+    Raises:
+        ValueError: channels that do not divide into the groups; ``buffer_num=0``; what CBN+ refuses.
+    """
+
+    _abbr_ = 'cbn_gn'
+    kwargs_of = CBNPlus
+
+    def __init__(self, num_features: int, num_groups: int = 32, eps: float = 1e-5, affine: bool = True,
+                 **kwargs) -> None:
+        super().__init__()
+        if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1 \
+                or num_features % num_groups:
+            raise ValueError(f'CBN+GN: num_groups must be an integer that divides the {num_features} channels, got '
+                             f'{num_groups!r}')
+        if kwargs.get('buffer_num') == 0:
+            raise ValueError('CBN+GN: buffer_num must be 1 or more, got 0')
+        self.num_groups, self.eps = num_groups, eps
+        self.cbn = CBNPlus(num_features, eps=eps, affine=False, **kwargs)
+        self.mix = nn.Parameter(torch.zeros(num_features))
+        for name, start in (('weight', torch.ones), ('bias', torch.zeros)):
+            self.register_parameter(name, nn.Parameter(start(num_features)) if affine else None)
+
+    def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
+        """Normalize ``y = conv(x)``; see :meth:`.CBN.forward`."""
+        share = self.mix.sigmoid()
+        rest = 1 - share
+        if self.weight is not None:
+            share, rest = self.weight * share, self.weight * rest
+        z = self.cbn(y, x, conv, (share, self.bias))
+        if y.numel() == 0:
+            return z + per_channel(rest, y).to(y.dtype) * y
+        return z + F.group_norm(y, self.num_groups, rest, None, self.eps).to(y.dtype)
+
+    def extra_repr(self) -> str:
+        return f'num_groups={self.num_groups}, eps={self.eps}'
