@@ -9,6 +9,7 @@ norm_cfgs = {
     # The gradient reaches the whole window; sliding over 4 batches, exponential over 16
     'CBN-window': dict(type='CBN', buffer_num=3, compensation='secant', backprop='window', running_stats='pooled'),
     'CBN+': dict(type='CBN+', buffer_num=15),
+    'CBN+GN': dict(type='CBN+GN', num_groups=8, buffer_num=15),
     # Rivals: the clipping opens over the same parts of the training as in its paper, were it 2000 iterations long
     'BRN': dict(type='BRN', burnin=80, r_ramp=540, d_ramp=310),
     'FRN': dict(type='timm.layers.FilterResponseNormTlu2d'),
