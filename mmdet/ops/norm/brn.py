@@ -10,15 +10,15 @@ from .kernels import batch_stats
 class BRN(_BatchNorm):
     r"""Batch Renormalization; in evaluation BN, with BN's parameters and buffers. ``type='BRN'``.
 
-    With the batch's mean :math:`\mu_B` and deviation :math:`\sigma_B = \sqrt{\epsilon + \sigma^2}`, and the running
-    :math:`\mu` and :math:`\sigma` (Algorithm 1), r and d being constants to the gradient,
+    With the batch's mean mu_B and deviation sigma_B, the root of its variance and eps, and the running mu and sigma
+    (Algorithm 1), r and d being constants to the gradient,
 
     .. math:: z = \gamma \left(\frac{y - \mu_B}{\sigma_B} r + d\right) + \beta, \quad
         r = \mathrm{clip}_{[1/r_{max},\, r_{max}]}\left(\frac{\sigma_B}{\sigma}\right), \quad
         d = \mathrm{clip}_{[-d_{max},\, d_{max}]}\left(\frac{\mu_B - \mu}{\sigma}\right)
 
-    and then :math:`\mu \leftarrow \mu + \alpha (\mu_B - \mu)`, :math:`\sigma \leftarrow \sigma + \alpha (\sigma_B -
-    \sigma)`; ``running_var`` is :math:`\sigma^2 - \epsilon`. Iterations are counted by ``num_batches_tracked``.
+    and then mu and sigma move towards mu_B and sigma_B by the momentum; ``running_var`` is the square of sigma, less eps.
+    Iterations are counted by ``num_batches_tracked``.
 
     Args:
         num_features: number C of channels.
