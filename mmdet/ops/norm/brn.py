@@ -17,8 +17,8 @@ class BRN(_BatchNorm):
         r = \mathrm{clip}_{[1/r_{max},\, r_{max}]}\left(\frac{\sigma_B}{\sigma}\right), \quad
         d = \mathrm{clip}_{[-d_{max},\, d_{max}]}\left(\frac{\mu_B - \mu}{\sigma}\right)
 
-    and then mu and sigma move towards mu_B and sigma_B by the momentum; ``running_var`` is the square of sigma, less eps.
-    Iterations are counted by ``num_batches_tracked``.
+    and then mu and sigma move towards mu_B and sigma_B by the momentum; ``running_var`` is the square of sigma, less
+    eps. Iterations are counted by ``num_batches_tracked``.
 
     Args:
         num_features: number C of channels.
