@@ -34,8 +34,12 @@ def image_statistics(images: Iterable[torch.Tensor]) -> ImageStatistics:
         variances.append(values.var(1, correction=0))
     if not means:
         raise ValueError('there are no images to take statistics of')
-    within = torch.stack(variances).mean(0)
-    between = torch.stack(means).var(0, correction=0)
-    total = within + between
-    share = torch.where(total > 0, between / total, torch.zeros_like(total))
+    total, share = between_share(torch.stack(means), torch.stack(variances))
     return ImageStatistics(torch.stack(means).mean(0), total.sqrt(), share, len(means))
+
+
+def between_share(means: torch.Tensor, variances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Total variance, and the share of it between images, (C,), by the images' means and variances, (N, C)."""
+    between = means.var(0, correction=0)
+    total = variances.mean(0) + between
+    return total, torch.where(total > 0, between / total, torch.zeros_like(total))

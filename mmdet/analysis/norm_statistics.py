@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmdet.analysis.image_statistics import between_share
+
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The layers with running statistics (BN, SyncBN, CBN).
@@ -116,9 +118,5 @@ def between_shares(model: nn.Module, batches: Iterable[dict]) -> dict[str, tuple
                 stack.callback(layer.register_forward_hook(watch(name)).remove)
         for batch in batches:
             model(**model.data_preprocessor(batch, False), mode='predict')
-    shares = {}
-    for name, found in moments.items():
-        means, variances = ([torch.cat(found[i + k]) for i in (0, 2)] for k in (0, 1))
-        shares[name] = tuple(float((mean.var(0, correction=0) / (mean.var(0, correction=0) + var.mean(0)).clamp(
-            min=torch.finfo(mean.dtype).tiny)).mean()) for mean, var in zip(means, variances))
-    return shares
+    return {name: tuple(float(between_share(torch.cat(found[i]), torch.cat(found[i + 1]))[1].mean()) for i in (0, 2))
+            for name, found in moments.items()}

@@ -18,8 +18,7 @@ from itertools import islice
 
 from mmengine.config import DictAction
 
-from mmdet.analysis.norm_statistics import (batch_norms, between_shares, own_statistics,
-                                            recompute_statistics)
+from mmdet.analysis.norm_statistics import batch_norms, between_shares, own_statistics, recompute_statistics
 from mmdet.engine import DetRunner
 from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
@@ -36,7 +35,8 @@ def parse_args(argv=None):
     parser.add_argument('--statistics', nargs='+', choices=KINDS, default=list(KINDS), help='which (default: all)')
     parser.add_argument('--layers', action='store_true', help="what each layer leaves of images' differences")
     parser.add_argument('--batches', type=int, default=200, metavar='N',
-                        help="training batches, of the config's size, for 'precise'; test batches for --layers (default: 200)")
+                        help="training batches, of the config's size, for 'precise'; test batches for --layers "
+                        '(default: 200)')
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='read checkpoints that may run code; only for files whose origin you know')

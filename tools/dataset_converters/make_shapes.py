@@ -63,8 +63,7 @@ def main(argv=None):
         (folder / 'annotations').mkdir(parents=True)
         # Seeds of different sets and splits do not meet.
         make_split(folder, 'train', args.train, args.size, args.seed * 10**7, args.background)
-        make_split(folder, 'val', args.val, args.size, args.seed * 10**7 + 5 * 10**6,
-                   args.background)
+        make_split(folder, 'val', args.val, args.size, args.seed * 10**7 + 5 * 10**6, args.background)
         if args.out.exists():
             shutil.rmtree(args.out)
         folder.rename(args.out)

@@ -19,8 +19,7 @@ _FOLLOWS = {  # what can feed a norm of so many dimensions
     nn.BatchNorm3d: (nn.Conv3d, nn.ConvTranspose3d)}
 _BN = tuple(_FOLLOWS)
 _CONVS = sum(_FOLLOWS.values(), ())
-_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward,
-                  BRN.forward)
+_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward, BRN.forward)
 _MODULE_STATE = tuple(vars(nn.Module()))  # parameters, buffers, children, hooks, the training flag
 
 Names = dict[nn.Module, str]
