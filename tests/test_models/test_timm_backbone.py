@@ -40,13 +40,17 @@ def test_frozen_stages_are_what_a_map_depends_on():
     assert not frozen_names(TIMMBackbone('resnet10t'))
 
 
-def test_norms():
-    backbone = TIMMBackbone('tf_efficientnet_lite0', norm_cfg=dict(type='CBN+', buffer_num=3)).train()
+@pytest.mark.parametrize('cfg', [dict(type='CBN+'), dict(type='CBN+GN', num_groups=8)], ids=['CBN+', 'CBN+GN'])
+def test_cross_iteration_norms(cfg):
+    backbone = TIMMBackbone('tf_efficientnet_lite0', norm_cfg=dict(cfg, buffer_num=3)).train()
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     assert norms and all(type(norm) is CBNPlus for norm in norms)
     for _ in range(2):
         sum(each.mean() for each in backbone(torch.randn(1, 3, 64, 64))).backward()
     assert all(norm.pools for norm in norms)
+
+
+def test_norms():
     assert not any(module.training for module in TIMMBackbone('resnet10t', norm_eval=True).train().modules()
                    if isinstance(module, _BatchNorm))
     fixed = TIMMBackbone('resnet10t', norm_cfg=dict(type='BN', requires_grad=False))

@@ -14,6 +14,7 @@ CONFIG = '''
 _base_ = '{base}'
 custom_imports = dict(imports=['killer'], allow_failed_imports=False)
 custom_hooks = [dict(type='Killer')]
+model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))
 train_dataloader = dict(dataset=dict(pipeline=[
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -76,8 +76,9 @@ def _check_arguments(layer: type, cfg: dict) -> None:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             raise TypeError(f"norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); "
                             f"it takes {', '.join(known)}{hint}")
-    if layer is nn.GroupNorm and 'num_groups' not in cfg:
-        raise TypeError("norm_cfg: GN needs 'num_groups', for instance dict(type='GN', num_groups=32)")
+    if issubclass(layer, nn.GroupNorm) and 'num_groups' not in cfg:
+        name = next((name for name, known in NORMS.items() if known is layer), layer.__name__)
+        raise TypeError(f"norm_cfg: {name} needs 'num_groups', for instance dict(type={name!r}, num_groups=32)")
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:

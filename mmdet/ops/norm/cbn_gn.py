@@ -9,7 +9,7 @@ from .cbn import CBNPlus
 from .kernels import per_channel
 
 
-class CBNGN(nn.Module):
+class CBNGN(nn.GroupNorm):
     r"""A learned mixture of CBN+ and GN after a convolution or linear layer. ``type='CBN+GN'``.
 
     With CBN+'s pooled statistics and those of GN, of each image and group of channels,
@@ -21,10 +21,11 @@ class CBNGN(nn.Module):
     Normalization (Luo et al., ICLR 2019, arXiv 1806.10779), which mixes statistics; here it is outputs, so that each
     part stays exact.
 
+    Parameters have GN's names, and ``mix`` is a; the running statistics are those of ``cbn``, a layer of its own, which
+    takes those of a BN's checkpoint too.
+
     Args:
-        num_features: number C of channels.
-        num_groups: of GN.
-        eps, affine: as in BN, for both parts.
+        num_groups, num_channels, eps, affine: as in GN; ``eps`` for both parts.
         kwargs: further arguments of :class:`.CBNPlus`.
 
     Shape:
@@ -37,20 +38,16 @@ class CBNGN(nn.Module):
     _abbr_ = 'cbn_gn'
     kwargs_of = CBNPlus
 
-    def __init__(self, num_features: int, num_groups: int = 32, eps: float = 1e-5, affine: bool = True,
-                 **kwargs) -> None:
-        super().__init__()
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **kwargs) -> None:
         if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1 \
-                or num_features % num_groups:
-            raise ValueError(f'CBN+GN: num_groups must be an integer that divides the {num_features} channels, got '
+                or num_channels % num_groups:
+            raise ValueError(f'CBN+GN: num_groups must be an integer that divides the {num_channels} channels, got '
                              f'{num_groups!r}')
         if kwargs.get('buffer_num') == 0:
             raise ValueError('CBN+GN: buffer_num must be 1 or more, got 0')
-        self.num_groups, self.eps = num_groups, eps
-        self.cbn = CBNPlus(num_features, eps=eps, affine=False, **kwargs)
-        self.mix = nn.Parameter(torch.zeros(num_features))
-        for name, start in (('weight', torch.ones), ('bias', torch.zeros)):
-            self.register_parameter(name, nn.Parameter(start(num_features)) if affine else None)
+        super().__init__(num_groups, num_channels, eps, affine)
+        self.cbn = CBNPlus(num_channels, eps=eps, affine=False, **kwargs)
+        self.mix = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
         """Normalize ``y = conv(x)``; see :meth:`.CBN.forward`."""
@@ -63,5 +60,8 @@ class CBNGN(nn.Module):
             return z + per_channel(rest, y).to(y.dtype) * y
         return z + F.group_norm(y, self.num_groups, rest, None, self.eps).to(y.dtype)
 
-    def extra_repr(self) -> str:
-        return f'num_groups={self.num_groups}, eps={self.eps}'
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for name in self.cbn._buffers:
+            if prefix + name in state_dict:
+                state_dict.setdefault(f'{prefix}cbn.{name}', state_dict.pop(prefix + name))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

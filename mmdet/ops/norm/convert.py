@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from .brn import BRN
 from .build import build_norm_layer
 from .cbn import CBN
+from .cbn_gn import CBNGN
 from .conv_stats import pads_same
 from .sync_bn import SyncBN
 
@@ -60,8 +61,9 @@ class _Hook:
 class Feed(_Hook):
     """Hook of a convolution, and of the CBN after it, which gets the convolution and its input as further arguments."""
 
-    def __init__(self, conv: nn.Module, norm: CBN) -> None:
+    def __init__(self, conv: nn.Module, norm: Union[CBN, CBNGN]) -> None:
         self.conv, self.norm = conv, norm
+        self.cbn = norm.cbn if isinstance(norm, CBNGN) else norm
         self.made: Optional[tuple] = None  # input, output and its version, of the latest call
         self.attach(conv, with_kwargs=True)
         self.taken = norm.register_forward_pre_hook(self.hand_over)
@@ -72,18 +74,18 @@ class Feed(_Hook):
 
     @torch.compiler.disable
     def __call__(self, conv: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> None:
-        training = self.norm.training and self.norm.buffer_num
+        training = self.cbn.training and self.cbn.buffer_num
         y = _rows(conv, y)
         self.made = (_rows(conv, _first(args, kwargs)), y, version(y)) if training else None
 
     @torch.compiler.disable
-    def hand_over(self, norm: CBN, args: tuple) -> Optional[tuple]:
+    def hand_over(self, norm: nn.Module, args: tuple) -> Optional[tuple]:
         made, self.made = self.made, None
         if made is None or len(args) > 1:
             return None
         x, *output = made
         if not same_values(args[0], *output):
-            raise RuntimeError(f'CBN{norm._where()}: the {type(self.conv).__name__} it was paired with did not make '
+            raise RuntimeError(f'CBN{self.cbn._where()}: the {type(self.conv).__name__} it was paired with did not make '
                                'its input: pair them by running the model, convert_norm(..., example_inputs=...)')
         return args[0], x, self.conv
 
@@ -108,13 +110,13 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
     norm without one stays as it is; the report says why. A pair that turns out wrong in training raises RuntimeError.
 
     The new layers hold the same Parameter and buffer objects under the same names, and the old ones' eps, momentum
-    (unless in ``cfg``) and mode. ``dict(type='BN')`` gives back the classes there were. GN has no running statistics:
-    from it there is no way back. From CBN to CBN the iteration count stays, the window starts empty. Convert before
+    (unless in ``cfg``) and mode. ``dict(type='BN')`` gives back the classes there were. From GN, which has no running
+    statistics, and from CBN+GN there is no way back. From CBN to CBN the iteration count stays, the window starts empty. Convert before
     ``torch.compile``.
 
     Args:
         model: any module.
-        cfg: as in :func:`.build_norm_layer`; types BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN.
+        cfg: as in :func:`.build_norm_layer`; types BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN, CBN+GN.
         example_inputs: ``model(x)`` for anything but a tuple, ``model(*x)``, or a dict, ``model(**x)``.
 
     Returns:
@@ -132,7 +134,7 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
     norms = _norms(model, names, target, report)
     feeds = {feed.norm: (module, feed) for module in names for feed in Feed.on(module)}
     pairs = {}
-    if isinstance(target, CBN):
+    if isinstance(target, (CBN, CBNGN)):
         pairs = _pairs(model, names, norms, {norm: conv for norm, (conv, _) in feeds.items()}, example_inputs)
     layers = {}
     for norm in norms:
@@ -142,7 +144,7 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
             report.left[names[norm]] = f'{norm.num_features} channels are not divisible by {target.num_groups} groups'
         else:
             layers[norm] = _new_layer(norm, cfg, target)
-    if norms and not layers and example_inputs is None and isinstance(target, CBN):
+    if norms and not layers and example_inputs is None and isinstance(target, (CBN, CBNGN)):
         raise ValueError(f'convert_norm: the order of the modules does not tell what feeds any norm; give '
                          f'example_inputs, with which the model is run once. {report}')
     # Whatever can fail is behind us: the model changes as a whole or not at all.
@@ -163,8 +165,8 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
 def _check_target(target: nn.Module, cfg: dict) -> None:
     if not isinstance(target, (_BatchNorm, nn.GroupNorm)):
-        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, BRN, CBN, CBN+ or SyncCBN, got "
-                         f"type={cfg['type']!r}")
+        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN or CBN+GN, "
+                         f"got type={cfg['type']!r}")
     for key in ('affine', 'track_running_stats'):
         if key in cfg:
             raise ValueError(f'convert_norm: each layer keeps its parameters and buffers; leave {key!r} out of the cfg')
@@ -173,8 +175,9 @@ def _check_target(target: nn.Module, cfg: dict) -> None:
 def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertReport) -> list[nn.Module]:
     """The layers to replace; the report gets those that cannot be."""
     norms = []
+    parts = {module.cbn for module in names if isinstance(module, CBNGN)}
     for module, name in names.items():
-        batch_norm = isinstance(module, _BatchNorm)
+        batch_norm = isinstance(module, _BatchNorm) and module not in parts
         frozen = 'FrozenBatchNorm' in type(module).__name__
         if not (batch_norm or frozen) or isinstance(target, _BN) and (frozen or isinstance(module, _BN)):
             continue
@@ -210,13 +213,20 @@ def _new_layer(norm: nn.Module, cfg: dict, target: nn.Module) -> nn.Module:
 
 def _take_over(norm: nn.Module, layer: nn.Module, cfg: dict, name: str) -> None:
     """Move parameters, buffers, children, hooks and settings from ``norm`` to ``layer``."""
-    acts = _has_act(norm)
+    acts, cbn = _has_act(norm), layer
+    own = {key: value for key, value in vars(layer).items() if key in ('_modules', '_parameters')}
     vars(layer).update((key, vars(norm)[key]) for key in _MODULE_STATE if key in vars(norm))
+    if isinstance(layer, CBNGN):
+        cbn, mix = own['_modules']['cbn'], own['_parameters']['mix']
+        cbn._buffers, cbn.training = layer._buffers, layer.training
+        mix.data = mix.to(next((t for t in (norm.weight, norm.running_mean) if t is not None), mix))
+        layer._modules = {**layer._modules, 'cbn': cbn}
+        layer._parameters = {**layer._parameters, 'mix': mix}
     if isinstance(layer, nn.GroupNorm):
         layer._buffers = {}
-    for key in ('affine', 'track_running_stats', 'eps', 'momentum'):
-        if hasattr(layer, key):
-            setattr(layer, key, cfg.get(key, getattr(norm, key)))
+    for part, key in ((layer, 'affine'), (cbn, 'track_running_stats'), (cbn, 'momentum'), (layer, 'eps'), (cbn, 'eps')):
+        if hasattr(part, key):
+            setattr(part, key, cfg.get(key, getattr(norm, key)))
     if 'requires_grad' in cfg:
         for parameter in layer.parameters(recurse=False):
             parameter.requires_grad_(cfg['requires_grad'])
@@ -229,10 +239,10 @@ def _take_over(norm: nn.Module, layer: nn.Module, cfg: dict, name: str) -> None:
             layer._origin = type(norm), {key: value for key, value in vars(norm).items() if key not in _MODULE_STATE}
         elif hasattr(norm, '_origin'):
             layer._origin = norm._origin
-    if isinstance(layer, CBN):
-        layer.layer_name = name
+    if isinstance(cbn, CBN):
+        cbn.layer_name = name
         if isinstance(norm, CBN):
-            layer.step, layer.epoch_length = norm.step, norm.epoch_length
+            cbn.step, cbn.epoch_length = norm.step, norm.epoch_length
 
 
 def _timm_act(norm: nn.Module) -> bool:
