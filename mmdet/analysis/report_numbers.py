@@ -3,7 +3,9 @@ import math
 from statistics import fmean, stdev
 from typing import Iterable, NamedTuple, Optional
 
-#: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, rounded up; beyond them that of 30
+import numpy as np
+
+#: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, rounded up
 T95 = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23, 2.21, 2.18, 2.17, 2.15, 2.14, 2.12, 2.11, 2.11,
        2.10, 2.09, 2.08, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05)
 #: names of metrics, from their keys without the prefix
@@ -29,6 +31,8 @@ def stat(values: Iterable[float]) -> Optional[Stat]:
 def differ(a: Stat, b: Stat) -> Optional[bool]:
     """Whether two means differ by Welch's t test at 95 %, without correction for the number of comparisons.
 
+    Its degrees of freedom are interpolated between whole ones in their inverse, and 30 at most.
+
     None if one of them is of one value, so that nothing is known of its spread.
     """
     if a.sd is None or b.sd is None:
@@ -38,7 +42,8 @@ def differ(a: Stat, b: Stat) -> Optional[bool]:
     if total == 0:
         return a.mean != b.mean
     freedom = total ** 2 / (squared[0] ** 2 / (a.n - 1) + squared[1] ** 2 / (b.n - 1))
-    return abs(a.mean - b.mean) > T95[min(int(freedom), len(T95)) - 1] * math.sqrt(total)
+    point = np.interp(1 / freedom, 1 / np.arange(len(T95), 0, -1), T95[::-1])
+    return bool(abs(a.mean - b.mean) > point * math.sqrt(total))
 
 
 def over_seeds(cells: Iterable[dict], key: str) -> Optional[Stat]:

@@ -98,9 +98,9 @@ def test_welch():
         a, b = generator.normal(0, 1, 3), generator.normal(generator.uniform(0, 4), 2, 4)
         p = scipy.ttest_ind(a, b, equal_var=False).pvalue
         found = differ(stat(a), stat(b))
-        assert not (found and p > 0.05)  # degrees of freedom are rounded down
+        assert not (found and p > 0.05)  # the points between whole degrees of freedom are a little high
         agree += found == (p < 0.05)
-    assert agree > 180
+    assert agree > 195
     assert differ(Stat(1, None, 1), Stat(0, .1, 3)) is None
     assert differ(Stat(1, 0., 2), Stat(1, 0., 3)) is False and differ(Stat(1, 0., 2), Stat(2, 0., 3)) is True
 
