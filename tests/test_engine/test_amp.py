@@ -11,7 +11,7 @@ from mmdet.ops.norm import CBN
 from mmdet.utils.setup import load_config
 
 NORMS = {'none': None, 'BN': dict(type='BN'), 'GN': dict(type='GN', num_groups=32), 'CBN': dict(type='CBN'),
-         'CBN+': dict(type='CBN+')}
+         'CBN+': dict(type='CBN+'), 'CBN+GN': dict(type='CBN+GN', num_groups=32)}
 
 
 def wrapper(model, **settings):

@@ -25,7 +25,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cbn'
 # The CPU takes the slopes' products in bfloat16 where it can.
 CBN = dict(type='CBN', buffer_num=3, slope_dtype='float32')
 EVERYWHERE = dict(syncbn=dict(type='SyncBN'), gn=dict(type='GN', num_groups=4), cbn=CBN,
-                  cbnplus=dict(CBN, type='CBN+', buffer_num=15))
+                  cbnplus=dict(CBN, type='CBN+', buffer_num=15),
+                  cbngn=dict(CBN, type='CBN+GN', num_groups=4, buffer_num=15))
 
 
 @pytest.fixture(autouse=True)

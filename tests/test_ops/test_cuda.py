@@ -22,7 +22,8 @@ NORMS = {
     'BN': dict(type='BN'), 'SyncBN': dict(type='SyncBN'), 'GN': dict(type='GN', num_groups=8),
     'CBN': dict(type='CBN'), 'naive': dict(type='CBN', compensation='none'), 'SyncCBN': dict(type='SyncCBN'),
     'secant, window': dict(type='CBN', compensation='secant', backprop='window', running_stats='pooled'),
-    'sample_stride=2': dict(type='CBN', sample_stride=2), 'CBN+': dict(type='CBN+')}
+    'sample_stride=2': dict(type='CBN', sample_stride=2), 'CBN+': dict(type='CBN+'),
+    'CBN+GN': dict(type='CBN+GN', num_groups=8)}
 # relative to the reference's norm
 LIMITS = {torch.float32: 3e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
@@ -142,7 +143,7 @@ def test_state_goes_on_bit_for_bit(norm):
                                                                                              resumed[name])]
 
 
-@pytest.mark.parametrize('norm', ['CBN', 'CBN+', 'GN'])
+@pytest.mark.parametrize('norm', ['CBN', 'CBN+', 'CBN+GN', 'GN'])
 def test_convert_norm(norm):
     """A model with its weights on the GPU is converted there, and trains as on the CPU."""
     found = {}
