@@ -40,6 +40,7 @@ NORMS = {
     'CBN sample_stride=2': dict(type='CBN', buffer_num=WINDOW, sample_stride=2),
     'CBN secant, sample_stride=2': dict(type='CBN', buffer_num=WINDOW, compensation='secant', sample_stride=2),
     'CBN+ (window of 16)': dict(type='CBN+'),
+    'CBN+GN': dict(type='CBN+GN', num_groups=32),
 }
 
 

@@ -38,6 +38,7 @@ NORMS = {
     'CBN exact': dict(type='CBN', buffer_num=3),
     'CBN secant, sample_stride=2': dict(type='CBN', buffer_num=3, compensation='secant', sample_stride=2),
     'CBN+ (window of 16)': dict(type='CBN+'),
+    'CBN+GN': dict(type='CBN+GN', num_groups=32),
 }
 
 

@@ -52,13 +52,13 @@ class CBNGN(nn.GroupNorm):
     def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
         """Normalize ``y = conv(x)``; see :meth:`.CBN.forward`."""
         share = self.mix.sigmoid()
-        rest = 1 - share
         if self.weight is not None:
-            share, rest = self.weight * share, self.weight * rest
+            share = self.weight * share
+        rest = (1 if self.weight is None else self.weight) - share
         z = self.cbn(y, x, conv, (share, self.bias))
         if y.numel() == 0:
             return z + per_channel(rest, y).to(y.dtype) * y
-        return z + F.group_norm(y, self.num_groups, rest, None, self.eps).to(y.dtype)
+        return F.group_norm(y, self.num_groups, rest, None, self.eps).to(y.dtype).add_(z)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         for name in self.cbn._buffers:
