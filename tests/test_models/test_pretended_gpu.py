@@ -53,7 +53,7 @@ def narrow(name, everywhere=None):
         parts.append(cfg.backbone)
     for part in parts:
         norm = dict(everywhere or part.get('norm_cfg') or {})
-        if norm.get('type') == 'GN':
+        if norm.get('type') in ('GN', 'CBN+GN'):
             norm.update(num_groups=4)
         if 'CBN' in norm.get('type', ''):
             norm.update(burnin=0, by_epoch=False, slope_dtype='float32')
