@@ -1,6 +1,6 @@
 _base_ = './mask_rcnn_r50_fpn_1x.py'
 
-# CBN+ and GN mixed by learned weights; the window from the end of the warm-up on
+# The average of CBN+ and GN; the window from the end of the warm-up on
 norm_cfg = dict(type='CBN+GN', num_groups=32, buffer_num=15, burnin=500)
 model = dict(
     neck=dict(norm_cfg=norm_cfg),

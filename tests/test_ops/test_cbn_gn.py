@@ -1,4 +1,4 @@
-"""The mixture of CBN+ and GN against its formula, its two parts, and its corners."""
+"""The average of CBN+ and GN against its formula, its two parts, and its corners."""
 import copy
 
 import pytest
@@ -22,17 +22,18 @@ def make(**kwargs):
 
 
 def test_against_the_formula():
-    conv, layer = make()
+    s = 0.3
+    conv, layer = make(share=s)
     other, cbn = make()[0], CBNPlus(8, buffer_num=3, affine=False).double()
-    own = [parameter.detach().clone().requires_grad_() for parameter in (layer.mix, layer.weight, layer.bias)]
+    own = [parameter.detach().clone().requires_grad_() for parameter in (layer.weight, layer.bias)]
     for step in range(6):
         x = torch.randn(2, 3, 9, 8).double() * (1 + step) + step
         z, aim = conv_norm(conv, layer, x), torch.randn(2, 8, 7, 6).double()
-        a, gamma, beta = (parameter.view(1, -1, 1, 1) for parameter in own)
+        gamma, beta = (parameter.view(1, -1, 1, 1) for parameter in own)
         y_cbn, y_gn = conv_norm(other, cbn, x), F.group_norm(other(x), 4)
-        expected = gamma * (a.sigmoid() * y_cbn + (1 - a.sigmoid()) * y_gn) + beta
+        expected = gamma * (s * y_cbn + (1 - s) * y_gn) + beta
         torch.testing.assert_close(z, expected)
-        mine, theirs = [conv.weight, conv.bias, layer.mix, layer.weight, layer.bias], [other.weight, other.bias, *own]
+        mine, theirs = [conv.weight, conv.bias, layer.weight, layer.bias], [other.weight, other.bias, *own]
         for parameters, output in ((mine, z), (theirs, expected)):
             grads = torch.autograd.grad((output * aim).sum(), parameters)
             with torch.no_grad():
@@ -42,17 +43,16 @@ def test_against_the_formula():
             torch.testing.assert_close(parameter, wanted)
     assert layer.cbn.pools
     x = torch.randn(1, 3, 9, 8).double()
-    a, gamma, beta = (parameter.view(1, -1, 1, 1) for parameter in own)
+    gamma, beta = (parameter.view(1, -1, 1, 1) for parameter in own)
     y = other(x)
-    expected = gamma * (a.sigmoid() * cbn.eval()(y) + (1 - a.sigmoid()) * F.group_norm(y, 4)) + beta
+    expected = gamma * (s * cbn.eval()(y) + (1 - s) * F.group_norm(y, 4)) + beta
     torch.testing.assert_close(layer.eval()(y), expected)
 
 
 @pytest.mark.parametrize('training', [True, False])
 def test_its_two_ends(training):
-    for mix, plain in ((60., CBNPlus(8, buffer_num=3)), (-60., nn.GroupNorm(4, 8))):
-        conv, layer = make()
-        nn.init.constant_(layer.mix, mix)
+    for share, plain in ((1 - 1e-12, CBNPlus(8, buffer_num=3)), (1e-12, nn.GroupNorm(4, 8))):
+        conv, layer = make(share=share)
         plain.double().load_state_dict({key: layer.state_dict().get(key, value)
                                         for key, value in plain.state_dict().items()})
         other = make()[0]
@@ -69,7 +69,11 @@ def test_edges():
     conv_norm(conv, layer, torch.zeros(0, 3, 5, 5)).sum().backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
     bare = CBNGN(4, 8, affine=False)
-    assert [key for key, _ in bare.named_parameters()] == ['mix']
+    assert not list(bare.parameters())
+    x = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(conv_norm(conv, bare, x), (F.batch_norm(conv(x), None, None, training=True)
+                                                          + F.group_norm(conv(x), 4)) / 2)
+    assert 'share=0.5' in repr(bare)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         z = conv_norm(conv, layer, torch.randn(2, 3, 5, 5))
     assert z.dtype == torch.bfloat16 and z.isfinite().all()
@@ -80,7 +84,8 @@ def test_edges():
 @pytest.mark.parametrize('cfg, error, words', [
     (dict(), TypeError, "CBN.GN needs 'num_groups'"),
     (dict(num_groups=32), ValueError, 'num_groups must be an integer that divides the 8 channels, got 32'),
-    (dict(num_groups=3), ValueError, 'got 3'), (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
+    (dict(num_groups=3), ValueError, 'got 3'), (dict(num_groups=4, share=1), ValueError, 'share must be .* got 1'),
+    (dict(num_groups=4, share=True), ValueError, 'got True'), (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
     (dict(num_groups=4, pool='slding'), ValueError, "'sliding'"),
     (dict(num_groups=4, bufer_num=3), TypeError, "did you mean 'buffer_num'")])
 def test_what_it_refuses(cfg, error, words):
@@ -119,8 +124,7 @@ def test_the_layers_settings_and_place_carry_over():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False, momentum=None)).double().eval()
     convert_norm(model, dict(type='CBN+GN', num_groups=4, requires_grad=False))
     assert not model.training and not model[1].cbn.training and model[1].cbn.momentum is None
-    assert [(key, p.dtype, p.requires_grad) for key, p in model[1].named_parameters()] == [
-        ('mix', torch.float64, False)]
+    assert not list(model[1].parameters())
     model(torch.randn(1, 3, 6, 6).double())
     copy.deepcopy(model).train()(torch.randn(1, 3, 6, 6).double()).sum().backward()
 
@@ -129,7 +133,7 @@ def test_it_takes_a_batch_norms_checkpoint():
     model, bn = with_norm(CBNGN(4, 8)), with_norm(nn.BatchNorm2d(8))
     bn(torch.randn(4, 3, 9, 9).double())
     missing, unexpected = model.load_state_dict(bn.state_dict(), strict=False)
-    assert (missing, unexpected) == (['1.mix'], [])
+    assert not missing and not unexpected
     assert torch.equal(model[1].cbn.running_var, bn[1].running_var) and torch.equal(model[1].weight, bn[1].weight)
     model.load_state_dict(copy.deepcopy(model.state_dict()))
 

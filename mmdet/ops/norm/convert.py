@@ -213,15 +213,11 @@ def _new_layer(norm: nn.Module, cfg: dict, target: nn.Module) -> nn.Module:
 
 def _take_over(norm: nn.Module, layer: nn.Module, cfg: dict, name: str) -> None:
     """Move parameters, buffers, children, hooks and settings from ``norm`` to ``layer``."""
-    acts, cbn = _has_act(norm), layer
-    own = {key: value for key, value in vars(layer).items() if key in ('_modules', '_parameters')}
+    acts, cbn = _has_act(norm), layer.cbn if isinstance(layer, CBNGN) else layer
     vars(layer).update((key, vars(norm)[key]) for key in _MODULE_STATE if key in vars(norm))
-    if isinstance(layer, CBNGN):
-        cbn, mix = own['_modules']['cbn'], own['_parameters']['mix']
+    if cbn is not layer:
         cbn._buffers, cbn.training = layer._buffers, layer.training
-        mix.data = mix.to(next((t for t in (norm.weight, norm.running_mean) if t is not None), mix))
         layer._modules = {**layer._modules, 'cbn': cbn}
-        layer._parameters = {**layer._parameters, 'mix': mix}
     if isinstance(layer, nn.GroupNorm):
         layer._buffers = {}
     for part, key in ((layer, 'affine'), (cbn, 'track_running_stats'), (cbn, 'momentum'), (layer, 'eps'), (cbn, 'eps')):
