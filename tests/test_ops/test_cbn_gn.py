@@ -85,7 +85,8 @@ def test_edges():
     (dict(), TypeError, "CBN.GN needs 'num_groups'"),
     (dict(num_groups=32), ValueError, 'num_groups must be an integer that divides the 8 channels, got 32'),
     (dict(num_groups=3), ValueError, 'got 3'), (dict(num_groups=4, share=1), ValueError, 'share must be .* got 1'),
-    (dict(num_groups=4, share=True), ValueError, 'got True'), (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
+    (dict(num_groups=4, share=True), ValueError, 'got True'),
+    (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
     (dict(num_groups=4, pool='slding'), ValueError, "'sliding'"),
     (dict(num_groups=4, bufer_num=3), TypeError, "did you mean 'buffer_num'")])
 def test_what_it_refuses(cfg, error, words):

@@ -85,8 +85,8 @@ class Feed(_Hook):
             return None
         x, *output = made
         if not same_values(args[0], *output):
-            raise RuntimeError(f'CBN{self.cbn._where()}: the {type(self.conv).__name__} it was paired with did not make '
-                               'its input: pair them by running the model, convert_norm(..., example_inputs=...)')
+            raise RuntimeError(f'CBN{self.cbn._where()}: the {type(self.conv).__name__} it was paired with did not '
+                               'make its input: pair them by running the model, convert_norm(..., example_inputs=...)')
         return args[0], x, self.conv
 
     def __getstate__(self) -> dict:
@@ -111,8 +111,8 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
     The new layers hold the same Parameter and buffer objects under the same names, and the old ones' eps, momentum
     (unless in ``cfg``) and mode. ``dict(type='BN')`` gives back the classes there were. From GN, which has no running
-    statistics, and from CBN+GN there is no way back. From CBN to CBN the iteration count stays, the window starts empty. Convert before
-    ``torch.compile``.
+    statistics, and from CBN+GN there is no way back. From CBN to CBN the iteration count stays, the window starts
+    empty. Convert before ``torch.compile``.
 
     Args:
         model: any module.
@@ -133,8 +133,8 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
     names = {each: name for name, each in model.named_modules() if not isinstance(each, torch.jit.ScriptModule)}
     norms = _norms(model, names, target, report)
     feeds = {feed.norm: (module, feed) for module in names for feed in Feed.on(module)}
-    pairs = {}
-    if isinstance(target, (CBN, CBNGN)):
+    pairs, follows = {}, isinstance(target, (CBN, CBNGN))
+    if follows:
         pairs = _pairs(model, names, norms, {norm: conv for norm, (conv, _) in feeds.items()}, example_inputs)
     layers = {}
     for norm in norms:
@@ -144,7 +144,7 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
             report.left[names[norm]] = f'{norm.num_features} channels are not divisible by {target.num_groups} groups'
         else:
             layers[norm] = _new_layer(norm, cfg, target)
-    if norms and not layers and example_inputs is None and isinstance(target, (CBN, CBNGN)):
+    if norms and not layers and example_inputs is None and follows:
         raise ValueError(f'convert_norm: the order of the modules does not tell what feeds any norm; give '
                          f'example_inputs, with which the model is run once. {report}')
     # Whatever can fail is behind us: the model changes as a whole or not at all.
