@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmdet.utils.config_check import check_saved_config
+
 #: of a checkout; an installed package has none
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -76,24 +78,27 @@ def parse_config(text: str, source: str) -> Config:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
                 raise ValueError(f'line {statement.lineno}: no assignment but {ast.unparse(statement)[:60]}')
             values[statement.targets[0].id] = ast.literal_eval(_Literals().visit(statement.value))
-    except (SyntaxError, ValueError, TypeError) as error:
+        cfg = Config(values)
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise ValueError(f'{source}: its config cannot be read ({error}); give the config file') from None
     if 'model' not in values or 'test_dataloader' not in values:
         raise ValueError(f"{source}: its config has no 'model' or no 'test_dataloader', as those of mmdetection 2.x; "
                          'give the config file')
-    return Config(values)
+    return cfg
 
 
 def saved_config(checkpoint: dict, path: str) -> Config:
-    """The config with which a checkpoint was trained.
+    """The config with which a checkpoint was trained; build its parts within :func:`no_imports` only.
 
     Args:
         checkpoint: its contents. path: of the file, for errors.
 
     Raises:
-        ValueError: it holds none that can be read.
+        ValueError: it holds none that can be read, or one that names what is no registered part.
     """
     text = (checkpoint.get('meta') or {}).get('cfg')
     if not isinstance(text, str):
         raise ValueError(f"checkpoint {path}: holds no config under meta['cfg']; give the config file")
-    return parse_config(text, f'checkpoint {path}')
+    cfg = parse_config(text, f'checkpoint {path}')
+    check_saved_config(cfg, f'checkpoint {path}')
+    return cfg

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
@@ -23,6 +24,7 @@ from torch import nn
 from mmdet.evaluation.coco_metric import encode_masks
 from mmdet.structures import DetDataSample
 from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.config_check import no_imports
 from mmdet.utils.progress import track
 from mmdet.utils.setup import load_config
 from mmdet.visualization import DetLocalVisualizer
@@ -61,13 +63,15 @@ class DetInferencer(BaseInferencer):
         self.palette = palette
         self.num_images = 0  # so far, for the names of arrays
         self._saved = None if weights is None else read_checkpoint(weights, trust_checkpoint)
+        building = nullcontext if model is not None else no_imports
         if model is None:
             model = saved_config(self._saved, str(weights))
         elif isinstance(model, (str, Path)):
             model = load_config(str(model if os.path.isfile(model) else find_config(str(model))))
         elif not isinstance(model, Config):
             model = Config(copy.deepcopy(dict(model)))
-        super().__init__(model, weights, device, scope, show_progress)
+        with building():
+            super().__init__(model, weights, device, scope, show_progress)
         del self._saved
 
     # -- the parts, as BaseInferencer asks for them --------------------------------------------------------------

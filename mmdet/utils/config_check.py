@@ -1,10 +1,12 @@
 """Checks that a config names parts and arguments that there are, before anything is built."""
 import inspect
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Iterator, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, Registry
+from mmengine.registry import registry as engine
 
 from mmdet import registry as own
 
@@ -43,7 +45,8 @@ def check_model_config(cfg: Config) -> None:
 
     Raises:
         KeyError: no model; a part, or a kind of norm, that there is not, with its key path and the nearest names.
-        TypeError: an argument that a class of mmdet does not have. ValueError: a norm's value out of range.
+        TypeError: an argument that a class of mmdet does not have. ValueError: a norm's value out of range; a class
+            or function that no registry holds.
     """
     if 'model' not in cfg:
         raise KeyError(f"{_name(cfg)}: has no key 'model'")
@@ -95,6 +98,10 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
         if kind is None:
             raise KeyError(_unknown(node['type'], path, registries))
     if kind is not None:
+        if not any(kind is part for one in registries for registry in _tree(one)
+                   for part in registry.module_dict.values()):
+            raise ValueError(f'{path}.type: {_full_name(kind)} is in no registry; a part of your own is to be '
+                             f'registered (@{registries[0].name.upper().replace(" ", "_")}S.register_module())')
         package = getattr(kind, '__module__', '').partition('.')[0]
         if package == 'mmdet':
             _check_arguments(kind, node, path)
@@ -107,6 +114,86 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
                 raise ValueError(f"{path}.nms.type must be one of {', '.join(NMS)}, got {value['type']!r}")
         elif key not in PLAIN:
             _check(value, f'{path}.{key}', PLACES.get(key, registries))
+
+
+# -- configs of strangers -----------------------------------------------------------------------------------------
+
+
+def _registries() -> list[Registry]:
+    return [value for value in vars(own).values() if isinstance(value, Registry)] + [FUNCTIONS]
+
+
+def _tree(registry: Registry) -> Iterator[Registry]:
+    """A registry's ancestor without a parent, and all below it."""
+    while registry.parent is not None:
+        registry = registry.parent
+    waiting = [registry]
+    while waiting:
+        registry = waiting.pop()
+        yield registry
+        waiting += registry.children.values()
+
+
+def _full_name(kind: Any) -> str:
+    return f'{getattr(kind, "__module__", "")}.{getattr(kind, "__qualname__", kind)}'
+
+
+def check_saved_config(cfg: Config, source: str) -> None:
+    """Look at a config that may be a stranger's: text of a checkpoint, not a file that somebody chose to run.
+
+    It may name registered parts only. The dotted path of such a part, as configs with classes in them are saved, is
+    replaced by its name; nothing is imported.
+
+    Args:
+        source: where the config is from, for errors.
+
+    Raises:
+        ValueError: a ``type`` is a dotted path of anything else, or a scope has no registry here.
+    """
+    trees = [registry for parent in _registries() for registry in _tree(parent)]
+    for registry in trees:
+        registry.import_from_location()
+    scopes = {registry.scope for registry in trees}
+    for path, node in walk(cfg._cfg_dict):
+        for key in ('_scope_', 'default_scope'):
+            if node.get(key) is not None and node[key] not in scopes:
+                raise ValueError(_refusal(source, f'{path}.{key}'.lstrip('.'), node[key]))
+        kind = node.get('type')
+        if not isinstance(kind, str) or '.' not in kind:
+            continue
+        package, _, rest = kind.partition('.')
+        if package in scopes and '.' not in rest:  # looked up in the registries only, see no_imports
+            continue
+        name = kind.rpartition('.')[2]
+        found = next((f'{registry.scope}.{key}' for registry in trees for key, part in registry.module_dict.items()
+                      if getattr(part, '__name__', None) == name and part.__module__.partition('.')[0] == package), None)
+        if found is None:
+            raise ValueError(_refusal(source, f'{path}.type'.lstrip('.'), kind))
+        node['type'] = found
+
+
+def _refusal(source: str, path: str, value: Any) -> str:
+    return (f'{source}: its config names {value!r} ({path}), which is no registered part; to import it could run any '
+            'code, so it is refused. If you trust it, give the config file')
+
+
+@contextmanager
+def no_imports() -> Iterator[None]:
+    """Within, registries build what they hold already, and import nothing for a name in a config."""
+    known = {package for parent in _registries() for registry in _tree(parent)
+             for package in (registry.scope, *(location.partition('.')[0] for location in registry._locations))}
+    load, look_up = engine.import_module, engine.get_object_from_string
+
+    def load_known(name: str) -> Any:
+        if name.partition('.')[0] not in known:
+            raise ImportError(f'{name} is not imported for a config that may be a stranger\'s')
+        return load(name)
+
+    engine.import_module, engine.get_object_from_string = load_known, lambda name: None
+    try:
+        yield
+    finally:
+        engine.import_module, engine.get_object_from_string = load, look_up
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from mmdet.apis.inference import find_meta
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.checkpoint import get_weights, load_checkpoint_file
 from mmdet.utils.cli import run_main
+from mmdet.utils.config_check import no_imports
 
 #: weights that stay float32 with --half: variances are as small as the features are
 FULL = ('running_mean', 'running_var')
@@ -51,7 +52,9 @@ def halve(checkpoint, in_file):
     cfg = saved_config(checkpoint, in_file)
     for key in OWN_KEYS:
         cfg.pop(key, None)
-    return dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=find_meta(cfg, checkpoint)), state_dict=small)
+    with no_imports():
+        meta = find_meta(cfg, checkpoint)
+    return dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=meta), state_dict=small)
 
 
 def publish(in_file, out_file, save_keys, trust=False, half=False):
