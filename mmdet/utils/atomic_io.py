@@ -1,9 +1,14 @@
 """Files are written whole or not at all: an interrupted checkpoint never replaces a good one."""
+import hashlib
 import os
+import re
+import struct
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import BinaryIO, Iterator, Union
+
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -12,11 +17,12 @@ from mmengine.fileio import LocalBackend, register_backend
 def replace_when_done(path: Union[str, Path]) -> Iterator[str]:
     """A name beside ``path`` to write to, with the same ending; at the end that file is moved to ``path``.
 
-    Parent folders are made. If the block raises, nothing is left of it.
+    Parent folders are made. If the block raises, nothing is left of it; of a process that is killed
+    :func:`remove_leftovers` clears up.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=f'.tmp{path.suffix}', dir=path.parent)
     os.close(handle)
     try:
         yield temporary
@@ -29,12 +35,66 @@ def replace_when_done(path: Union[str, Path]) -> Iterator[str]:
         raise
 
 
+def remove_leftovers(folder: Union[str, Path]) -> None:
+    """Remove what killed processes have left of their writes in a folder that no other process writes to."""
+    for pattern in ('.*.????????.tmp*', '.*_*.????????.pth'):  # the second before November 2026
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def write_atomic(data: bytes, path: Union[str, Path]) -> None:
-    """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made."""
+    """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made.
+
+    What :func:`torch.save` has made is sealed, see :func:`is_whole`.
+    """
     with replace_when_done(path) as temporary, open(temporary, 'wb') as file:
-        file.write(data)
+        for part in sealed(data):
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
+
+
+# -- a seal on checkpoints ----------------------------------------------------------------------------------------
+
+# The end of a zip archive, 22 bytes, closes with the length of a comment that follows it and that all readers skip.
+_END, _NO_COMMENT = b'PK\5\6', b'\0\0'
+_SEAL = re.compile(rb'sha256 [0-9a-f]{64}\n')
+_LENGTH = 72
+
+
+def sealed(data: bytes) -> Iterator[Union[bytes, memoryview]]:
+    """``data`` in parts; a zip archive without a comment gets one, the SHA-256 of all before it."""
+    view = memoryview(data)
+    if len(data) < 22 or view[:2] != b'PK' or view[-22:-18] != _END or view[-2:] != _NO_COMMENT:
+        yield data
+        return
+    digest = hashlib.sha256(view[:-2])
+    length = struct.pack('<H', _LENGTH)
+    digest.update(length)
+    yield view[:-2]
+    yield length
+    yield f'sha256 {digest.hexdigest()}\n'.encode()
+
+
+def is_whole(file: BinaryIO) -> bool:
+    """Whether a zip archive holds what was written: by its seal, or else by the checksums of what is in it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LENGTH - 22))
+    tail = file.read()
+    sealed = tail[:4] == _END and len(tail) == _LENGTH + 22
+    file.seek(0)
+    if not sealed and not _SEAL.fullmatch(tail[-_LENGTH:]):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.testzip() is None
+        except Exception:  # of a damaged index anything
+            return False
+    digest, left = hashlib.sha256(), size - _LENGTH
+    while left > 0:
+        block = file.read(min(left, 1 << 20))
+        digest.update(block)
+        left -= len(block)
+    return tail[-_LENGTH:] == f'sha256 {digest.hexdigest()}\n'.encode()
 
 
 class AtomicLocalBackend(LocalBackend):

@@ -24,6 +24,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import checkpoint as engine
 from torch import Tensor, nn
 
+from mmdet.utils.atomic_io import is_whole
 from mmdet.utils.weights import describe_differences, find_differences
 
 _trusted = False
@@ -68,17 +69,32 @@ def _safe_globals() -> tuple:
 
 
 def check_checkpoint_file(path: str) -> None:
-    """Raise FileNotFoundError or ValueError unless ``path`` is a file that torch could have saved."""
+    """Raise FileNotFoundError or ValueError unless ``path`` is a file as torch has saved it.
+
+    Archives are read through and compared with their seal or checksums (:func:`~mmdet.utils.atomic_io.is_whole`);
+    pickles, as before torch 1.6, have none.
+    """
     if '://' in path:
         return
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {path}: no such file')
+    state = os.stat(path)
+    problem = _problem(path, state.st_ino, state.st_size, state.st_mtime_ns)
+    if problem:
+        raise ValueError(f'checkpoint {path}: {problem}')
+
+
+@lru_cache(maxsize=None)
+def _problem(path: str, *version: int) -> str:
+    """What is wrong with a file, or ''; ``version`` changes with the file."""
     with open(path, 'rb') as file:
         head = file.read(2)
-    # torch writes zip archives, whose index comes last; before torch 1.6 it wrote pickles.
-    if not (zipfile.is_zipfile(path) if head == b'PK' else head[:1] == b'\x80'):
-        raise ValueError(f'checkpoint {path}: not a checkpoint, or cut off; expected a file written by '
-                         'tools/train.py or torch.save')
+        # torch writes zip archives, whose index comes last.
+        if not (zipfile.is_zipfile(file) if head == b'PK' else head[:1] == b'\x80'):
+            return 'not a checkpoint, or cut off; expected a file written by tools/train.py or torch.save'
+        if head == b'PK' and not is_whole(file):
+            return 'damaged: its contents are not those that were written (checksum); take another, or a copy of it'
+    return ''
 
 
 def load_checkpoint_file(path: str, map_location: Any = 'cpu', trust: bool = False) -> dict:

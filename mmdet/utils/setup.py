@@ -123,29 +123,33 @@ def _check_classes(cfg: Config, path: str, dataset: dict) -> None:
 def find_checkpoint(work_dir: str) -> Optional[str]:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, or else the newest whole one.
 
-    ``last_checkpoint`` may be lost with the machine, or name the place from which the work dir was moved. None if
-    there is neither it nor a file ``epoch_*.pth`` or ``iter_*.pth``.
+    ``last_checkpoint`` may be lost with the machine, damaged, or name the place from which the work dir was moved.
+    None if there is neither it nor a file ``epoch_*.pth`` or ``iter_*.pth``.
 
     Raises:
         FileNotFoundError, ValueError: there are such files, but none can be read.
     """
     folder = Path(work_dir)
     pointer = folder / 'last_checkpoint'
-    named = pointer.read_text().strip() if pointer.is_file() else ''
+    named = pointer.read_text(errors='backslashreplace').strip() if pointer.is_file() else ''
     found = [path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    first = None
+    problems: list[Exception] = []
     for path in ([named] if named else []) + [str(path) for path in found]:
         try:
             check_checkpoint_file(path)
-        except (FileNotFoundError, ValueError) as error:
-            first = first or error
-            continue
-        if first is not None:
-            print_log(f'--resume: {first}; going on from {path}', 'current', logging.WARNING)
-        return path
-    if first is not None:
-        raise first
+        except FileNotFoundError:
+            problems.append(FileNotFoundError(f'{pointer}: names {path[:200]!r}, which is not there'))
+        except ValueError as error:
+            if str(error) not in map(str, problems):  # the pointer's is met again among the files
+                problems.append(error)
+        else:
+            if problems:
+                print_log(f"--resume: {'; '.join(map(str, problems))}; going on from {path}", 'current',
+                          logging.WARNING)
+            return path
+    if problems:
+        raise problems[0]
     return None
 
 

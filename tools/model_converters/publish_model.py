@@ -8,7 +8,7 @@ import torch
 
 from mmdet.apis.configs import saved_config
 from mmdet.apis.inference import find_meta
-from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.atomic_io import sealed, write_atomic
 from mmdet.utils.checkpoint import get_weights, load_checkpoint_file
 from mmdet.utils.cli import run_main
 from mmdet.utils.config_check import no_imports
@@ -73,8 +73,9 @@ def publish(in_file, out_file, save_keys, trust=False, half=False):
         raise KeyError(f"checkpoint {in_file}: has no {', '.join(missing)} to save; it has {', '.join(checkpoint)}")
     buffer = io.BytesIO()
     torch.save({key: checkpoint[key] for key in save_keys}, buffer)
-    path = f'{out_file.removesuffix(".pth")}-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth'
-    write_atomic(buffer.getvalue(), path)
+    data = b''.join(sealed(buffer.getvalue()))
+    path = f'{out_file.removesuffix(".pth")}-{hashlib.sha256(data).hexdigest()[:8]}.pth'
+    write_atomic(data, path)
     return path
 
 

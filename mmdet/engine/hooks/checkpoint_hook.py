@@ -7,7 +7,7 @@ from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
 from mmdet.registry import HOOKS
-from mmdet.utils.atomic_io import write_atomic
+from mmdet.utils.atomic_io import remove_leftovers, write_atomic
 
 
 class LateRemoval:
@@ -60,10 +60,9 @@ class CheckpointHook(_CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        if is_main_process() and Path(self.out_dir).is_dir():
-            for name in ('epoch', 'iter', 'best'):  # write_atomic's temporary files
-                for path in Path(self.out_dir).glob(f'.{name}_*.pth.*'):
-                    path.unlink(missing_ok=True)
+        if is_main_process():
+            for folder in {self.out_dir, runner.work_dir}:
+                remove_leftovers(folder)
         self.file_backend = LateRemoval(self.file_backend, self.out_dir)
 
     def save_interrupted(self, runner: Runner) -> str:
