@@ -12,7 +12,7 @@ from mmdet.engine import DetRunner, amp_dtype
 from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
 from mmdet.utils.cli import run_main
 from mmdet.utils.interrupt import Interrupted
-from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare
+from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare, restarted
 
 AMP = dict(fp16='float16', bf16='bfloat16')
 
@@ -96,7 +96,13 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = build_config(args)
     check_config(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
-    if cfg.get('resume') and not cfg.get('load_from'):
+    since = restarted()
+    if since is not None:
+        newest = find_checkpoint(cfg.work_dir, 0 if args.resume == 'auto' else since)
+        if newest is not None:
+            cfg.resume, cfg.load_from = True, newest
+        print_log(f'started again; going on from {cfg.get("load_from") or "the beginning"}', 'current')
+    elif cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
         if not cfg.resume:

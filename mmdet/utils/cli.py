@@ -9,16 +9,13 @@ from typing import Callable
 import torch.distributed as dist
 
 from mmdet.utils.interrupt import Interrupted
-
-
-def message(error: BaseException) -> str:
-    """An error's type and words, without the quotes that KeyError puts around them."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return f'{type(error).__name__}: {text}'
+from mmdet.utils.ranks import message, others_fault, rank_label
 
 
 def run_main(main: Callable[[], None]) -> int:
     """Run a tool; a failure prints the traceback and then, as the last line, what was wrong. Returns exit code.
+
+    Of several processes each does, its rank before the last line.
 
     An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
     """
@@ -42,14 +39,23 @@ def _run(main: Callable[[], None]) -> tuple[int, bool]:
         print('interrupted', file=sys.stderr)
         return 130, False
     except Exception as error:
-        if first:
-            traceback.print_exc()
-            print(f'\nerror: {message(error)}', file=sys.stderr)
+        _say(error, first)
         return 1, False
     finally:
         for worker in multiprocessing.active_children():  # data loaders', for which the exit would wait 5 seconds
             worker.terminate()
     return 0, True
+
+
+def _say(error: Exception, first: bool) -> None:
+    """Every rank says its own, in one piece, as others write to the same terminal."""
+    fault = others_fault(error)
+    if fault:
+        sys.stderr.write(f'\n{rank_label()}error: {fault} ({str(error).splitlines()[0]})\n')
+        return
+    # Before there is a group all fail alike, over the command line or the config.
+    trace = traceback.format_exc() + '\n' if first or dist.is_initialized() else ''
+    sys.stderr.write(f'{trace}{rank_label()}error: {message(error)}\n')
 
 
 def _leave_process_group() -> None:

@@ -1,4 +1,5 @@
-"""Signals that ask a training to stop: Ctrl-C, SIGTERM (a cluster takes the machine back), SIGHUP (a lost terminal)."""
+"""Signals that ask a training to stop: Ctrl-C, SIGTERM and SIGUSR1 (a cluster takes the machine back), SIGHUP (a lost
+terminal)."""
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ from typing import Callable, Iterator, Optional
 import torch
 from mmengine.dist import all_reduce, get_rank
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,6 +60,10 @@ def _leave_terminal() -> None:
     os.close(nowhere)
 
 
+def _means_it(signum: int) -> bool:
+    return signum != signal.SIGHUP and (signum == signal.SIGINT or 'SLURM_JOB_ID' not in os.environ)
+
+
 def _handle(signum: int, frame) -> None:
     if os.getpid() != _State.owner:
         return
@@ -70,8 +75,8 @@ def _handle(signum: int, frame) -> None:
         _say(f'{signal.Signals(signum).name}: finishing the iteration and saving a checkpoint; once more to quit at '
              'once')
     # The same request may come twice: from the cluster, and passed on by torchrun. Nobody is there to ask twice after
-    # a SIGHUP, which kernel and shell both send.
-    elif signum != signal.SIGHUP and now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
+    # a SIGHUP, which kernel and shell both send; Slurm warns and then insists.
+    elif _means_it(signum) and now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
         _say('quit without saving')
         os._exit(128 + signum)
 
@@ -124,7 +129,8 @@ def shield_worker(then: Optional[Callable[[int], None]], worker_id: int) -> None
     Ctrl-C and clusters signal every process; a trainer without its workers could not finish the iteration. SIGTERM
     from the trainer itself still ends the worker, and so does the trainer's end.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, 'sigtimedwait'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_wait_for_trainer, args=(os.getppid(), ), daemon=True).start()

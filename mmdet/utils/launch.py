@@ -23,8 +23,10 @@ def check_processes(text: str) -> int:
 
 
 def launch(number: int, words: list[str]) -> int:
-    """Run torchrun; the exit code is 128 and the number of the signal that ended it, whose story the tools tell."""
+    """Run torchrun; the exit code is that of the process that failed first, or 128 and the number of the signal that
+    ended it or torchrun, whose story the tools tell."""
     from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     # torchrun kills processes so many seconds after it passed a signal on: an iteration, and a checkpoint
@@ -33,6 +35,11 @@ def launch(number: int, words: list[str]) -> int:
         main(['--nproc_per_node', str(number), *words])
     except SignalException as error:
         return 128 + error.sigval
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        print(f'error: rank {rank} failed first, with exit code {code}', file=sys.stderr)
+        return code
     return 0
 
 

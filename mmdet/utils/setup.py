@@ -1,6 +1,7 @@
 """From a config file and command-line options to a config that the runner can run."""
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Optional
 
@@ -12,6 +13,7 @@ from mmengine.logging import print_log
 from mmdet.registry import DATASETS
 from mmdet.utils.checkpoint import check_checkpoint_file
 from mmdet.utils.config_check import check_model_config, check_parts, walk
+from mmdet.utils.ranks import check_timeout, slurm_environment
 
 #: hooks that every run gets, also with a config written for another toolbox
 RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ProgressHook', 'ResourceHook')
@@ -120,11 +122,21 @@ def _check_classes(cfg: Config, path: str, dataset: dict) -> None:
                              f"{', ...' if len(classes) > 5 else ''}")
 
 
-def find_checkpoint(work_dir: str) -> Optional[str]:
+def restarted() -> Optional[float]:
+    """Since when the run is going on if a launcher has started this process again (torchrun, Slurm), else None.
+
+    Seconds since 1970; 0 if that is not known.
+    """
+    if any(int(os.environ.get(name) or 0) > 0 for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')):
+        return float(os.environ.get('MMDET_STARTED') or 0)
+    return None
+
+
+def find_checkpoint(work_dir: str, since: float = 0) -> Optional[str]:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, or else the newest whole one.
 
     ``last_checkpoint`` may be lost with the machine, damaged, or name the place from which the work dir was moved.
-    None if there is neither it nor a file ``epoch_*.pth`` or ``iter_*.pth``.
+    None if there is neither it nor a file ``epoch_*.pth`` or ``iter_*.pth``, written at ``since`` (seconds) or later.
 
     Raises:
         FileNotFoundError, ValueError: there are such files, but none can be read.
@@ -132,8 +144,11 @@ def find_checkpoint(work_dir: str) -> Optional[str]:
     folder = Path(work_dir)
     pointer = folder / 'last_checkpoint'
     named = pointer.read_text(errors='backslashreplace').strip() if pointer.is_file() else ''
-    found = [path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)]
+    found = [path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)
+             if path.stat().st_mtime >= since]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if since and pointer.is_file() and pointer.stat().st_mtime < since:
+        named = ''
     problems: list[Exception] = []
     for path in ([named] if named else []) + [str(path) for path in found]:
         try:
@@ -156,8 +171,15 @@ def find_checkpoint(work_dir: str) -> Optional[str]:
 def prepare(cfg: Config, launcher: str) -> None:
     """Complete a config in place and start the process group where mmengine cannot.
 
-    The backend of ``env_cfg.dist_cfg`` becomes gloo where there is no GPU and nccl where 'auto' is asked for.
+    The backend of ``env_cfg.dist_cfg`` becomes gloo where there is no GPU and nccl where 'auto' is asked for. Under
+    Slurm torchrun's variables are set and then used.
+
+    Raises:
+        KeyError: launcher 'slurm' without srun. ValueError: a timeout that is no number of seconds.
     """
+    if launcher == 'slurm':
+        slurm_environment()
+        launcher = 'pytorch'
     cfg.launcher = launcher
     hooks = list((cfg.get('default_hooks') or {}).values()) + list(cfg.get('custom_hooks') or [])
     present = {hook.get('type') for hook in hooks if isinstance(hook, dict)}
@@ -167,13 +189,15 @@ def prepare(cfg: Config, launcher: str) -> None:
     env = cfg.setdefault('env_cfg', {})
     dist_cfg = env.setdefault('dist_cfg', {})
     dist_cfg['backend'] = pick_backend(dist_cfg.get('backend', 'auto'))
+    timeout = check_timeout(dist_cfg, f'config {cfg.filename}')
     if launcher != 'none' and not torch.cuda.is_available():
         # mmengine names a CUDA device, both to start the group and to wrap the model.
         cfg.model_wrapper_cfg = dict(
             type='mmdet.CPUDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
         if launcher == 'pytorch' and not is_distributed():
-            torch.distributed.init_process_group(**dist_cfg)
+            # mmengine makes a timedelta of the timeout, too
+            torch.distributed.init_process_group(**dict(dist_cfg, timeout=timedelta(seconds=timeout)))
 
 
 def pick_backend(wanted: str) -> str:

@@ -24,7 +24,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models import ResNet
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
 from mmdet.registry import DATASETS
-from mmdet.utils.cli import message
+from mmdet.utils.ranks import message
 from mmdet.utils.launch import check_processes
 
 MESSAGES = [block for block in BLOCKS if block.language == 'text' and (

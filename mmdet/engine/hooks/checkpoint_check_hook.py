@@ -1,7 +1,10 @@
-"""Refuses a checkpoint that belongs to another model."""
+"""Refuses a checkpoint that belongs to another model, and to write one with numbers that are none."""
+from typing import Any, Iterator
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
 
 from mmdet.registry import HOOKS
 from mmdet.utils.checkpoint import check_state_dict
@@ -13,9 +16,45 @@ class CheckpointCheckHook(Hook):
 
     To test or to resume, every key must fit. To start training from a checkpoint (``load_from``), heads may differ,
     but something must fit.
+
+    To save, weights, statistics, averages and the optimizer's state must be finite, or FloatingPointError is raised and
+    nothing is written; of a window no number may be NaN. What is not finite when training begins, a constant, may stay.
     """
 
+    priority = 'LOWEST'  # after those that add to a checkpoint
+
+    def __init__(self) -> None:
+        self._constant: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        self._constant = set(_not_finite(dict(state_dict=_bare(runner).state_dict())))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        bad = [key for key in _not_finite(checkpoint) if key not in self._constant]
+        if bad:
+            more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
+            raise FloatingPointError(
+                f'iteration {runner.iter}: the checkpoint is not written, as it would hold numbers that are not finite: '
+                f'{", ".join(bad[:5])}{more}. Go on from the one before, with a lower learning rate or gradients '
+                'clipped (optim_wrapper.clip_grad)')
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        check_state_dict(model, checkpoint, runner._load_from or runner.work_dir, finetunes)
+        check_state_dict(_bare(runner), checkpoint, runner._load_from or runner.work_dir, finetunes)
+
+
+def _bare(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _not_finite(node: Any, path: str = '') -> Iterator[str]:
+    """Keys of tensors with a number that is NaN or, but in windows, infinite; the log is left out."""
+    if isinstance(node, Tensor):
+        if node.is_floating_point() and not (~node.isnan() if path.startswith('cbn_window') else node.isfinite()).all():
+            yield path
+    elif isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if path or key not in ('message_hub', 'meta'):
+                yield from _not_finite(value, f'{path}.{key}' if path else str(key))

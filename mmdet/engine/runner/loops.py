@@ -17,6 +17,8 @@ from mmdet.engine.hooks.checkpoint_hook import CheckpointHook
 from mmdet.registry import LOOPS
 from mmdet.utils.interrupt import Interrupted, agreed_to_stop, asked_to_stop, stop_signals
 
+from .steps import Steps
+
 
 class _Resumable:
     """What both loops do for a resumed run.
@@ -49,6 +51,7 @@ class _Resumable:
             raise RuntimeError(f'the processes start at iterations {starts}: not all have read the same checkpoint. '
                                f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}')
         self._seed_samplers()
+        self._step = Steps(self.runner)
         self._warn_of_lost_gradients()
         with stop_signals():
             self.runner.call_hook('before_train')
@@ -110,9 +113,16 @@ class _Resumable:
             self._save_and_end(stop.signum, validation_due=True)
         self.runner.message_hub.update_info('unvalidated', False)
 
-    def run_iter(self, *args, **kwargs) -> None:
-        seed_generators(derive_seed(self.run_seed, get_rank(), self._iter))
-        super().run_iter(*args, **kwargs)
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """As in mmengine, with the randomness of this iteration and a step of :class:`Steps`."""
+        def reseed() -> None:
+            seed_generators(derive_seed(self.run_seed, get_rank(), self._iter))
+
+        reseed()
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs = self._step(data_batch, self._iter, reseed)
+        self.runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
 
 @LOOPS.register_module()
@@ -227,7 +237,7 @@ class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
             self.dataloader_iterator.skip_iter(self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+            self.run_iter(self._iter, next(self.dataloader_iterator))
             self._validate_if_due(self._iter)
         self.runner.call_hook('after_train_epoch')
 

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from mmdet.registry import RUNNERS
 from mmdet.utils.interrupt import Interrupted, shield_worker
+from mmdet.utils.ranks import Watch, check_timeout
 
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
@@ -17,7 +18,8 @@ class DetRunner(Runner):
 
     Before a checkpoint is written, hooks that have a method ``collect_checkpoint(runner)`` are called in every
     process, and may communicate there; ``before_save_checkpoint`` runs in the first process only. However a run ends,
-    hooks that have a method ``close_display(runner)`` are called.
+    hooks that have a method ``close_display(runner)`` are called. Of several processes each ends when another one has
+    stopped answering for env_cfg.dist_cfg.timeout seconds (:class:`~mmdet.utils.ranks.Watch`).
 
     A training that a signal ends has saved its state, see :mod:`mmdet.utils.interrupt`.
     """
@@ -33,7 +35,8 @@ class DetRunner(Runner):
 
     def _run(self, function: Callable) -> Any:
         try:
-            return function()
+            with Watch(check_timeout((self.cfg.get('env_cfg') or {}).get('dist_cfg') or {}, 'config')):
+                return function()
         except Interrupted:
             self.call_hook('after_run')  # closes TensorBoard's files
             raise
