@@ -31,6 +31,8 @@ def launch(number: int, words: list[str]) -> int:
 
     # torchrun kills processes so many seconds after it passed a signal on: an iteration, and a checkpoint
     os.environ.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '60')
+    # else processes that are started again find the addresses of those before (torch 2.14)
+    os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     try:
         main(['--nproc_per_node', str(number), *words])
     except SignalException as error:

@@ -2,11 +2,12 @@
 import datetime
 import os
 import re
+import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Iterator, Optional
 
 import torch
@@ -154,5 +155,9 @@ class Watch:
     def _give_up(self, rank: str, who: str, silent: float) -> None:
         text = (f'\n{rank_label()}error: rank {rank} ({who}) has not answered for {silent:.0f} s; the job ends '
                 f'(env_cfg.dist_cfg.timeout={self.limit / 0.8:g}). Start again with --resume\n')
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+        os.write(2, text.encode())
+        host, _, process = who.partition(', process ')
+        if host == socket.gethostname():  # a stopped process does not hear torchrun's SIGTERM
+            with suppress(OSError):
+                os.kill(int(process), signal.SIGKILL)
         os._exit(1)

@@ -92,7 +92,7 @@ class Steps:
         packed = torch.zeros(2, len(self._keys), device=next(self.runner.model.parameters()).device)
         for i, key in enumerate(self._keys):
             if key in numbers:
-                packed[0, i], packed[1, i] = float(numbers[key]), 1
+                packed[0, i], packed[1, i] = _number(numbers[key]), 1
         all_reduce(packed)
         means = (packed[0] / packed[1]).tolist()
         return {**outputs, **{key: mean for key, mean in zip(self._keys, means) if key in numbers}}
@@ -135,8 +135,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or isinstance(value, Tensor) and value.numel() == 1
 
 
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
 def _finite(value: Any) -> bool:
-    return not _is_number(value) or abs(float(value)) < float('inf')
+    return not _is_number(value) or abs(_number(value)) < float('inf')
 
 
 def _total(value: Any) -> Any:
