@@ -2,16 +2,19 @@
 import json
 import logging
 import os
+from array import array
 from collections import Counter, defaultdict
-from typing import Optional
+from typing import Any, Optional
 
 import mmengine
+import numpy as np
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
 
-from .transforms.loading import valid_mask
+from .transforms.loading import rle_problem, valid_mask
 
 COCO_CLASSES = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',
@@ -22,6 +25,8 @@ COCO_CLASSES = (
     'carrot', 'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet',
     'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone', 'microwave', 'oven', 'toaster', 'sink',
     'refrigerator', 'book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
+#: pixels; no side of an image and no coordinate is larger
+LARGEST = 2**20
 BAD_BOX = 'boxes without area or outside the image left out'
 BAD_POLYGON = 'polygons of fewer than three points left out'
 
@@ -38,12 +43,12 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
     Raises:
         FileNotFoundError: no such file.
         ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
-            hold.
+            hold; two images or categories with one id; a number that is none, or beyond :data:`LARGEST`.
     """
     check_ann_file(path)
     try:
         data = json.loads(mmengine.fileio.get(path, backend_args=backend_args))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'ann_file {path}: not JSON ({error})') from None
     if not isinstance(data, dict):
         raise ValueError(f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
@@ -59,12 +64,108 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
             for field in fields:
                 if field not in item:
                     raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {field!r}")
+    _check_images(path, data['images'])
+    _check_ids(path, 'categories', data['categories'], 'name')
+    sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
+    coordinates = _Coordinates(path)
     for i, annotation in enumerate(data['annotations']):
-        box = annotation['bbox']
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-            raise ValueError(f"ann_file {path}: annotations[{i}]: bbox must be [x, y, width, height] in pixels, got "
-                             f'{box!r}')
+        _check_annotation(f'ann_file {path}: annotations[{i}]', annotation, sizes)
+        coordinates.add(i, annotation)
+    coordinates.check()
     return data
+
+
+def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
+    seen: dict = {}
+    for i, item in enumerate(items):
+        if not isinstance(item[name], str):
+            raise ValueError(f'ann_file {path}: {key}[{i}]: {name} must be a text, got {item[name]!r}')
+        if not isinstance(item['id'], (int, str)):
+            raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
+        if item['id'] in seen:
+            raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
+                             f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
+        seen[item['id']] = i
+
+
+def _check_images(path: str, images: list[dict]) -> None:
+    _check_ids(path, 'images', images, 'file_name')
+    for i, image in enumerate(images):
+        if not image['file_name']:
+            raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
+        for key in ('height', 'width'):
+            value = image[key]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
+                    1 <= value <= LARGEST and value == int(value)):
+                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number of '
+                                 f'pixels from 1 to {LARGEST}, got {value!r}')
+            image[key] = int(value)
+
+
+def _check_annotation(where: str, annotation: dict, sizes: dict) -> None:
+    """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
+    box = annotation['bbox']
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        raise ValueError(f'{where}: bbox must be [x, y, width, height] in pixels, got {_short(box)}')
+    for key in ('image_id', 'category_id'):
+        if not isinstance(annotation.get(key, 0), (int, str)):
+            raise ValueError(f'{where}: {key} must be a number or a text, got {_short(annotation[key])}')
+    for key in ('area', 'iscrowd'):
+        value = annotation.get(key)
+        if value is not None and not (isinstance(value, (int, float)) and abs(value) <= LARGEST**2):
+            raise ValueError(f'{where}: {key} must be a number, got {_short(value)}')
+    mask = annotation.get('segmentation')
+    if isinstance(mask, dict):
+        problem = rle_problem(mask, sizes.get(annotation['image_id']))
+        if problem:
+            raise ValueError(f'{where}: segmentation {problem}')
+    elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
+        raise ValueError(f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a run-length '
+                         f'encoding, got {_short(mask)}')
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
+
+
+class _Coordinates:
+    """Looks at the numbers of boxes and polygons, a million at a time; one by one only to name what is wrong."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.waiting: list[tuple[int, dict]] = []
+        self.values = array('d')
+
+    def add(self, index: int, annotation: dict) -> None:
+        self.waiting.append((index, annotation))
+        mask = annotation.get('segmentation')
+        try:
+            self.values.extend(annotation['bbox'])
+            if isinstance(mask, list):
+                for polygon in mask:
+                    self.values.extend(polygon)
+        except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
+            self._name()
+        if len(self.values) > 1 << 20:
+            self.check()
+
+    def check(self) -> None:
+        values = np.frombuffer(self.values)
+        if len(values) and not (np.abs(values) <= LARGEST).all():
+            self._name()
+        self.waiting, self.values = [], array('d')
+
+    def _name(self) -> None:
+        for index, annotation in self.waiting:
+            mask = annotation.get('segmentation')
+            parts = [('bbox', annotation['bbox'])] + [
+                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())]
+            for key, numbers in parts:
+                for value in numbers:
+                    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
+                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
+                                         f'pixels, at most {LARGEST}, got {_short(value)} in {_short(numbers)}')
 
 
 @DATASETS.register_module()
@@ -79,17 +180,52 @@ class CocoDataset(BaseDataset):
         metainfo: ``dict(classes=(...))``; by default COCO's 80 classes.
         filter_cfg: ``filter_empty_gt=True`` leaves out images without objects, ``min_size`` images with a shorter
             side; in training only.
+        skip_broken: in training, the largest share of images that may turn out to be unreadable. Each is logged and
+            another sample taken in its place; beyond the share, and by default at the first, the error ends the run.
         pipeline, test_mode, indices, serialize_data, max_refetch, backend_args: as in mmengine's BaseDataset.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_coco`; a class that the file does not have.
+        FileNotFoundError, ValueError: see :func:`read_coco`; a class that the file does not have; a share that is none.
+            Of a sample: what went wrong with the image, named by its path.
     """
 
     METAINFO = dict(classes=COCO_CLASSES)
 
-    def __init__(self, *args, backend_args: Optional[dict] = None, **kwargs) -> None:
+    def __init__(self, *args, backend_args: Optional[dict] = None, skip_broken: float = 0, **kwargs) -> None:
+        if isinstance(skip_broken, bool) or not isinstance(skip_broken, (int, float)) or not 0 <= skip_broken < 1:
+            raise ValueError(f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got '
+                             f'{skip_broken!r}')
         self.backend_args = backend_args
+        self.skip_broken = skip_broken
+        self._broken = torch.zeros(0, dtype=torch.bool)
         super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        super().full_init()
+        if self.skip_broken and len(self._broken) != len(self):
+            self._broken = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # by all workers
+
+    def prepare_data(self, idx: int) -> Any:
+        """As in mmengine; None for a broken image that may be skipped."""
+        if self.skip_broken and self._broken[idx]:
+            return None
+        try:
+            return super().prepare_data(idx)
+        except Exception as error:  # a pipeline can fail in any way
+            path = self.get_data_info(idx)['img_path']
+            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+            kind = type(error) if type(error) in (FileNotFoundError, TypeError) else ValueError
+            if path not in text:
+                text = f'image {path}: {type(error).__name__}: {text}'
+            if self.test_mode or not self.skip_broken:
+                raise kind(text) from error
+            self._broken[idx] = True
+            number = int(self._broken.sum())
+            text += f'; {number} of {len(self)} images are broken so far'
+            if number > self.skip_broken * len(self):
+                raise kind(f'{text}, more than skip_broken={self.skip_broken:g}') from error
+            print_log(f'{text}, another sample is taken', 'current', logging.WARNING)
+            return None
 
     def load_data_list(self) -> list[dict]:
         """A dict for each image: img_id, img_path, height, width, instances (bbox x1 y1 x2 y2, label, mask, ...)."""

@@ -108,9 +108,16 @@ def asked_to_stop() -> int:
     return _State.signum
 
 
-def agreed_to_stop() -> int:
-    """The signal that any process has received, or 0; the same in all. A collective of one integer."""
-    signum = torch.tensor(_State.signum)
+#: in the place of a signal: a process has failed
+FAILED = 1 << 10
+
+
+def agreed_to_stop(failed: bool = False) -> int:
+    """The signal that any process has received, :data:`FAILED` if one has ``failed``, or 0; the same in all.
+
+    A collective of one integer.
+    """
+    signum = torch.tensor(FAILED if failed else _State.signum)
     all_reduce(signum, 'max')
     return int(signum)
 

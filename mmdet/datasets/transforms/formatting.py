@@ -31,7 +31,9 @@ class PackDetInputs(BaseTransform):
             ignored = results.get('gt_ignore_flags', np.zeros(len(results['gt_bboxes']), dtype=bool)).astype(bool)
             sample.gt_instances = self._instances(results, np.flatnonzero(~ignored))
             sample.ignored_instances = self._instances(results, np.flatnonzero(ignored))
-        return dict(inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), data_samples=sample)
+        # a copy where NumPy calls a flipped image of one pixel contiguous
+        pixels = np.array(image.transpose(2, 0, 1), order='C', copy=True if min(image.shape) == 1 else None)
+        return dict(inputs=torch.from_numpy(pixels), data_samples=sample)
 
     @staticmethod
     def _instances(results: dict, kept: np.ndarray) -> InstanceData:

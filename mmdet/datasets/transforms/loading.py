@@ -1,6 +1,8 @@
 """Reading images and annotations."""
-from typing import Any
+from typing import Any, Optional, Sequence
 
+import mmcv
+import mmengine
 import numpy as np
 import pycocotools.mask as coco_mask
 from mmcv.transforms import BaseTransform
@@ -15,18 +17,95 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's, with errors that name the file. Adds img (H, W, 3) uint8 BGR, img_shape, ori_shape.
 
     Raises:
-        FileNotFoundError: no such image. ValueError: it cannot be decoded.
+        FileNotFoundError: no such image. ValueError: it cannot be decoded, or is cut off.
     """
 
     def transform(self, results: dict) -> dict:
         path = results['img_path']
         try:
-            return super().transform(results)
+            data = mmengine.fileio.get(path, backend_args=self.backend_args)
+            problem = cut_off(data)
+            if problem:
+                raise ValueError(problem)
+            image = mmcv.imfrombytes(data, flag=self.color_type, backend=self.imdecode_backend)
+            if image is None:
+                raise ValueError('unknown format, or damaged')
         except FileNotFoundError:
+            if self.ignore_empty:
+                return None
             raise FileNotFoundError(f"image {path}: no such file; the annotations name it (img_id "
                                     f"{results.get('img_id')}), check data_prefix.img") from None
         except Exception as error:
+            if self.ignore_empty:
+                return None
             raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+def cut_off(data: bytes) -> str:
+    """How a JPEG or PNG file is cut off, whose rest decoders fill with grey without a word, or ''."""
+    if not data:
+        return 'the file is empty'
+    if data[:8] == b'\x89PNG\r\n\x1a\n':
+        return '' if b'IEND' in data[-65536:] else 'cut off: the end of the PNG is missing'
+    if data[:2] != b'\xff\xd8':
+        return ''
+    at = 2  # past the segments, of which one may hold a thumbnail with an end of its own
+    while data[at:at + 1] == b'\xff' and data[at + 1:at + 2] != b'\xda':
+        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big') if data[at + 1:at + 2] != b'\xff' else 1
+    return '' if data.find(b'\xff\xd9', at) > 0 else 'cut off: the end of the JPEG is missing'
+
+
+def rle_problem(mask: dict, size: Optional[Sequence[int]] = None) -> str:
+    """What is wrong with a run-length encoding, or ''.
+
+    Args:
+        mask: ``size`` [height, width] and ``counts``, a list of run lengths or COCO's compressed text.
+        size: of the image.
+    """
+    own, counts = mask.get('size'), mask.get('counts')
+    if not (isinstance(own, (list, tuple)) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
+        return f"must have 'size' [height, width], got {own!r}"
+    if size is not None and list(own) != list(size):
+        return f'has the size {list(own)}, its image {list(size)} (height, width)'
+    if isinstance(counts, (str, bytes)):
+        runs = _runs(counts.encode('latin1', 'replace') if isinstance(counts, str) else counts)
+    elif isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts):
+        runs = counts
+    else:
+        return f"must have 'counts', a list of run lengths or COCO's compressed text, got {str(counts)[:60]!r}"
+    if runs is None or sum(runs) != own[0] * own[1]:
+        return (f'is no run-length encoding of {own[0]} x {own[1]} pixels: the runs '
+                + ('cannot be read' if runs is None else f'add up to {sum(runs)}'))
+    return ''
+
+
+def _runs(text: bytes) -> Optional[list[int]]:
+    """Run lengths of COCO's compressed text (pycocotools' rleFrString), None if there is one below 0.
+
+    Each number is its difference to the last but one, in digits of five bits, the lowest first; bit 6 says that
+    another digit follows, and bit 5 of the last one is the sign.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for char in text:
+        digit = char - 48
+        if not 0 <= digit < 64 or shift > 40:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            if digit & 16:
+                value -= 1 << shift
+            if len(runs) > 2:
+                value += runs[-2]
+            if value < 0:
+                return None
+            runs.append(value)
+            value = shift = 0
+    return None if shift else runs
 
 
 def valid_mask(segmentation: Any) -> tuple[Any, int]:
@@ -110,10 +189,15 @@ class LoadAnnotations(BaseTransform):
 
 
 def decode_mask(mask, height: int, width: int) -> np.ndarray:
-    """Polygons, compressed or uncompressed RLE, or None, as (height, width) of 0 and 1."""
+    """Polygons, compressed or uncompressed RLE, or None, as (height, width) of 0 and 1.
+
+    Raises:
+        ValueError: a run-length encoding that is none, or of another size; pycocotools would read past its end.
+    """
     if isinstance(mask, dict):
-        if list(mask['size']) != [height, width]:
-            raise ValueError(f"a mask of size {mask['size']} in an image of {[height, width]}")
+        problem = rle_problem(mask, (height, width))
+        if problem:
+            raise ValueError(f'a mask {problem}')
         if isinstance(mask['counts'], list):
             mask = coco_mask.frPyObjects(mask, height, width)
         return coco_mask.decode(mask)

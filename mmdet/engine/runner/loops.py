@@ -1,7 +1,7 @@
 """Training loops that go on after a kill as if nothing had happened."""
 import logging
 from itertools import islice
-from typing import Any, Iterator, Union
+from typing import Any, Iterator, NoReturn, Optional, Union
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, barrier, get_rank
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded_dataloader
 from mmdet.engine.hooks.checkpoint_hook import CheckpointHook
 from mmdet.registry import LOOPS
-from mmdet.utils.interrupt import Interrupted, agreed_to_stop, asked_to_stop, stop_signals
+from mmdet.utils.interrupt import FAILED, Interrupted, agreed_to_stop, asked_to_stop, stop_signals
+from mmdet.utils.ranks import message
 
 from .steps import Steps
 
@@ -52,6 +53,7 @@ class _Resumable:
                                f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}')
         self._seed_samplers()
         self._step = Steps(self.runner)
+        self._begun = self._iter
         self._warn_of_lost_gradients()
         with stop_signals():
             self.runner.call_hook('before_train')
@@ -80,13 +82,16 @@ class _Resumable:
             print_log(f'resumed at iteration {self._iter}, inside an accumulation of {counts}: the gradients before it '
                       f'are lost. Save at multiples of {counts}.', 'current', logging.WARNING)
 
-    def _end_if_asked(self, validation_due: bool = False) -> None:
-        """Between two iterations: save and raise Interrupted if a process has received a signal."""
-        signum = agreed_to_stop()
-        if signum and not self._accumulated:
-            self._save_and_end(signum, validation_due)
+    def _end_if_asked(self, validation_due: bool = False, error: Optional[Exception] = None) -> None:
+        """Between two iterations: save and raise Interrupted if a process has received a signal, or ``error``, with
+        which a process could not load its next batch."""
+        signum = agreed_to_stop(error is not None)
+        if signum == FAILED:
+            self._save_and_fail(error)
+        elif signum and not self._accumulated:
+            raise Interrupted(signum, self._save(validation_due))
 
-    def _save_and_end(self, signum: int, validation_due: bool) -> None:
+    def _save(self, validation_due: bool = False) -> str:
         self.runner.message_hub.update_info('unvalidated', validation_due)
         hook = next((hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)), None)
         if hook is None:
@@ -94,7 +99,31 @@ class _Resumable:
             hook.before_train(self.runner)
         path = hook.save_interrupted(self.runner)
         barrier()  # a process that leaves earlier would have torchrun end the one that writes
-        raise Interrupted(signum, path)
+        return path
+
+    def _save_and_fail(self, error: Optional[Exception]) -> NoReturn:
+        path = self._save() if self._iter > self._begun else None
+        if error is None:
+            barrier()  # ends when the process that has failed does, after its words
+            raise RuntimeError('connection closed by a process that could not load its data')
+        kind, _, text = message(error).partition(': ')
+        if path:
+            text += f'. The state before it is saved to {path}; go on with --resume'
+        if text.startswith('image '):
+            text += (', and without such images' if path else '. To train without such images') + (
+                ' --cfg-options train_dataloader.dataset.skip_broken=0.01')
+        raise dict(FileNotFoundError=FileNotFoundError, ValueError=ValueError).get(kind, RuntimeError)(
+            text if kind in ('FileNotFoundError', 'ValueError', 'RuntimeError') else f'{kind}: {text}') from error
+
+    @staticmethod
+    def _next(batches: Iterator) -> tuple[Any, Optional[Exception]]:
+        """A batch and what kept it from being loaded, one of them None; both at the end."""
+        try:
+            return next(batches), None
+        except StopIteration:  # a loader that is shorter than it said
+            return None, None
+        except Exception as error:
+            return None, error
 
     def _validate_if_due(self, done: int) -> None:
         """After an iteration or epoch, of which ``done`` are done."""
@@ -110,7 +139,7 @@ class _Resumable:
         try:
             self.runner.val_loop.run()
         except Interrupted as stop:
-            self._save_and_end(stop.signum, validation_due=True)
+            raise Interrupted(stop.signum, self._save(validation_due=True)) from None
         self.runner.message_hub.update_info('unvalidated', False)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
@@ -170,10 +199,13 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         if start < length:
-            for idx, batch in enumerate(self._batches(start), start):
+            batches = self._batches(start)
+            for idx in range(start, length):
+                batch, error = self._next(batches)
+                self._end_if_asked(error=error)
+                if batch is None:
+                    break
                 self.run_iter(idx, batch)
-                if idx + 1 < length:
-                    self._end_if_asked()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -237,7 +269,9 @@ class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
             self.dataloader_iterator.skip_iter(self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(self._iter, next(self.dataloader_iterator))
+            batch, error = self._next(self.dataloader_iterator)
+            self._end_if_asked(error=error)
+            self.run_iter(self._iter, batch)
             self._validate_if_due(self._iter)
         self.runner.call_hook('after_train_epoch')
 
