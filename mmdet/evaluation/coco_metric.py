@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
 from mmdet.datasets.coco import check_ann_file, read_coco
+from mmdet.datasets.transforms.loading import valid_mask
 from mmdet.registry import METRICS
 from mmdet.utils.atomic_io import write_atomic
 
@@ -134,7 +135,7 @@ class CocoMetric(BaseMetric):
         return metrics[0]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        coco = self._load()
+        self._load()
         results = sorted(results, key=lambda result: result['img_id'])
         formatted = self._format(results)
         for kind, items in formatted.items():
@@ -146,21 +147,34 @@ class CocoMetric(BaseMetric):
         image_ids = [result['img_id'] for result in results]
         numbers = {}
         for metric in self.metrics:
-            numbers.update(self._evaluate_one(coco, metric, formatted['segm' if metric == 'segm' else 'bbox'],
-                                              image_ids))
+            kind = 'segm' if metric == 'segm' else 'bbox'
+            coco = self._coco_masks if kind == 'segm' else self._coco
+            numbers.update(self._evaluate_one(coco, metric, formatted[kind], image_ids))
         return numbers
 
-    def _load(self) -> COCO:
+    def _load(self) -> None:
         if self._coco is None:
-            self._coco = COCO()
-            self._coco.dataset = read_coco(self.ann_file, self.backend_args)
-            for i, annotation in enumerate(self._coco.dataset['annotations'], 1):
+            data = read_coco(self.ann_file, self.backend_args)
+            without_mask = {}
+            for i, annotation in enumerate(data['annotations'], 1):
                 # What pycocotools needs and training does not.
+                x, y, width, height = annotation['bbox']
                 annotation['id'] = i
-                annotation.setdefault('iscrowd', 0)
-                annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._coco.createIndex()
+                for key, value in (('iscrowd', 0), ('area', width * height), ('category_id', None)):
+                    if annotation.get(key) is None:
+                        annotation[key] = value
+                mask, bad = valid_mask(annotation.get('segmentation'))
+                if mask is None:
+                    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+                    without_mask[i] = dict(annotation, segmentation=[corners], iscrowd=1)
+                elif bad:
+                    annotation['segmentation'] = mask
+            self._coco = self._coco_masks = _index(data)
+            if without_mask and 'segm' in self.metrics:
+                print_log(f'{self.ann_file}: {len(without_mask)} objects without a mask; for masks their boxes are '
+                          'regions in which detections do not count', 'current', logging.WARNING)
+                self._coco_masks = _index(dict(data, annotations=[
+                    without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]))
             names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
             classes = (self.dataset_meta or {}).get('classes') or list(names)
             unknown = [name for name in classes if name not in names]
@@ -169,7 +183,6 @@ class CocoMetric(BaseMetric):
                                  f"data set's classes; its categories are {', '.join(map(repr, names))}")
             self._classes = list(classes)
             self._cat_ids = [names[name] for name in classes]
-        return self._coco
 
     def _format(self, results: list[dict]) -> dict[str, list[dict]]:
         formatted: dict[str, list[dict]] = dict(bbox=[])
@@ -221,6 +234,14 @@ class CocoMetric(BaseMetric):
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
             text += '\n' + AsciiTable(rows).table
         print_log(text, MMLogger.get_current_instance())
+
+
+def _index(data: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = data
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
 
 
 class _Part:
