@@ -281,3 +281,17 @@ def test_pictures_that_cannot_be_made(tiny_config, tmp_path):
     assert 'cannot be shown' in Pictures(dict(dataset, ann_file='gone.json'), ['1']).problem
     page = read_page(write_report(make_data({('BN', 1): [.1]}), tmp_path, gone))
     assert 'elsewhere' in ' '.join(page.words)
+
+
+def test_text_of_a_strangers_results_is_shown_and_not_run(tmp_path):
+    evil = '"><script>alert(1)</script><img src=http://x.org/a onerror=alert(1)>\'&'
+    data = make_data({(evil, 1): [0.2, 0.3], ('BN', 1): [0.1]})
+    for cell in data['cells'].values():
+        cell.update(command=evil, config=f'a = {evil!r}\n', cell_config=evil, machine=dict(torch=evil, device=evil, cores=1))
+    data['failed'] = {evil: evil}
+    data['grid'] = dict(config=evil, command=evil, norms={evil: dict(type=evil), 'BN': dict(type=evil)}, batch_sizes=[1],
+                        seeds=[0, 1], processes=1, jobs=1, places=[evil], cells=list(data['cells']), versions={evil: evil})
+    write_report(data, tmp_path)
+    page = Checker((tmp_path / 'index.html').read_text())
+    assert not any('x.org' in (reference or '') for reference in page.references)
+    assert any('alert(1)' in word for word in page.words)

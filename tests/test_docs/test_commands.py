@@ -53,7 +53,8 @@ OTHERS = {
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
 # Keys that a config need not have before --cfg-options sets them.
 NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters',
-            'test_evaluator.outfile_prefix', 'optim_wrapper.dtype')
+            'test_evaluator.outfile_prefix', 'optim_wrapper.dtype', 'skip_nonfinite',
+            'train_dataloader.dataset.skip_broken')
 
 
 # page and line, then the words, of every command in a shell block or in a line's code
@@ -140,7 +141,15 @@ def check_script(script: str, words: list[str], monkeypatch, capsys) -> None:
     assert os.access(script, os.X_OK), f'{script}: no such script'
     source = Path(script).read_text()
     tool = re.search(r'/(\w+\.py)" "\$config"', source)
-    if tool:
+    slurm = re.search(r'slurm.sh" "\$partition" "\$name" (\w+\.py) "\$config" (--work-dir)?', source)
+    if '--max-restarts' in words and '--max-restarts' in source:
+        at = words.index('--max-restarts')
+        assert words[at + 1].isdigit(), f'{script}: --max-restarts {words[at + 1]}'
+        words = words[:at] + words[at + 2:]
+    if slurm:  # PARTITION JOB_NAME CONFIG, then WORK_DIR or CHECKPOINT
+        check_tool(f'tools/{slurm.group(1)}', [words[2], *filter(None, slurm.groups()[1:]), *words[3:]], monkeypatch,
+                   capsys)
+    elif tool:
         positional = 1 + (tool.group(1) == 'test.py')
         assert words[positional].isdigit() or words[positional] == 'GPUS', f'{script}: GPUS is {words[positional]!r}'
         check_tool(f'tools/{tool.group(1)}', words[:positional] + words[positional + 1:], monkeypatch, capsys)
@@ -189,7 +198,8 @@ def test_command(origin, words, place, monkeypatch, capsys):
     ('python tools/test.py CONFIG', 'the following arguments are required: checkpoint'),
     ('python tools/compare_norms.py CONFIG --norms BN GNN', 'GNN'),
     ('./tools/dist_train.sh CONFIG --resume', 'GPUS'), ('./tools/dist_test.sh CONFIG 4 CHECKPOINT', 'GPUS'),
-    ('./tools/demo.sh cnb', 'cnb'), ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
+    ('./tools/dist_train.sh CONFIG 4 --max-restarts x', 'max-restarts'),
+    ('./tools/slurm_train.sh P N CONFIG W --ressume', 'unrecognized'), ('./tools/demo.sh cnb', 'cnb'), ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
     ("pip install -e '.[test]'", 'extras'), ('pytest tests/test_dcos', 'tests/test_dcos'), ('conda install x', 'conda'),
 ])
 def test_wrong_command_is_found(command, why, place, monkeypatch, capsys):

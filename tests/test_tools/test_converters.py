@@ -42,3 +42,17 @@ def test_difficult_objects_of_voc_are_ignored_regions(tmp_path):
     dog, cat = data[0]['instances']
     assert (dog['bbox'], dog['bbox_label'], dog['ignore_flag']) == ([2, 4, 22, 14], 1, 0)
     assert (cat['bbox_label'], cat['ignore_flag']) == (0, 1)
+
+
+@pytest.mark.parametrize('body', [
+    '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation><filename>&x;</filename></annotation>',
+    '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + ''.join(
+        f'<!ENTITY {new} "{f"&{old};" * 50}">' for old, new in zip('abcdefgh', 'bcdefghi')) + ']><annotation>&i;</annotation>',
+    '<annotation>', '', '<annotation/>'], ids=['external', 'bomb', 'cut', 'empty', 'bare'])
+def test_hostile_and_odd_xml_is_refused_with_its_name(tmp_path, body):
+    (tmp_path / 'Annotations').mkdir()
+    (tmp_path / 'ImageSets/Main').mkdir(parents=True)
+    (tmp_path / 'ImageSets/Main/val.txt').write_text('a\n')
+    (tmp_path / 'Annotations/a.xml').write_text(body)
+    with pytest.raises(ValueError, match='a.xml: not a VOC annotation'):
+        tool('pascal_voc').main([str(tmp_path), '--split', 'val', '--out', str(tmp_path / 'val.json')])
