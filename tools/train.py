@@ -1,5 +1,6 @@
 """Train a detector: python tools/train.py CONFIG."""
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -14,6 +15,8 @@ from mmdet.utils.cli import run_main
 from mmdet.utils.interrupt import Interrupted
 from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare, restarted
 
+#: what a disk says that is full, over quota, read-only or failing
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 AMP = dict(fp16='float16', bf16='bfloat16')
 
 
@@ -116,6 +119,11 @@ def main(argv=None):
         except Interrupted as stop:
             stop.resume_command = resume_command(sys.argv[1:] if argv is None else list(argv), args)
             raise
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            command = resume_command(sys.argv[1:] if argv is None else list(argv), args)
+            raise OSError(f'{error.strerror}. To go on once there is room:\n{command}') from error
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 import hashlib
 import os
 import re
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -46,12 +47,26 @@ def write_atomic(data: bytes, path: Union[str, Path]) -> None:
     """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made.
 
     What :func:`torch.save` has made is sealed, see :func:`is_whole`.
+
+    Raises:
+        OSError: it cannot be written; says how much room is needed and how much there is.
     """
-    with replace_when_done(path) as temporary, open(temporary, 'wb') as file:
-        for part in sealed(data):
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with replace_when_done(path) as temporary, open(temporary, 'wb') as file:
+            for part in sealed(data):
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise type(error)(error.errno, f'{path}: cannot be written: {error.strerror or error}; it needs '
+                          f'{len(data) / 2**20:.1f} MiB{_free(Path(path).parent)}') from error
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f', {shutil.disk_usage(folder).free / 2**20:.1f} MiB are free in {folder}'
+    except OSError:
+        return f', and {folder} cannot be reached'
 
 
 # -- a seal on checkpoints ----------------------------------------------------------------------------------------

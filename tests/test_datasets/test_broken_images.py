@@ -55,6 +55,12 @@ def test_a_broken_image_is_named(folder, how):
             data[i]
 
 
+def test_a_missing_image_is_named(folder):
+    images(folder)[2].unlink()
+    with pytest.raises(FileNotFoundError, match=f'image {re.escape(str(images(folder)[0].parent))}.*no such file.*data_prefix'):
+        dataset(folder)[2]
+
+
 def test_another_is_taken_up_to_the_share(folder, monkeypatch):
     said = []
     monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda text, *_: said.append(text))

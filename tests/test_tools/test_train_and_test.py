@@ -184,17 +184,6 @@ def test_categories_that_do_not_match_classes(fails, tiny_config):
           says=['cat', 'triangle', 'classes'], writes=True)
 
 
-@pytest.mark.parametrize('spoil', [lambda f: f.unlink(), lambda f: f.write_bytes(b'no image')])
-def test_missing_or_corrupt_image(fails, tiny_config, tiny_shapes, tmp_path, spoil):
-    import shutil
-    data = tmp_path / 'spoilt'
-    shutil.copytree(tiny_shapes, data)
-    image = sorted((data / 'train').iterdir())[0]
-    spoil(image)
-    fails('train', tiny_config, '--cfg-options', f'train_dataloader.dataset.data_root={data}',
-          says=[re.escape(image.name)], writes=True)
-
-
 def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained, tmp_path):
     fails('test', tiny_config, tmp_path / 'no.pth', says=['no.pth', 'no such file'])
     bad = tmp_path / 'bad.pth'

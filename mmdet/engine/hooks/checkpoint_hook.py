@@ -1,6 +1,8 @@
 """Checkpoints of which one is there at any moment."""
+from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
@@ -33,6 +35,10 @@ class LateRemoval:
         if self._is_ours(path):
             self._backend.rmtree(path)
 
+    def forget(self) -> None:
+        """Keep what was to be removed."""
+        self._waiting.clear()
+
     def flush(self, keep: set) -> None:
         """Remove them now, but for those that have been written anew."""
         for path in self._waiting:
@@ -53,7 +59,13 @@ class CheckpointHook(_CheckpointHook):
 
     A run that is interrupted saves its state in between (:meth:`save_interrupted`): as ``iter_N.pth``, beyond
     ``max_keep_ckpts``, and only until the next checkpoint is there.
+
+    A checkpoint that cannot be written, as the disk is full, is tried again when the next one is due, and the older
+    ones stay. After :attr:`attempts` in a row the run ends with OSError.
     """
+
+    attempts = 3
+    _failures = 0
 
     #: epoch and iteration of the last checkpoint, the number in its name
     _written: tuple = (None, None, None)
@@ -93,8 +105,42 @@ class CheckpointHook(_CheckpointHook):
         self._written = meta['epoch'], meta['iter'], step
         super()._save_checkpoint_with_step(runner, step, meta)
 
+    @contextmanager
+    def _trying(self, runner: Runner) -> Iterator[list]:
+        """Errors of writing are collected; with one the hook is as it was before, at the end."""
+        names = ('last_ckpt', 'best_ckpt_path', 'best_ckpt_path_dict', 'keep_ckpt_ids', '_written')
+        before = {name: copy(getattr(self, name)) for name in names if hasattr(self, name)}
+        info = dict(runner.message_hub.runtime_info)
+        runner.write_errors = errors = []
+        try:
+            yield errors
+        finally:
+            runner.write_errors = None
+        if not errors:
+            self._failures = 0
+            return
+        for name, value in before.items():
+            setattr(self, name, value)
+        for key in set(runner.message_hub.runtime_info) - set(info):
+            del runner.message_hub.runtime_info[key]
+        runner.message_hub.runtime_info.update(info)
+        self.file_backend.forget()
+        self._failures += 1
+        older = f'the last one that is whole is {self.last_ckpt}' if self.last_ckpt else 'there is none before it'
+        text = f'checkpoint {errors[0].strerror or errors[0]}; {older}'
+        if self.last_ckpt:
+            with suppress(OSError):  # mmengine has written the name of the one that is not there
+                write_atomic(str(self.last_ckpt).encode(), Path(runner.work_dir) / 'last_checkpoint')
+        if self._failures >= self.attempts:
+            raise OSError(errors[0].errno, f'{text}; {self._failures} times in a row, the run ends')
+        runner.logger.warning(f'{text}; tried again when the next one is due, {self._failures} of {self.attempts} '
+                              'failed attempts')
+
     def _save_checkpoint(self, runner: Runner) -> None:
-        super()._save_checkpoint(runner)
+        with self._trying(runner) as errors:
+            super()._save_checkpoint(runner)
+        if errors:
+            return
         interrupted = runner.message_hub.runtime_info.get('interrupted_ckpt')
         if interrupted:
             runner.message_hub.update_info('interrupted_ckpt', '')
@@ -103,8 +149,10 @@ class CheckpointHook(_CheckpointHook):
         self._flush()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        super()._save_best_checkpoint(runner, metrics)
-        self._flush()
+        with self._trying(runner) as errors:
+            super()._save_best_checkpoint(runner, metrics)
+        if not errors:
+            self._flush()
 
     def _flush(self) -> None:
         best = getattr(self, 'best_ckpt_path_dict', {}).values()

@@ -1,8 +1,11 @@
 """mmengine's runner, with a place for what other processes have to add to a checkpoint."""
-from functools import partial
-from typing import Any, Callable, Union
+import logging
+from functools import partial, wraps
+from typing import Any, Callable, Optional, Union
 
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
+from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader
 
 from mmdet.registry import RUNNERS
@@ -10,6 +13,23 @@ from mmdet.utils.interrupt import Interrupted, shield_worker
 from mmdet.utils.ranks import Watch, check_timeout
 
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
+
+
+def _forgiving(write: Callable, name: str) -> Callable:
+    """``write`` without its OSErrors, of which the first is logged."""
+    said = []
+
+    @wraps(write)
+    def forgiving(*args, **kwargs) -> Any:
+        try:
+            return write(*args, **kwargs)
+        except OSError as error:
+            if not said:
+                print_log(f'{name}: what it logs cannot be written ({error}); the training goes on without', 'current',
+                          logging.WARNING)
+            said.append(error)
+
+    return forgiving
 
 
 @RUNNERS.register_module()
@@ -64,10 +84,26 @@ class DetRunner(Runner):
             loop = dict(loop, type=ValLoop)
         return super().build_val_loop(loop)
 
+    #: where errors of writing go that do not end the run yet, a list while CheckpointHook saves
+    write_errors: Optional[list] = None
+
     def save_checkpoint(self, *args, **kwargs) -> None:
         """As in mmengine, but to be called in every process: the others wait for one that is missing."""
         self.call_hook('collect_checkpoint')
-        super().save_checkpoint(*args, **kwargs)
+        try:
+            super().save_checkpoint(*args, **kwargs)
+        except OSError as error:
+            if self.write_errors is None:
+                raise
+            self.write_errors.append(error)
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        """As in mmengine; a number or picture that cannot be written is left out, with a warning, and ends nothing."""
+        built = super().build_visualizer(visualizer)
+        for backend in built._vis_backends.values():
+            for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
+                setattr(backend, name, _forgiving(getattr(backend, name), type(backend).__name__))
+        return built
 
     def resume(self, filename: str, resume_optimizer: bool = True, resume_param_scheduler: bool = True,
                map_location: Union[str, Callable] = 'cpu') -> None:
