@@ -85,6 +85,9 @@ def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
         if item['id'] in seen:
             raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
                              f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
+        if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
+            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; ids '
+                             'must be all numbers or all texts')
         seen[item['id']] = i
 
 

@@ -122,6 +122,32 @@ def test_images_one_pixel_wide(shape, flip):
     assert torch.equal(packed['inputs'], torch.from_numpy(image.transpose(2, 0, 1).copy()).flip(axes))
 
 
+@pytest.mark.parametrize('box', [[float('nan'), 0, 1, 1], [0, 0, float('inf'), 1], [5, 0, 4, 1], [0, 5, 1, 4], [0, 0, 1e9, 1]])
+def test_no_odd_box_reaches_the_loss(box):
+    results = dict(img=np.zeros((4, 4, 3), np.uint8), img_path='a.jpg', gt_bboxes=np.array([[0, 0, 1, 1], box], np.float32))
+    with pytest.raises(ValueError, match='image a.jpg: the pipeline has made the box'):
+        Compose([dict(type='mmdet.PackDetInputs')])(results)
+
+
+@pytest.mark.parametrize('shape, says', [((32, 64), 'was it resized'), ((64, 128), 'EXIF'), ((128, 64), None)])
+def test_an_image_of_another_size_than_annotated(folder, shape, says):
+    path = images(folder)[1]
+    data = json.loads((folder / 'annotations/train.json').read_text())
+    for image in data['images']:
+        if image['file_name'] == path.name:
+            image.update(height=128, width=64)
+            for annotation in data['annotations']:
+                annotation['segmentation'] = []
+    (folder / 'annotations/train.json').write_text(json.dumps(data))
+    cv2.imwrite(str(path), np.zeros((*shape, 3), np.uint8))
+    if says is None:
+        dataset(folder)[1]
+    else:
+        with pytest.raises(ValueError, match=f'image {re.escape(str(path))}: is {shape[1]} x {shape[0]} pixels, but 64 x '
+                           f'128 in the annotations .*{says}'):
+            dataset(folder)[1]
+
+
 @pytest.mark.parametrize('ending', ['.jpg', '.png'])
 def test_cut_off(ending):
     data = picture(ending)

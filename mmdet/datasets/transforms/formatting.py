@@ -16,6 +16,9 @@ class PackDetInputs(BaseTransform):
 
     Args:
         meta_keys: what the sample knows of the image; keys that are not there are left out.
+
+    Raises:
+        ValueError: a box x1, y1, x2, y2 with a number that is none, beyond 2^21 pixels, or with x2 < x1 or y2 < y1.
     """
 
     def __init__(self, meta_keys: Sequence[str] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
@@ -28,6 +31,7 @@ class PackDetInputs(BaseTransform):
             image = image[..., None]
         sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
         if 'gt_bboxes' in results:
+            _check_boxes(results)
             ignored = results.get('gt_ignore_flags', np.zeros(len(results['gt_bboxes']), dtype=bool)).astype(bool)
             sample.gt_instances = self._instances(results, np.flatnonzero(~ignored))
             sample.ignored_instances = self._instances(results, np.flatnonzero(ignored))
@@ -43,3 +47,11 @@ class PackDetInputs(BaseTransform):
         if 'gt_masks' in results:
             instances.masks = results['gt_masks'][kept]
         return instances
+
+
+def _check_boxes(results: dict) -> None:
+    boxes = np.asarray(results['gt_bboxes']).reshape(-1, 4)
+    good = (np.abs(boxes) <= 2**21).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
+    if not good.all():
+        raise ValueError(f"image {results.get('img_path')}: the pipeline has made the box "
+                         f'{boxes[~good][0].tolist()} of it; boxes must be x1 <= x2, y1 <= y2 in pixels')

@@ -17,7 +17,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's, with errors that name the file. Adds img (H, W, 3) uint8 BGR, img_shape, ori_shape.
 
     Raises:
-        FileNotFoundError: no such image. ValueError: it cannot be decoded, or is cut off.
+        FileNotFoundError: no such image. ValueError: it cannot be decoded, is cut off, or has another size than the
+            annotations say.
     """
 
     def transform(self, results: dict) -> dict:
@@ -39,9 +40,23 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             if self.ignore_empty:
                 return None
             raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
+        _check_size(results, image)
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
+
+
+def _check_size(results: dict, image: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    said = results.get('height', height), results.get('width', width)
+    if said == (height, width):
+        return
+    turned = said == (width, height)
+    hint = ('it is turned by its EXIF orientation, or was; annotate it as it is shown, or read it without with '
+            "LoadImageFromFile(color_type='color_ignore_orientation')" if turned else
+            'was it resized? The boxes would be in other places')
+    raise ValueError(f"image {results['img_path']}: is {width} x {height} pixels, but {said[1]} x {said[0]} in the "
+                     f'annotations (width x height); {hint}')
 
 
 def cut_off(data: bytes) -> str:
