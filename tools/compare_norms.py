@@ -18,7 +18,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmdet.analysis.norm_grid import PLACES
-from mmdet.analysis.norm_results import Results
+from mmdet.analysis.norm_results import show
 from mmdet.analysis.norm_runner import Grid
 from mmdet.analysis.report import write_report
 from mmdet.analysis.report_pictures import Pictures, example_ids
@@ -78,9 +78,12 @@ def report_only(args):
     config = load_config(args.config, args.cfg_options)
     if 'val_dataloader' not in config:
         raise KeyError(f"config {args.config}: has no key 'val_dataloader', whose images the page shows")
-    data = Results(path).data
-    pictures = Pictures(config.val_dataloader.dataset, example_ids(list(data['cells'].values())))
-    print(write_report(data, args.work_dir, pictures, Path(args.config).stem))
+
+    def write(data):
+        pictures = Pictures(config.val_dataloader.dataset, example_ids(list(data['cells'].values())))
+        return write_report(data, args.work_dir, pictures, Path(args.config).stem)
+
+    print(show(path, write))
 
 
 def main(argv=None):

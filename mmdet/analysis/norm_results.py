@@ -1,7 +1,7 @@
 """The finished trainings of a grid, in one file."""
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from mmdet.analysis.config_text import first_difference
 from mmdet.utils.atomic_io import write_atomic
@@ -32,7 +32,7 @@ class Results:
         if path.is_file():
             try:
                 self.data = _checked(json.loads(path.read_text()))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f'{path}: not a file of results of tools/compare_norms.py: {error}') from error
 
     @property
@@ -67,6 +67,28 @@ class Results:
             raise ValueError(f'{self.path}: {name} was trained with another config ({difference}); compare under '
                              'another --work-dir')
         return True
+
+
+def show(path: Path, write: Callable[[dict], Any]) -> Any:
+    """``write`` of a file of results that may be a stranger's, or edited.
+
+    Raises:
+        ValueError: the file is not one of this kind, or holds what cannot be shown; names the cell, if it is one.
+    """
+    data = Results(path).data
+    try:
+        return write(data)
+    except OSError:
+        raise
+    except Exception as error:  # anything can be in the file
+        bad = 'grid, speed or failed'
+        for name, cell in data['cells'].items():
+            try:
+                write(dict(kind=KIND, cells={name: cell}, failed={}))
+            except Exception:
+                bad = f'cells, {name}'
+                break
+        raise ValueError(f'{path}: {bad}: holds what cannot be shown ({type(error).__name__}: {error})') from error
 
 
 def _checked(data: Any) -> dict:

@@ -17,11 +17,11 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmdet.datasets.coco import COCO_CLASSES
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
 from mmdet.utils.checkpoint import check_state_dict, dataset_meta, load_checkpoint_file, trust_checkpoints
-from mmdet.utils.config_check import check_model_config
+from mmdet.utils.config_check import build_model, check_model_config
 from mmdet.utils.setup import load_config
 from mmdet.visualization import get_palette
 
@@ -82,7 +82,7 @@ def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, 
     cfg.model.pop('init_cfg', None)
     if isinstance(cfg.model.get('backbone'), dict):
         cfg.model.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     if saved is None:
         print_log('there is no checkpoint: the weights are random, and so are the detections', 'current',
                   logging.WARNING)

@@ -4,9 +4,11 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Iterator, Optional, Sequence
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, Registry
 from mmengine.registry import registry as engine
+from torch import nn
 
 from mmdet import registry as own
 
@@ -51,15 +53,58 @@ def check_model_config(cfg: Config) -> None:
     if 'model' not in cfg:
         raise KeyError(f"{_name(cfg)}: has no key 'model'")
     model = _plain(cfg.model)
+    if not isinstance(model, dict):
+        raise ValueError(f"{_name(cfg)}, model: must be a dict with the key 'type', got {model!r}")
     for path, node in walk(model, 'model'):
         norm = node.get('norm_cfg')
         if norm is not None:
             groups = norm.get('num_groups', 1) if isinstance(norm, dict) else 1
             try:
                 own.build_norm_layer(norm, groups)
-            except (KeyError, TypeError, ValueError) as error:
-                raise type(error)(f'{_name(cfg)}, {path}.norm_cfg: {error.args[0]}') from None
+            except Exception as error:
+                raise _as(error)(f'{_name(cfg)}, {path}.norm_cfg: {_words(error)}') from None
     _check(model, f'{_name(cfg)}, model', MODEL)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, of which :func:`check_model_config` has found no fault in names.
+
+    Raises:
+        KeyError, TypeError, ValueError, ImportError: what the parts say to a value, with the config's name and the part's
+            key path.
+    """
+    try:
+        return own.MODELS.build(cfg.model)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise _as(error)(f'{_name(cfg)}, {_failed_part(error, cfg)}: {_words(error)}') from error
+
+
+def _as(error: Exception) -> type:
+    known = (KeyError, TypeError, ValueError, ImportError, ModuleNotFoundError, FileNotFoundError)
+    return type(error) if type(error) in known else ValueError
+
+
+def _words(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).strip()
+    return text if type(error) is _as(error) else f'{type(error).__name__}: {text}'
+
+
+def _failed_part(error: Exception, cfg: Config) -> str:
+    """Key path of the innermost part that was being built."""
+    found, trace, nodes = 'model', error.__traceback__, list(walk(_plain(cfg.model), 'model'))
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == 'build_from_cfg':
+            built = trace.tb_frame.f_locals.get('cfg')
+            if isinstance(built, dict):  # the config's dict, with keys that its parent has added
+                found = next((path for path, node in nodes if node and path.startswith(found)
+                              and all(built.get(key) == value for key, value in node.items())), found)
+            else:
+                found = next((f'{found}.{key}' for path, node in nodes if path == found for key, value in node.items()
+                              if value == built and type(value) is type(built)), found)
+        trace = trace.tb_next
+    return found
 
 
 def check_parts(cfg: Config, parts: Sequence[str]) -> None:
@@ -94,7 +139,7 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
         return
     kind = node.get('type')
     if isinstance(kind, str):
-        kind = next(filter(None, (registry.get(kind) for registry in registries)), None)
+        kind = next(filter(None, (_get(registry, kind) for registry in registries)), None)
         if kind is None:
             raise KeyError(_unknown(node['type'], path, registries))
     if kind is not None:
@@ -194,6 +239,13 @@ def no_imports() -> Iterator[None]:
         yield
     finally:
         engine.import_module, engine.get_object_from_string = load, look_up
+
+
+def _get(registry: Registry, kind: str) -> Any:
+    try:
+        return registry.get(kind)
+    except RuntimeError:  # what mmengine makes of an odd name
+        return None
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -6,9 +6,11 @@ from typing import Any, Callable, Optional, Union
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdet.registry import RUNNERS
+from mmdet.utils.config_check import build_model
 from mmdet.utils.interrupt import Interrupted, shield_worker
 from mmdet.utils.ranks import Watch, check_timeout
 
@@ -96,6 +98,12 @@ class DetRunner(Runner):
             if self.write_errors is None:
                 raise
             self.write_errors.append(error)
+
+    def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
+        """As in mmengine; an error names the config and the part."""
+        if isinstance(model, dict) and model == self.cfg.get('model'):
+            return build_model(self.cfg)
+        return super().build_model(model)
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         """As in mmengine; a number or picture that cannot be written is left out, with a warning, and ends nothing."""

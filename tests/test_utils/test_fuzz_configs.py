@@ -1,0 +1,129 @@
+"""Configs and files of results with anything in them: used, or refused with the file and the key."""
+import copy
+import json
+import re
+
+import pytest
+import torch
+from conftest import ROOT, load_tool
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdet.analysis.norm_results import show
+from mmdet.analysis.report import write_report
+from mmdet.ops.norm import build_norm_layer, conv_norm
+from mmdet.utils.config_check import build_model, check_model_config
+from mmdet.utils.setup import load_config
+
+EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2**40, 2**40), st.integers(-2, 40), st.floats(), st.text(max_size=4),
+    st.sampled_from([[], {}, [1], [[1]], dict(type='BN'), dict(type='x'), dict(type='os.system', command='false'), 2**70,
+                     'a.b', '..', [None], dict(type=None), dict(type=[1])]))
+
+
+def run(examples, strategy, function):
+    settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
+             database=None)(given(strategy)(function))()
+
+
+def lists(node):
+    if isinstance(node, dict):
+        return {key: lists(value) for key, value in node.items()}
+    return [lists(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def places(node, path=()):
+    yield path
+    for key, value in (node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()):
+        yield from places(value, path + (key, ))
+
+
+@st.composite
+def mutated(draw, base, most=2):
+    data = copy.deepcopy(base)
+    for _ in range(draw(st.integers(1, most))):
+        path = draw(st.sampled_from([path for path in places(data) if path]))
+        node = data
+        for key in path[:-1]:
+            node = node[key]
+        if draw(st.integers(0, 3)):
+            node[path[-1]] = copy.deepcopy(draw(ODD))
+        else:
+            del node[path[-1]]
+    return data
+
+
+@EXAMPLES
+def test_models(examples):
+    init_default_scope('mmdet')
+    cfg = load_config(str(ROOT / 'configs/shapes/mask-rcnn_r18_fpn_cbn.py'))
+    base = lists(cfg.model.to_dict())
+
+    def use(model):
+        changed = Config(dict(model=model))
+        object.__setattr__(changed, '_filename', 'c.py')
+        with torch.device('meta'):  # sizes may be absurd
+            try:
+                check_model_config(changed)
+                build_model(changed)
+            except (KeyError, TypeError, ValueError, ImportError) as error:
+                assert re.match(r"['\"]?config c.py, model", str(error)), error
+
+    run(examples, mutated(base), use)
+
+
+NORMS = [dict(type='BN', eps=1e-5, momentum=0.1), dict(type='GN', num_groups=2, eps=1e-5), dict(type='BRN', burnin=1),
+         dict(type='CBN', buffer_num=3, burnin=2, by_epoch=False, compensation='secant', backprop='window', momentum=0.1,
+              running_stats='pooled', pool='sliding', sample_stride=1, eps=1e-5),
+         dict(type='CBN+', buffer_num=5), dict(type='CBN+GN', num_groups=2, share=0.5), dict(type='SyncCBN', buffer_num=2)]
+
+
+@EXAMPLES
+def test_norms(examples):
+    def use(cfg):
+        try:
+            _, norm = build_norm_layer(cfg, 4)
+        except (KeyError, TypeError, ValueError) as error:
+            assert any(word in str(error) for word in ('norm_cfg', *map(str, cfg or ()))) or re.search(
+                r'^\W*(CBN|BRN|GN|num_|affine|eps|share)', str(error)), error
+            return
+        conv = nn.Conv2d(3, 4, 1)
+        y = conv_norm(conv, norm, torch.zeros(2, 3, 2, 2))
+        assert y.shape == (2, 4, 2, 2)
+
+    run(examples, st.sampled_from(NORMS).flatmap(mutated), use)
+
+
+@EXAMPLES
+def test_results_of_a_comparison(examples, tmp_path):
+    cell = dict(norm='BN', norm_cfg=dict(type='BN'), batch_size=1, seed=0, lr=0.01, processes=1, unit='epoch',
+                metrics={'coco/bbox_mAP': 0.2}, curve=[{'step': 1, 'coco/bbox_mAP': 0.1}, {'step': 2, 'coco/bbox_mAP': 0.2}],
+                losses=[[10, 3.], [20, 2.]], iteration_seconds=0.1, images_per_second=9., gpu_memory_mib=None,
+                memory_mib=100, seconds=5, config='train_cfg = dict(max_epochs=2)\n', cell_config='_base_ = "x.py"\n',
+                command='python tools/train.py x.py', machine=dict(torch='2', device='CPU', cores=2),
+                detections={'1': [dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4], score=0.5)]})
+    base = dict(kind='mmdet norm comparison', failed={'c': 'no'}, cells=dict(a=cell, b=dict(cell, seed=1, norm='GN')),
+                grid=dict(config='x.py', command='x', norms=dict(BN=dict(type='BN')), batch_sizes=[1], seeds=[0, 1],
+                          processes=1, jobs=1, places=['neck'], cells=['a', 'b'], versions=dict(torch='2')))
+    path = tmp_path / 'results.json'
+
+    def use(data):
+        path.write_text(json.dumps(data))
+        try:
+            show(path, lambda read: write_report(read, tmp_path))
+        except ValueError as error:
+            assert str(error).startswith(str(path)), error
+
+    use(base)
+    run(examples, mutated(base), use)
+
+
+def test_the_command_names_the_file(tmp_path):
+    (tmp_path / 'results.json').write_text('[' * 100000)
+    config = str(ROOT / 'configs/compare_norms/faster-rcnn_r18_fpn_bccd.py')
+    with pytest.raises(ValueError, match='results.json: not a file of results'):
+        load_tool('tools/compare_norms.py').main([config, '--work-dir', str(tmp_path), '--report-only'])
