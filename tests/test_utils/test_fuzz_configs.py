@@ -91,7 +91,7 @@ def test_norms(examples):
             assert any(word in str(error) for word in ('norm_cfg', *map(str, cfg or ()))) or re.search(
                 r'^\W*(CBN|BRN|GN|num_|affine|eps|share)', str(error)), error
             return
-        conv = nn.Conv2d(3, 4, 1)
+        conv, norm.epoch_length = nn.Conv2d(3, 4, 1), 1
         y = conv_norm(conv, norm, torch.zeros(2, 3, 2, 2))
         assert y.shape == (2, 4, 2, 2)
 

@@ -76,6 +76,15 @@ def _check_arguments(layer: type, cfg: dict) -> None:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             raise TypeError(f"norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); "
                             f"it takes {', '.join(known)}{hint}")
+    for key, good, words in (('eps', lambda value: 0 < value < float('inf'), 'a number above 0'),
+                             ('momentum', lambda value: 0 <= value <= 1, 'a number from 0 to 1')):
+        value = cfg.get(key, 0.1)
+        if isinstance(value, bool) or not (isinstance(value, (int, float)) and good(value)) and (
+                value is not None or key == 'eps'):
+            raise ValueError(f'norm_cfg: {layer.__name__}: {key} must be {words}, got {value!r}')
+    groups = cfg.get('num_groups', 1)
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise ValueError(f'norm_cfg: {layer.__name__}: num_groups must be a number of 1 or more, got {groups!r}')
     if issubclass(layer, nn.GroupNorm) and 'num_groups' not in cfg:
         name = next((name for name, known in NORMS.items() if known is layer), layer.__name__)
         raise TypeError(f"norm_cfg: {name} needs 'num_groups', for instance dict(type={name!r}, num_groups=32)")
