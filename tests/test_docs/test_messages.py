@@ -24,8 +24,9 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models import ResNet
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
 from mmdet.registry import DATASETS
-from mmdet.utils.ranks import message
+from mmdet.utils.cli import run_main
 from mmdet.utils.launch import check_processes
+from mmdet.utils.ranks import message
 
 MESSAGES = [block for block in BLOCKS if block.language == 'text' and (
     block.page == 'docs/troubleshooting.md' or 'there is no' in block.text)]
@@ -113,6 +114,41 @@ def random_detector():
     return init_detector('my.py', device='cpu')
 
 
+def other_size(data):
+    for image in data['images']:
+        image.update(height=48)
+    for annotation in data['annotations']:
+        annotation['segmentation'] = []
+
+
+def flipped():
+    data = bytearray(Path(saved('flipped.pth', dict(state_dict=dict(a=torch.ones(999))))).read_bytes())
+    data[len(data) // 2] ^= 1
+    return Path('flipped.pth').write_bytes(data) and 'flipped.pth'
+
+
+def strange():
+    cfg = Config.fromfile('my.py')
+    cfg.model.neck = dict(type='os.system', command='true')
+    DetInferencer(weights=saved('strange.pth', dict(meta=dict(cfg=cfg.pretty_text))))
+
+
+def no_number():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResNet, 'init_weights', lambda self: nn.init.constant_(self.conv1.weight, float('nan')))
+        setting('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')()
+
+
+def lost_rank():
+    def fail():
+        raise RuntimeError('[pair.cc:545] Connection closed by peer [127.0.0.1]:1')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('WORLD_SIZE', '2')
+        patch.setenv('RANK', '0')
+        run_main(fail)
+
+
 CHANGED = 'shapes/annotations/changed.json'
 # How the documents' message begins, and what brings it about.
 PROVOKED = {
@@ -145,6 +181,11 @@ PROVOKED = {
     'image ...: no such file; the annotations': lambda: edited(
         lambda data: data['images'][0].update(file_name='gone.png'))[0],
     'image ...: cannot be read': lambda: edited(lambda data: written('shapes/train/000000.png', '') * 0)[0],
+    'ann_file ...: images[0] (000000.png) and images[1]': lambda: edited(
+        lambda data: data['images'][1].update(id=data['images'][0]['id'])),
+    'ann_file ...: annotations[0]: bbox must hold numbers': lambda: edited(
+        lambda data: data['annotations'][0].update(bbox=[float('nan'), 1, 5, 5])),
+    'image ...: is 64 x 64 pixels': lambda: edited(other_size)[0],
     'image ...: has masks as RLE': lambda: edited(as_rle, pipeline=POLYGONS)[0],
     "CocoMetric: metric 'segm' needs masks": boxes_only,
     'VOCdevkit/Annotations/a.xml: not a VOC annotation': voc_of_cells,
@@ -155,6 +196,8 @@ PROVOKED = {
     'checkpoint checkpoint.pth: the checkpoint is of another model': lambda: init_detector(
         'my.py', 'checkpoint.pth', cfg_options={'model.neck.out_channels': 32}),
     'checkpoint weights.pth: holds no weights': lambda: init_detector('my.py', saved('weights.pth', dict(model={}))),
+    'checkpoint flipped.pth: damaged': lambda: init_detector('my.py', flipped()),
+    'checkpoint strange.pth: its config names': strange,
     'checkpoint torchvision://resnet18: neither is': pretrained,
     'checkpoint bare.pth: holds no config': lambda: DetInferencer(weights=saved('bare.pth', {})),
     'mixed precision in float16': lambda: train('--amp', 'fp16'),
@@ -162,6 +205,8 @@ PROVOKED = {
     'optim_wrapper.dtype must be': lambda: train('--amp', '--cfg-options', 'optim_wrapper.dtype=float32'),
     '--auto-scale-lr: config my.py has no': lambda: train('--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'),
     "device 'cuda:0': there is no CUDA here": lambda: init_detector('my.py', device='cuda:0'),
+    'iteration 1: the loss is not finite': no_number,
+    '[rank 0] error: the connection to another rank': lost_rank,
     'GPUS=64: this machine has no GPU': lambda: check_processes('64'),
     'the processes start at iterations': lost_checkpoint,
     "model 'mask-rcnn_r50': no config has this name": lambda: DetInferencer('mask-rcnn_r50'),
