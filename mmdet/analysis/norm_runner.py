@@ -30,8 +30,8 @@ from mmdet.analysis.report_numbers import Numbers, best_rate
 from mmdet.analysis.report_pictures import Pictures, example_ids
 from mmdet.registry import DATASETS
 from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.ranks import message
 from mmdet.utils.launch import check_processes
+from mmdet.utils.ranks import message
 from mmdet.utils.setup import check_config, find_checkpoint, load_config
 from mmdet.version import __version__
 

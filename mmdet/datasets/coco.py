@@ -86,8 +86,8 @@ def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
             raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
                              f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
         if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
-            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; ids '
-                             'must be all numbers or all texts')
+            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
+                             'ids must be all numbers or all texts')
         seen[item['id']] = i
 
 
@@ -100,8 +100,8 @@ def _check_images(path: str, images: list[dict]) -> None:
             value = image[key]
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
                     1 <= value <= LARGEST and value == int(value)):
-                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number of '
-                                 f'pixels from 1 to {LARGEST}, got {value!r}')
+                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
+                                 f'of pixels from 1 to {LARGEST}, got {value!r}')
             image[key] = int(value)
 
 
@@ -124,8 +124,8 @@ def _check_annotation(where: str, annotation: dict, sizes: dict) -> None:
         if problem:
             raise ValueError(f'{where}: segmentation {problem}')
     elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
-        raise ValueError(f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a run-length '
-                         f'encoding, got {_short(mask)}')
+        raise ValueError(f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
+                         f'run-length encoding, got {_short(mask)}')
 
 
 def _short(value: Any) -> str:

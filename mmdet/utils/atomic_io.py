@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator, Union
 
-
 from mmengine.fileio import LocalBackend, register_backend
 
 

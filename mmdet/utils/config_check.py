@@ -70,8 +70,8 @@ def build_model(cfg: Config) -> nn.Module:
     """The model of a config, of which :func:`check_model_config` has found no fault in names.
 
     Raises:
-        KeyError, TypeError, ValueError, ImportError: what the parts say to a value, with the config's name and the part's
-            key path.
+        KeyError, TypeError, ValueError, ImportError: what the parts say to a value, with the config's name and the
+            part's key path.
     """
     try:
         return own.MODELS.build(cfg.model)
@@ -211,7 +211,7 @@ def check_saved_config(cfg: Config, source: str) -> None:
             continue
         name = kind.rpartition('.')[2]
         found = next((f'{registry.scope}.{key}' for registry in trees for key, part in registry.module_dict.items()
-                      if getattr(part, '__name__', None) == name and part.__module__.partition('.')[0] == package), None)
+                      if getattr(part, '__name__', None) == name and part.__module__.split('.')[0] == package), None)
         if found is None:
             raise ValueError(_refusal(source, f'{path}.type'.lstrip('.'), kind))
         node['type'] = found

@@ -114,7 +114,7 @@ def test_the_file_itself_is_read(folder):
 
 @pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
 def test_mutated_annotations(folder, examples):
-    @settings(max_examples=examples, deadline=None, report_multiple_bugs=True, suppress_health_check=list(HealthCheck), derandomize=True,
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
               database=None)
     @given(mutated())
     def run(data):

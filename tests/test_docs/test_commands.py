@@ -199,7 +199,8 @@ def test_command(origin, words, place, monkeypatch, capsys):
     ('python tools/compare_norms.py CONFIG --norms BN GNN', 'GNN'),
     ('./tools/dist_train.sh CONFIG --resume', 'GPUS'), ('./tools/dist_test.sh CONFIG 4 CHECKPOINT', 'GPUS'),
     ('./tools/dist_train.sh CONFIG 4 --max-restarts x', 'max-restarts'),
-    ('./tools/slurm_train.sh P N CONFIG W --ressume', 'unrecognized'), ('./tools/demo.sh cnb', 'cnb'), ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
+    ('./tools/slurm_train.sh P N CONFIG W --ressume', 'unrecognized'), ('./tools/demo.sh cnb', 'cnb'),
+    ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
     ("pip install -e '.[test]'", 'extras'), ('pytest tests/test_dcos', 'tests/test_dcos'), ('conda install x', 'conda'),
 ])
 def test_wrong_command_is_found(command, why, place, monkeypatch, capsys):

@@ -21,8 +21,8 @@ class Steps:
     """Makes a runner's training steps.
 
     Losses are logged as the mean over all ranks. A step whose loss or gradient is not finite does not reach the
-    weights: the run ends with FloatingPointError, which names the iteration, the losses, the images and the first module
-    whose output was not finite. With ``skip_nonfinite=N`` in the config up to N such steps of a run are left out
+    weights: the run ends with FloatingPointError, which names the iteration, the losses, the images and the first
+    module whose output was not finite. With ``skip_nonfinite=N`` in the config up to N such steps of a run are left out
     first, statistics of the norms and windows of CBN included, and logged.
 
     With a loss scale (float16) gradients that overflow are the scaler's business, as always.
