@@ -244,7 +244,7 @@ def no_imports() -> Iterator[None]:
 def _get(registry: Registry, kind: str) -> Any:
     try:
         return registry.get(kind)
-    except RuntimeError:  # what mmengine makes of an odd name
+    except (RuntimeError, TypeError, ValueError):  # what mmengine makes of odd names
         return None
 
 

@@ -287,10 +287,12 @@ def test_text_of_a_strangers_results_is_shown_and_not_run(tmp_path):
     evil = '"><script>alert(1)</script><img src=http://x.org/a onerror=alert(1)>\'&'
     data = make_data({(evil, 1): [0.2, 0.3], ('BN', 1): [0.1]})
     for cell in data['cells'].values():
-        cell.update(command=evil, config=f'a = {evil!r}\n', cell_config=evil, machine=dict(torch=evil, device=evil, cores=1))
+        cell.update(command=evil, config=f'a = {evil!r}\n', cell_config=evil,
+                    machine=dict(torch=evil, device=evil, cores=1))
     data['failed'] = {evil: evil}
-    data['grid'] = dict(config=evil, command=evil, norms={evil: dict(type=evil), 'BN': dict(type=evil)}, batch_sizes=[1],
-                        seeds=[0, 1], processes=1, jobs=1, places=[evil], cells=list(data['cells']), versions={evil: evil})
+    data['grid'] = dict(
+        config=evil, command=evil, norms={evil: dict(type=evil), 'BN': dict(type=evil)}, batch_sizes=[1], seeds=[0, 1],
+        processes=1, jobs=1, places=[evil], cells=list(data['cells']), versions={evil: evil})
     write_report(data, tmp_path)
     page = Checker((tmp_path / 'index.html').read_text())
     assert not any('x.org' in (reference or '') for reference in page.references)

@@ -57,7 +57,7 @@ def test_a_broken_image_is_named(folder, how):
 
 def test_a_missing_image_is_named(folder):
     images(folder)[2].unlink()
-    with pytest.raises(FileNotFoundError, match=f'image {re.escape(str(images(folder)[0].parent))}.*no such file.*data_prefix'):
+    with pytest.raises(FileNotFoundError, match=f'image {re.escape(str(folder))}.*no such file.*data_prefix'):
         dataset(folder)[2]
 
 
@@ -108,7 +108,8 @@ def test_any_failing_step_names_the_image(folder):
             raise KeyError('gt_things')
 
     data = dataset(folder, pipeline=[PIPELINE[0], dict(type='Fails')])
-    with pytest.raises(ValueError, match=f'image {re.escape(data.get_data_info(1)["img_path"])}: KeyError: .*gt_things'):
+    path = data.get_data_info(1)['img_path']
+    with pytest.raises(ValueError, match=f'image {re.escape(path)}: KeyError: .*gt_things'):
         data[1]
 
 
@@ -117,14 +118,17 @@ def test_any_failing_step_names_the_image(folder):
 def test_images_one_pixel_wide(shape, flip):
     image = np.arange(3 * shape[0] * shape[1], dtype=np.uint8).reshape(*shape, 3)
     results = dict(img=image, img_shape=shape, gt_bboxes=np.zeros((0, 4), np.float32))
-    packed = Compose([dict(type='mmdet.RandomFlip', prob=1., direction=flip), dict(type='mmdet.PackDetInputs')])(results)
+    pipeline = [dict(type='mmdet.RandomFlip', prob=1., direction=flip), dict(type='mmdet.PackDetInputs')]
+    packed = Compose(pipeline)(results)
     axes = dict(horizontal=(2, ), vertical=(1, ), diagonal=(1, 2))[flip]
     assert torch.equal(packed['inputs'], torch.from_numpy(image.transpose(2, 0, 1).copy()).flip(axes))
 
 
-@pytest.mark.parametrize('box', [[float('nan'), 0, 1, 1], [0, 0, float('inf'), 1], [5, 0, 4, 1], [0, 5, 1, 4], [0, 0, 1e9, 1]])
+@pytest.mark.parametrize('box', [
+    [float('nan'), 0, 1, 1], [0, 0, float('inf'), 1], [5, 0, 4, 1], [0, 5, 1, 4], [0, 0, 1e9, 1]])
 def test_no_odd_box_reaches_the_loss(box):
-    results = dict(img=np.zeros((4, 4, 3), np.uint8), img_path='a.jpg', gt_bboxes=np.array([[0, 0, 1, 1], box], np.float32))
+    boxes = np.array([[0, 0, 1, 1], box], np.float32)
+    results = dict(img=np.zeros((4, 4, 3), np.uint8), img_path='a.jpg', gt_bboxes=boxes)
     with pytest.raises(ValueError, match='image a.jpg: the pipeline has made the box'):
         Compose([dict(type='mmdet.PackDetInputs')])(results)
 
@@ -143,8 +147,8 @@ def test_an_image_of_another_size_than_annotated(folder, shape, says):
     if says is None:
         dataset(folder)[1]
     else:
-        with pytest.raises(ValueError, match=f'image {re.escape(str(path))}: is {shape[1]} x {shape[0]} pixels, but 64 x '
-                           f'128 in the annotations .*{says}'):
+        with pytest.raises(ValueError, match=f'image {re.escape(str(path))}: is {shape[1]} x {shape[0]} pixels, but '
+                           f'64 x 128 in the annotations .*{says}'):
             dataset(folder)[1]
 
 

@@ -27,17 +27,17 @@ def annotations():
              dict(size=[24, 32], counts=COUNTS)]
     return dict(
         images=[dict(id=i, file_name=f'{i}.png', height=24, width=32) for i in (1, 2, 3)],
-        annotations=[dict(id=i, image_id=i % 3 + 1, category_id=i % 2 + 1, bbox=boxes[i % 3], area=80, iscrowd=int(i == 4),
-                          segmentation=masks[i % 3]) for i in range(6)],
+        annotations=[dict(id=i, image_id=i % 3 + 1, category_id=i % 2 + 1, bbox=boxes[i % 3], area=80,
+                          iscrowd=int(i == 4), segmentation=masks[i % 3]) for i in range(6)],
         categories=[dict(id=1, name='a'), dict(id=2, name='b')])
 
 
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-2**70, 2**70), st.floats(), st.text(max_size=5),
-    st.sampled_from(['', '\0', '../x', '9' * 50, [], {}, [[]], [[[]]], [[1, 2, 3]], [[1, 2, 3, 4, 5, 6, 7]], 2**63, -1, 0,
-                     1e308, float('nan'), float('inf'), [float('nan')] * 4, [0, 0, 0, 0], [1e9, 1e9, 1, 1], [5, 5, -3, -3],
-                     [[float('nan')] * 6], [[1e9] * 8], [[-1e300, 0, 1e300, 0, 1, 1]], dict(size=[2**31, 2**31], counts='0'),
-                     dict(size=[24, 32], counts='000'), dict(size=[24, 32], counts='~~~~'), dict(size=[24, 32]),
+    st.sampled_from(['', '\0', '../x', '9' * 50, [], {}, [[]], [[[]]], [[1, 2, 3]], [[1, 2, 3, 4, 5, 6, 7]], 2**63,
+                     -1, 0, 1e308, float('nan'), float('inf'), [float('nan')] * 4, [0, 0, 0, 0], [1e9, 1e9, 1, 1],
+                     [5, 5, -3, -3], [[float('nan')] * 6], [[1e9] * 8], [[-1e300, 0, 1e300, 0, 1, 1]],
+                     dict(size=[2**31, 2**31], counts='0'), dict(size=[24, 32], counts='000'), dict(size=[24, 32], counts='~~~~'), dict(size=[24, 32]),
                      dict(size=[24, 32], counts=[768]), dict(size=[24, 32], counts=[2**40]), dict(counts=[1])]))
 
 
@@ -92,8 +92,9 @@ def use(folder, text):
         metric.dataset_meta = dict(classes=CLASSES)
         for i in range(len(data)):
             image = data.get_data_info(i)
-            found = InstanceData(bboxes=np_tensor([[2, 2, 12, 10]]), scores=np_tensor([0.9]), labels=np_tensor([0]).long(),
-                                 masks=np_tensor(np.ones((1, min(image['height'], 24), min(image['width'], 32)))).bool())
+            mask = np.ones((1, min(image['height'], 24), min(image['width'], 32)))
+            found = InstanceData(bboxes=np_tensor([[2, 2, 12, 10]]), scores=np_tensor([0.9]),
+                                 labels=np_tensor([0]).long(), masks=np_tensor(mask).bool())
             metric.process({}, [dict(DetDataSample(metainfo=dict(img_id=image['img_id'])).to_dict(),
                                      pred_instances=found)])
         metric.evaluate(len(data))

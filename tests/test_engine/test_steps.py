@@ -53,8 +53,8 @@ def make(work_dir, model=None, lr=0.1, skip=0, epochs=2, resume=False, batch=2, 
     return DetRunner(
         model=dict(type='Normed', **(model or {})), work_dir=str(work_dir), resume=resume,
         train_dataloader=dict(
-            batch_size=batch, dataset=dict(type='Numbered', **dataset), sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=dict(type='pseudo_collate')),
+            batch_size=batch, dataset=dict(type='Numbered', **dataset),
+            sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='pseudo_collate')),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr, momentum=0.9)),
         custom_hooks=[dict(type='CBNHook'), dict(type='CheckpointCheckHook')], default_scope='mmdet',
@@ -64,8 +64,8 @@ def make(work_dir, model=None, lr=0.1, skip=0, epochs=2, resume=False, batch=2, 
 
 def state(runner):
     norm = runner.model.norm
-    return {**runner.model.state_dict(), **{str(i): value for i, entry in enumerate(norm.window_state()['window']['entries'])
-                                            for value in [entry['stats']]}}
+    entries = norm.window_state()['window']['entries']
+    return {**runner.model.state_dict(), **{str(i): entry['stats'] for i, entry in enumerate(entries)}}
 
 
 @pytest.mark.parametrize('value', ['nan', 'inf'])

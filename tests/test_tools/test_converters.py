@@ -47,7 +47,8 @@ def test_difficult_objects_of_voc_are_ignored_regions(tmp_path):
 @pytest.mark.parametrize('body', [
     '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation><filename>&x;</filename></annotation>',
     '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + ''.join(
-        f'<!ENTITY {new} "{f"&{old};" * 50}">' for old, new in zip('abcdefgh', 'bcdefghi')) + ']><annotation>&i;</annotation>',
+        f'<!ENTITY {new} "{f"&{old};" * 50}">' for old, new in zip('abcdefgh', 'bcdefghi')
+    ) + ']><annotation>&i;</annotation>',
     '<annotation>', '', '<annotation/>'], ids=['external', 'bomb', 'cut', 'empty', 'bare'])
 def test_hostile_and_odd_xml_is_refused_with_its_name(tmp_path, body):
     (tmp_path / 'Annotations').mkdir()

@@ -62,7 +62,8 @@ def start(folder, tmp_path):
     """Start a training on several processes; returns the process."""
     processes = []
 
-    def start(*options, number=2, fail='-1 -1 no', words=(), work_dir=tmp_path / 'run', mark=tmp_path / 'mark', **extra):
+    def start(*options, number=2, fail='-1 -1 no', words=(), work_dir=tmp_path / 'run', mark=tmp_path / 'mark',
+              **extra):
         command = ['tools/dist_train.sh', folder / 'config.py', number, *words, '--work-dir', work_dir,
                    *(['--cfg-options', *options] if options else [])]
         env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{folder}', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable,
@@ -175,9 +176,7 @@ def test_killed_at_random_and_restarted(start, tmp_path):
             lines.append(line)
             wait -= 'OWN' in line
             if kills and wait <= 0:
-                victims = subprocess.run(['pgrep', '-f', f'train.py.*{work_dir} '], capture_output=True, text=True).stdout
-                ranks = [int(pid) for pid in victims.split() if b'RANK=' in _environ(pid)
-                         and b'LOCAL_RANK=' in _environ(pid)]
+                ranks = [pid for pid in _processes(f'train.py.*{work_dir} ') if b'LOCAL_RANK=' in _environ(pid)]
                 time.sleep(draw.random() * 0.3)
                 if ranks:
                     try:
@@ -191,6 +190,11 @@ def test_killed_at_random_and_restarted(start, tmp_path):
         assert code == 0, output[-3000:]
         assert output.count('started again') >= 2, output[-3000:]
         assert same(load(work_dir / last), load(tmp_path / 'whole' / last))
+
+
+def _processes(pattern):
+    found = subprocess.run(['pgrep', '-f', pattern], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
 
 
 def _environ(pid):
@@ -211,7 +215,8 @@ start = words.index(os.environ['PYTHON'])
 open(os.environ['SRUN_LOG'], 'a').write(' '.join(words[:start]) + '\n')
 env = dict(os.environ, SLURM_JOB_ID=os.environ.get('SLURM_JOB_ID', '77'), SLURM_NTASKS=str(number),
            SLURM_STEP_NODELIST='127.0.0.1')
-tasks = [subprocess.Popen(words[start:], env=dict(env, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))) for i in range(number)]
+tasks = [subprocess.Popen(words[start:], env=dict(env, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)))
+         for i in range(number)]
 for name in ('TERM', 'INT', 'USR1'):
     signal.signal(getattr(signal, 'SIG' + name), lambda signum, frame: [task.send_signal(signum) for task in tasks])
 codes = [task.wait() for task in tasks]
@@ -231,9 +236,9 @@ def test_slurm_saves_is_queued_again_and_goes_on(folder, tmp_path, signum):
     port = str(random.randint(20000, 30000))
 
     def run(work_dir, *words, **extra):
-        env = {**os.environ, 'PATH': f'{binaries}:{os.environ["PATH"]}', 'PYTHONPATH': f'{ROOT}:{folder}', 'GPUS': '2',
-               'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'SRUN_LOG': str(tmp_path / 'srun'), 'MASTER_PORT': port,
-               'SLURM_JOB_ID': '77', 'FAIL_MARK': str(tmp_path / 'mark'), **extra}
+        env = {**os.environ, 'PATH': f'{binaries}:{os.environ["PATH"]}', 'PYTHONPATH': f'{ROOT}:{folder}',
+               'GPUS': '2', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'SRUN_LOG': str(tmp_path / 'srun'),
+               'MASTER_PORT': port, 'SLURM_JOB_ID': '77', 'FAIL_MARK': str(tmp_path / 'mark'), **extra}
         command = ['tools/slurm_train.sh', 'gpu', 'name', str(folder / 'config.py'), str(work_dir), *words]
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -288,9 +293,9 @@ def test_a_lost_machine_is_replaced(start, tmp_path):
         if 'OWN 0 4 ' in line:
             break
     os.killpg(second.pid, signal.SIGKILL)
-    for pid in subprocess.run(['pgrep', '-f', f'train.py.*{tmp_path}/run '], capture_output=True, text=True).stdout.split():
+    for pid in _processes(f'train.py.*{tmp_path}/run '):
         if b'GROUP_RANK=1' in _environ(pid):
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     for line in first.stdout:
         lines.append(line)
         if 'started again' in line:

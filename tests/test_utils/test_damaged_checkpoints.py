@@ -119,7 +119,8 @@ def test_resuming_takes_the_one_before(states, tmp_path, monkeypatch):
         find_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize('garbage', [b'\xff\xfe\x00\x80', b'\0' * 4096, b'x' * 5000, b'a\nb', b'', b'/etc/passwd'], ids=len)
+@pytest.mark.parametrize(
+    'garbage', [b'\xff\xfe\x00\x80', b'\0' * 4096, b'x' * 5000, b'a\nb', b'', b'/etc/passwd'], ids=len)
 def test_garbage_in_the_pointer_is_passed_over(states, tmp_path, garbage):
     save_checkpoint(states, str(tmp_path / 'epoch_1.pth'))
     (tmp_path / 'last_checkpoint').write_bytes(garbage)

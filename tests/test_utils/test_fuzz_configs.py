@@ -21,8 +21,8 @@ from mmdet.utils.setup import load_config
 EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-2**40, 2**40), st.integers(-2, 40), st.floats(), st.text(max_size=4),
-    st.sampled_from([[], {}, [1], [[1]], dict(type='BN'), dict(type='x'), dict(type='os.system', command='false'), 2**70,
-                     'a.b', '..', [None], dict(type=None), dict(type=[1])]))
+    st.sampled_from([[], {}, [1], [[1]], dict(type='BN'), dict(type='x'), dict(type='os.system', command='false'),
+                     2**70, 'a.b', '..', [None], dict(type=None), dict(type=[1])]))
 
 
 def run(examples, strategy, function):
@@ -77,9 +77,10 @@ def test_models(examples):
 
 
 NORMS = [dict(type='BN', eps=1e-5, momentum=0.1), dict(type='GN', num_groups=2, eps=1e-5), dict(type='BRN', burnin=1),
-         dict(type='CBN', buffer_num=3, burnin=2, by_epoch=False, compensation='secant', backprop='window', momentum=0.1,
-              running_stats='pooled', pool='sliding', sample_stride=1, eps=1e-5),
-         dict(type='CBN+', buffer_num=5), dict(type='CBN+GN', num_groups=2, share=0.5), dict(type='SyncCBN', buffer_num=2)]
+         dict(type='CBN', buffer_num=3, burnin=2, by_epoch=False, compensation='secant', backprop='window',
+              momentum=0.1, running_stats='pooled', pool='sliding', sample_stride=1, eps=1e-5),
+         dict(type='CBN+', buffer_num=5), dict(type='CBN+GN', num_groups=2, share=0.5),
+         dict(type='SyncCBN', buffer_num=2)]
 
 
 @EXAMPLES
@@ -101,7 +102,8 @@ def test_norms(examples):
 @EXAMPLES
 def test_results_of_a_comparison(examples, tmp_path):
     cell = dict(norm='BN', norm_cfg=dict(type='BN'), batch_size=1, seed=0, lr=0.01, processes=1, unit='epoch',
-                metrics={'coco/bbox_mAP': 0.2}, curve=[{'step': 1, 'coco/bbox_mAP': 0.1}, {'step': 2, 'coco/bbox_mAP': 0.2}],
+                metrics={'coco/bbox_mAP': 0.2},
+                curve=[{'step': 1, 'coco/bbox_mAP': 0.1}, {'step': 2, 'coco/bbox_mAP': 0.2}],
                 losses=[[10, 3.], [20, 2.]], iteration_seconds=0.1, images_per_second=9., gpu_memory_mib=None,
                 memory_mib=100, seconds=5, config='train_cfg = dict(max_epochs=2)\n', cell_config='_base_ = "x.py"\n',
                 command='python tools/train.py x.py', machine=dict(torch='2', device='CPU', cores=2),

@@ -35,8 +35,8 @@ class CheckpointCheckHook(Hook):
             more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
             raise FloatingPointError(
                 f'iteration {runner.iter}: the checkpoint is not written, as it would hold numbers that are not '
-                f'finite: {", ".join(bad[:5])}{more}. Go on from the one before, with a lower learning rate or gradients '
-                'clipped (optim_wrapper.clip_grad)')
+                f'finite: {", ".join(bad[:5])}{more}. Go on from the one before, with a lower learning rate or '
+                'gradients clipped (optim_wrapper.clip_grad)')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume

@@ -76,6 +76,9 @@ def _check_arguments(layer: type, cfg: dict) -> None:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             raise TypeError(f"norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); "
                             f"it takes {', '.join(known)}{hint}")
+    for key, value in cfg.items():
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise ValueError(f'norm_cfg: {layer.__name__}: {key}={value} is beyond any use')
     for key, good, words in (('eps', lambda value: 0 < value < float('inf'), 'a number above 0'),
                              ('momentum', lambda value: 0 <= value <= 1, 'a number from 0 to 1')):
         value = cfg.get(key, 0.1)
