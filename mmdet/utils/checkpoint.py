@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Callable, Iterator, Optional, Union
+from typing import Any, BinaryIO, Callable, Iterator, Optional, Union
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -84,13 +84,20 @@ def check_checkpoint_file(path: str) -> None:
         raise ValueError(f'checkpoint {path}: {problem}')
 
 
+def _has_index(file: BinaryIO) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return False
+
+
 @lru_cache(maxsize=None)
 def _problem(path: str, *version: int) -> str:
     """What is wrong with a file, or ''; ``version`` changes with the file."""
     with open(path, 'rb') as file:
         head = file.read(2)
         # torch writes zip archives, whose index comes last.
-        if not (zipfile.is_zipfile(file) if head == b'PK' else head[:1] == b'\x80'):
+        if not (_has_index(file) if head == b'PK' else head[:1] == b'\x80'):
             return 'not a checkpoint, or cut off; expected a file written by tools/train.py or torch.save'
         if head == b'PK' and not is_whole(file):
             return 'damaged: its contents are not those that were written (checksum); take another, or a copy of it'
