@@ -105,7 +105,7 @@ def main(argv=None):
         if newest is not None:
             cfg.resume, cfg.load_from = True, newest
         print_log(f'started again; going on from {cfg.get("load_from") or "the beginning"}', 'current')
-    elif cfg.get('resume') and not cfg.get('load_from'):
+    if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
         if not cfg.resume:

@@ -69,7 +69,10 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
     sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
     coordinates = _Coordinates(path)
     for i, annotation in enumerate(data['annotations']):
-        _check_annotation(f'ann_file {path}: annotations[{i}]', annotation, sizes)
+        try:
+            _check_annotation(annotation, sizes)
+        except ValueError as error:
+            raise ValueError(f'ann_file {path}: annotations[{i}]: {error}') from None
         coordinates.add(i, annotation)
     coordinates.check()
     return data
@@ -105,26 +108,26 @@ def _check_images(path: str, images: list[dict]) -> None:
             image[key] = int(value)
 
 
-def _check_annotation(where: str, annotation: dict, sizes: dict) -> None:
+def _check_annotation(annotation: dict, sizes: dict) -> None:
     """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        raise ValueError(f'{where}: bbox must be [x, y, width, height] in pixels, got {_short(box)}')
+        raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {_short(box)}')
     for key in ('image_id', 'category_id'):
         if not isinstance(annotation.get(key, 0), (int, str)):
-            raise ValueError(f'{where}: {key} must be a number or a text, got {_short(annotation[key])}')
+            raise ValueError(f'{key} must be a number or a text, got {_short(annotation[key])}')
     area, crowd = annotation.get('area'), annotation.get('iscrowd')
     if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
-        raise ValueError(f'{where}: area must be a number of pixels, got {_short(area)}')
+        raise ValueError(f'area must be a number of pixels, got {_short(area)}')
     if crowd not in (None, 0, 1):
-        raise ValueError(f'{where}: iscrowd must be 0 or 1, got {_short(crowd)}')
+        raise ValueError(f'iscrowd must be 0 or 1, got {_short(crowd)}')
     mask = annotation.get('segmentation')
     if isinstance(mask, dict):
         problem = rle_problem(mask, sizes.get(annotation['image_id']))
         if problem:
-            raise ValueError(f'{where}: segmentation {problem}')
+            raise ValueError(f'segmentation {problem}')
     elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
-        raise ValueError(f'{where}: segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
+        raise ValueError(f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
                          f'run-length encoding, got {_short(mask)}')
 
 

@@ -48,9 +48,9 @@ class Steps:
     @staticmethod
     def _check_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # After DDP's mean they are the same on all ranks, and so is what is done about them.
-        norms = [parameter.grad.detach().norm() for group in optimizer.param_groups for parameter in group['params']
-                 if parameter.grad is not None]
-        if norms and not torch.stack(norms).isfinite().all():
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group['params']
+                     if parameter.grad is not None]
+        if not nn.utils.get_total_norm(gradients).isfinite():
             raise _Gradient
 
     def __call__(self, batch: Any, iteration: int, reseed: Any) -> Optional[dict]:
