@@ -1,12 +1,11 @@
 """Configs and files of results with anything in them: used, or refused with the file and the key."""
-import copy
 import json
 import re
 
 import pytest
 import torch
 from conftest import ROOT, load_tool
-from hypothesis import HealthCheck, given, settings
+from fuzzing import mutated, run
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -25,36 +24,10 @@ ODD = st.one_of(
                      2**70, 'a.b', '..', [None], dict(type=None), dict(type=[1])]))
 
 
-def run(examples, strategy, function):
-    settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
-             database=None)(given(strategy)(function))()
-
-
 def lists(node):
     if isinstance(node, dict):
         return {key: lists(value) for key, value in node.items()}
     return [lists(value) for value in node] if isinstance(node, (list, tuple)) else node
-
-
-def places(node, path=()):
-    yield path
-    for key, value in (node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()):
-        yield from places(value, path + (key, ))
-
-
-@st.composite
-def mutated(draw, base, most=2):
-    data = copy.deepcopy(base)
-    for _ in range(draw(st.integers(1, most))):
-        path = draw(st.sampled_from([path for path in places(data) if path]))
-        node = data
-        for key in path[:-1]:
-            node = node[key]
-        if draw(st.integers(0, 3)):
-            node[path[-1]] = copy.deepcopy(draw(ODD))
-        else:
-            del node[path[-1]]
-    return data
 
 
 @EXAMPLES
@@ -73,7 +46,7 @@ def test_models(examples):
             except (KeyError, TypeError, ValueError, ImportError) as error:
                 assert re.match(r"['\"]?config c.py, model", str(error)), error
 
-    run(examples, mutated(base), use)
+    run(examples, mutated(base, ODD, most=2), use)
 
 
 NORMS = [dict(type='BN', eps=1e-5, momentum=0.1), dict(type='GN', num_groups=2, eps=1e-5), dict(type='BRN', burnin=1),
@@ -96,7 +69,7 @@ def test_norms(examples):
         y = conv_norm(conv, norm, torch.zeros(2, 3, 2, 2))
         assert y.shape == (2, 4, 2, 2)
 
-    run(examples, st.sampled_from(NORMS).flatmap(mutated), use)
+    run(examples, st.sampled_from(NORMS).flatmap(lambda cfg: mutated(cfg, ODD, most=2)), use)
 
 
 @EXAMPLES
@@ -121,7 +94,7 @@ def test_results_of_a_comparison(examples, tmp_path):
             assert str(error).startswith(str(path)), error
 
     use(base)
-    run(examples, mutated(base), use)
+    run(examples, mutated(base, ODD, most=2), use)
 
 
 def test_the_command_names_the_file(tmp_path):
