@@ -1,6 +1,8 @@
 """Nested values changed at random, for hypothesis."""
 import copy
 
+import numpy as np
+import pycocotools.mask as coco_mask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,3 +44,29 @@ def mutated(draw, base, odd, most):
         elif isinstance(node, list):
             node.append(copy.deepcopy(node[path[-1]]))
     return data
+
+
+# -- a COCO annotation file, and what may stand in it instead
+
+COUNTS = coco_mask.encode(np.asfortranarray(np.eye(24, 32, dtype=np.uint8)))['counts'].decode()
+
+
+def annotations():
+    boxes = [[2, 2, 10, 8], [5, 6, 12.5, 9], [0, 0, 20, 20]]
+    masks = [[[2, 2, 12, 2, 12, 10, 2, 10]], dict(size=[24, 32], counts=[100, 20, 648]),
+             dict(size=[24, 32], counts=COUNTS)]
+    return dict(
+        images=[dict(id=i, file_name=f'{i}.png', height=24, width=32) for i in (1, 2, 3)],
+        annotations=[dict(id=i, image_id=i % 3 + 1, category_id=i % 2 + 1, bbox=boxes[i % 3], area=80,
+                          iscrowd=int(i == 4), segmentation=masks[i % 3]) for i in range(6)],
+        categories=[dict(id=1, name='a'), dict(id=2, name='b')])
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2**70, 2**70), st.floats(), st.text(max_size=5),
+    st.sampled_from(['', '\0', '../x', '9' * 50, [], {}, [[]], [[[]]], [[1, 2, 3]], [[1, 2, 3, 4, 5, 6, 7]], 2**63,
+                     -1, 0, 1e308, float('nan'), float('inf'), [float('nan')] * 4, [0, 0, 0, 0], [1e9, 1e9, 1, 1],
+                     [5, 5, -3, -3], [[float('nan')] * 6], [[1e9] * 8], [[-1e300, 0, 1e300, 0, 1, 1]],
+                     dict(size=[2**31, 2**31], counts='0'), dict(size=[24, 32], counts='000'), dict(size=[24, 32]),
+                     dict(size=[24, 32], counts='~~~~'),
+                     dict(size=[24, 32], counts=[768]), dict(size=[24, 32], counts=[2**40]), dict(counts=[1])]))

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet.datasets.coco import read_coco
+from mmdet.datasets.coco_file import read_coco
 
 #: the curves, each with one kind of error less than the one before
 KINDS = {
@@ -115,7 +115,7 @@ def read_truth(path: str, kind: str) -> COCO:
     """COCO annotations as pycocotools wants them, for ``kind`` 'bbox' or 'segm'.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`mmdet.datasets.coco.read_coco`; no mask where masks are asked for.
+        FileNotFoundError, ValueError: as :func:`mmdet.datasets.coco_file.read_coco`; no mask where masks are asked for.
     """
     truth = COCO()
     truth.dataset = read_coco(path)

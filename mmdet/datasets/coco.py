@@ -1,12 +1,9 @@
 """Data sets in COCO's format."""
-import json
 import logging
 import os
-from array import array
-from collections import Counter, defaultdict
-from typing import Any, Optional
+from collections.abc import Sequence
+from typing import Any, Optional, Union
 
-import mmengine
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
@@ -14,7 +11,7 @@ from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
 
-from .transforms.loading import rle_problem, valid_mask
+from .coco_file import CocoTable, read_table
 
 COCO_CLASSES = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',
@@ -25,154 +22,42 @@ COCO_CLASSES = (
     'carrot', 'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet',
     'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone', 'microwave', 'oven', 'toaster', 'sink',
     'refrigerator', 'book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
-#: pixels; no side of an image and no coordinate is larger
-LARGEST = 2**20
 BAD_BOX = 'boxes without area or outside the image left out'
 BAD_POLYGON = 'polygons of fewer than three points left out'
 
 
-def check_ann_file(path: str) -> None:
-    """FileNotFoundError if ``path`` is a local file that is not there."""
-    if '://' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
+class _Images(Sequence):
+    """Some of a table's images as mmengine's data_list, each made when it is asked for."""
 
+    def __init__(self, table: CocoTable, prefix: str, labels: np.ndarray, kept: np.ndarray,
+                 index: np.ndarray) -> None:
+        self.table, self.prefix, self.labels, self.kept, self.index = table, prefix, labels, kept, index
 
-def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
-    """The contents of a COCO annotation file.
+    def __len__(self) -> int:
+        return len(self.index)
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
-            hold; two images or categories with one id; a number that is none, or beyond :data:`LARGEST`.
-    """
-    check_ann_file(path)
-    try:
-        data = json.loads(mmengine.fileio.get(path, backend_args=backend_args))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'ann_file {path}: not JSON ({error})') from None
-    if not isinstance(data, dict):
-        raise ValueError(f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
-                         f"'annotations' and 'categories', found a {type(data).__name__}")
-    for key, fields in (('images', ('id', 'file_name', 'height', 'width')), ('annotations', ('image_id', 'bbox')),
-                        ('categories', ('id', 'name'))):
-        if not isinstance(data.get(key), list):
-            raise ValueError(f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has "
-                             f'{sorted(data)}')
-        for i, item in enumerate(data[key]):
-            if not isinstance(item, dict):
-                raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] is no object but {item!r}")
-            for field in fields:
-                if field not in item:
-                    raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {field!r}")
-    _check_images(path, data['images'])
-    _check_ids(path, 'categories', data['categories'], 'name')
-    sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
-    coordinates = _Coordinates(path)
-    for i, annotation in enumerate(data['annotations']):
-        try:
-            _check_annotation(annotation, sizes)
-        except ValueError as error:
-            raise ValueError(f'ann_file {path}: annotations[{i}]: {error}') from None
-        coordinates.add(i, annotation)
-    coordinates.check()
-    return data
+    def __getitem__(self, item: Union[int, slice, np.ndarray]) -> Union[dict, '_Images']:
+        if not isinstance(item, (int, np.integer)):
+            return _Images(self.table, self.prefix, self.labels, self.kept, self.index[item])
+        image, table, arrays = self.index[item], self.table, self.table.arrays
+        objects = table.part('order', image)
+        objects = objects[self.kept[objects]]
+        columns = (objects, arrays['box'][objects], self.labels[arrays['category'][objects]], arrays['crowd'][objects])
+        instances = [
+            dict(bbox=[x, y, x + width, y + height], bbox_label=label, mask=table.mask(i), ignore_flag=int(crowd))
+            for i, (x, y, width, height), label, crowd in zip(*(column.tolist() for column in columns))]
+        key, name = table.name(image)
+        return dict(img_id=key, img_path=os.path.join(self.prefix, name), height=int(arrays['height'][image]),
+                    width=int(arrays['width'][image]), instances=instances)
 
-
-def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
-    seen: dict = {}
-    for i, item in enumerate(items):
-        if not isinstance(item[name], str):
-            raise ValueError(f'ann_file {path}: {key}[{i}]: {name} must be a text, got {item[name]!r}')
-        if not isinstance(item['id'], (int, str)):
-            raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
-        if item['id'] in seen:
-            raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
-                             f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
-        if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
-            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
-                             'ids must be all numbers or all texts')
-        seen[item['id']] = i
-
-
-def _check_images(path: str, images: list[dict]) -> None:
-    _check_ids(path, 'images', images, 'file_name')
-    for i, image in enumerate(images):
-        if not image['file_name']:
-            raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
-        for key in ('height', 'width'):
-            value = image[key]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
-                    1 <= value <= LARGEST and value == int(value)):
-                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
-                                 f'of pixels from 1 to {LARGEST}, got {value!r}')
-            image[key] = int(value)
-
-
-def _check_annotation(annotation: dict, sizes: dict) -> None:
-    """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
-    box = annotation['bbox']
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {_short(box)}')
-    for key in ('image_id', 'category_id'):
-        if not isinstance(annotation.get(key, 0), (int, str)):
-            raise ValueError(f'{key} must be a number or a text, got {_short(annotation[key])}')
-    area, crowd = annotation.get('area'), annotation.get('iscrowd')
-    if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
-        raise ValueError(f'area must be a number of pixels, got {_short(area)}')
-    if crowd not in (None, 0, 1):
-        raise ValueError(f'iscrowd must be 0 or 1, got {_short(crowd)}')
-    mask = annotation.get('segmentation')
-    if isinstance(mask, dict):
-        problem = rle_problem(mask, sizes.get(annotation['image_id']))
-        if problem:
-            raise ValueError(f'segmentation {problem}')
-    elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
-        raise ValueError(f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
-                         f'run-length encoding, got {_short(mask)}')
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'
-
-
-class _Coordinates:
-    """Looks at the numbers of boxes and polygons, a million at a time; one by one only to name what is wrong."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.waiting: list[tuple[int, dict]] = []
-        self.values = array('d')
-
-    def add(self, index: int, annotation: dict) -> None:
-        self.waiting.append((index, annotation))
-        mask = annotation.get('segmentation')
-        try:
-            self.values.extend(annotation['bbox'])
-            if isinstance(mask, list):
-                for polygon in mask:
-                    self.values.extend(polygon)
-        except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
-            self._name()
-        if len(self.values) > 1 << 20:
-            self.check()
-
-    def check(self) -> None:
-        values = np.frombuffer(self.values)
-        if len(values) and not (np.abs(values) <= LARGEST).all():
-            self._name()
-        self.waiting, self.values = [], array('d')
-
-    def _name(self) -> None:
-        for index, annotation in self.waiting:
-            mask = annotation.get('segmentation')
-            parts = [('bbox', annotation['bbox'])] + [
-                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())]
-            for key, numbers in parts:
-                for value in numbers:
-                    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
-                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
-                                         f'pixels, at most {LARGEST}, got {_short(value)} in {_short(numbers)}')
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The shorter side in pixels and the number of objects, of each image."""
+        arrays = self.table.arrays
+        shorter = np.minimum(arrays['height'], arrays['width'])[self.index]
+        before = np.concatenate([[0], np.cumsum(self.kept[arrays['order']])])
+        ends = arrays['order_end']
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        return shorter, (before[ends] - before[starts])[self.index]
 
 
 @DATASETS.register_module()
@@ -189,21 +74,25 @@ class CocoDataset(BaseDataset):
             side; in training only.
         skip_broken: in training, the largest share of images that may turn out to be unreadable. Each is logged and
             another sample taken in its place; beyond the share, and by default at the first, the error ends the run.
+        cache: keep what was read of a large annotation file beside it, see :func:`.read_table`.
         pipeline, test_mode, indices, serialize_data, max_refetch, backend_args: as in mmengine's BaseDataset.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_coco`; a class that the file does not have; a share that is none.
-            Of a sample: what went wrong with the image, named by its path.
+        FileNotFoundError, ValueError: see :func:`.read_coco`; a class that the file does not have; a share that is
+            none. Of a sample: what went wrong with the image, named by its path.
     """
 
     METAINFO = dict(classes=COCO_CLASSES)
 
-    def __init__(self, *args, backend_args: Optional[dict] = None, skip_broken: float = 0, **kwargs) -> None:
+    def __init__(self, *args, backend_args: Optional[dict] = None, skip_broken: float = 0, cache: bool = True,
+                 **kwargs) -> None:
         if isinstance(skip_broken, bool) or not isinstance(skip_broken, (int, float)) or not 0 <= skip_broken < 1:
             raise ValueError(f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got '
                              f'{skip_broken!r}')
         self.backend_args = backend_args
         self.skip_broken = skip_broken
+        self.cache = cache
+        self._images: Optional[_Images] = None
         self._broken = torch.zeros(0, dtype=torch.bool)
         super().__init__(*args, **kwargs)
 
@@ -234,30 +123,47 @@ class CocoDataset(BaseDataset):
             print_log(f'{text}, another sample is taken', 'current', logging.WARNING)
             return None
 
-    def load_data_list(self) -> list[dict]:
-        """A dict for each image: img_id, img_path, height, width, instances (bbox x1 y1 x2 y2, label, mask, ...)."""
-        data = read_coco(self.ann_file, self.backend_args)
-        self.cat2label = self._labels(data['categories'])
-        annotations = defaultdict(list)
-        for annotation in data['annotations']:
-            annotations[annotation['image_id']].append(annotation)
-        left_out = Counter()
-        images = []
-        for image in data['images']:
-            prefix = self.data_prefix.get('img') or ''
-            instances = [self._instance(annotation, image, left_out) for annotation in annotations.get(image['id'], ())]
-            images.append(dict(
-                img_id=image['id'], img_path=os.path.join(prefix, image['file_name']), height=image['height'],
-                width=image['width'], instances=[instance for instance in instances if instance is not None]))
-            left_out['images without objects'] += not images[-1]['instances']
-        said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
-        level = logging.WARNING if any(left_out[what] for what in (BAD_BOX, BAD_POLYGON)) else logging.INFO
-        print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
-        return images
+    def load_data_list(self) -> Sequence[dict]:
+        """A dict for each image: img_id, img_path, height, width, instances (bbox x1 y1 x2 y2, label, mask, ...).
 
-    def _labels(self, categories: list[dict]) -> dict[int, int]:
+        A list where a subclass may want to change it; else a sequence that makes each when it is asked for.
+        """
+        table = read_table(self.ann_file, self.backend_args, self.cache)
+        self.cat2label = self._labels(table.categories)
+        labels = np.array([self.cat2label.get(key, -1) for key, _ in table.categories] + [-1], dtype=np.int64)
+        arrays = table.arrays
+        wanted = (labels[arrays['category']] >= 0) & ~arrays['ignored']
+        kept = wanted & arrays['usable']
+        images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
+        inside = np.zeros(len(kept), dtype=bool)
+        inside[arrays['order']] = True
+        left_out = {BAD_BOX: (inside & wanted & ~arrays['usable']).sum(), BAD_POLYGON: arrays['spoilt'][kept].sum(),
+                    'images without objects': (images.sizes()[1] == 0).sum()}
+        said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
+        level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
+        print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
+        changed = any(getattr(type(self), name) is not getattr(CocoDataset, name)
+                      for name in ('load_data_list', 'filter_data'))
+        return list(images) if changed else images
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(self.data_list, _Images):
+            return super()._serialize_data()
+        # What mmengine takes for pickled dicts, and makes subsets of, are positions in the table.
+        self._images, self.data_list = self.data_list, []
+        positions = np.arange(len(self._images), dtype=np.int64)
+        return positions.view(np.uint8), np.cumsum(np.full(len(positions), positions.itemsize))
+
+    def get_data_info(self, idx: int) -> dict:
+        """The dict of one image, as :meth:`load_data_list` says, and sample_idx."""
+        self.full_init()
+        if self._images is None:
+            return super().get_data_info(idx)
+        return dict(self._images[self.data_bytes.view(np.int64)[idx]], sample_idx=idx % len(self))
+
+    def _labels(self, categories: Sequence[tuple]) -> dict[Union[int, str], int]:
         classes = list(self.metainfo['classes'])
-        names = {category['name']: category['id'] for category in categories}
+        names = {name: key for key, name in categories}
         unknown = [name for name in classes if name not in names]
         if unknown:
             raise ValueError(f"ann_file {self.ann_file}: has no category {', '.join(map(repr, unknown[:5]))} of "
@@ -271,29 +177,18 @@ class CocoDataset(BaseDataset):
                       'current', logging.WARNING)
         return {names[name]: label for label, name in enumerate(classes)}
 
-    def _instance(self, annotation: dict, image: dict, left_out: Counter) -> Optional[dict]:
-        label = self.cat2label.get(annotation.get('category_id'))
-        if label is None or annotation.get('ignore', False):
-            return None
-        x, y, width, height = annotation['bbox']
-        area = annotation.get('area')
-        inside = (min(x + width, image['width']) - max(x, 0), min(y + height, image['height']) - max(y, 0))
-        if min(inside) <= 0 or width < 1 or height < 1 or (area is not None and area <= 0):
-            left_out[BAD_BOX] += 1
-            return None
-        mask, bad = valid_mask(annotation.get('segmentation'))
-        left_out[BAD_POLYGON] += bad
-        return dict(bbox=[x, y, x + width, y + height], bbox_label=label, mask=mask,
-                    ignore_flag=int(bool(annotation.get('iscrowd', 0))))
-
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         if self.test_mode or not self.filter_cfg:
             return self.data_list
         empty = self.filter_cfg.get('filter_empty_gt', False)
         smallest = self.filter_cfg.get('min_size', 0)
-        kept = [image for image in self.data_list
-                if (image['instances'] or not empty) and min(image['width'], image['height']) >= smallest]
-        if not kept:
+        if isinstance(self.data_list, _Images):
+            shorter, objects = self.data_list.sizes()
+            kept = self.data_list[(shorter >= smallest) & (objects >= int(empty))]
+        else:
+            kept = [image for image in self.data_list
+                    if (image['instances'] or not empty) and min(image['width'], image['height']) >= smallest]
+        if not len(kept):
             raise ValueError(f'ann_file {self.ann_file}: none of {len(self.data_list)} images has an object and '
                              f'sides of at least {smallest} pixels (filter_cfg={self.filter_cfg})')
         return kept

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco import check_ann_file, read_coco
+from mmdet.datasets.coco_file import check_ann_file, read_coco
 from mmdet.datasets.transforms.loading import valid_mask
 from mmdet.registry import METRICS
 from mmdet.utils.atomic_io import write_atomic

@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Union
+from typing import Any, BinaryIO, Iterator, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -88,6 +88,30 @@ def sealed(data: bytes) -> Iterator[Union[bytes, memoryview]]:
     yield f'sha256 {digest.hexdigest()}\n'.encode()
 
 
+def seal(path: Union[str, Path]) -> None:
+    """As :func:`sealed`, of a zip archive that is a file."""
+    with open(path, 'r+b') as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = _sha256(file, size - 2)
+        length = struct.pack('<H', _LENGTH)
+        digest.update(length)
+        file.seek(size - 2)
+        file.write(length + f'sha256 {digest.hexdigest()}\n'.encode())
+
+
+def _sha256(file: BinaryIO, length: int) -> Any:
+    """Of the first ``length`` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length > 0:
+        block = file.read(min(length, 1 << 20))
+        if not block:
+            break
+        digest.update(block)
+        length -= len(block)
+    return digest
+
+
 def is_whole(file: BinaryIO) -> bool:
     """Whether a zip archive holds what was written: by its seal, or else by the checksums of what is in it."""
     size = file.seek(0, os.SEEK_END)
@@ -105,11 +129,7 @@ def is_whole(file: BinaryIO) -> bool:
                 return not any(entry.external_attr & 0x10 for entry in archive.infolist()) and archive.testzip() is None
         except Exception:  # of a damaged index anything
             return False
-    digest, left = hashlib.sha256(), size - _LENGTH
-    while left > 0:
-        block = file.read(min(left, 1 << 20))
-        digest.update(block)
-        left -= len(block)
+    digest = _sha256(file, size - _LENGTH)
     return tail[-_LENGTH:] == f'sha256 {digest.hexdigest()}\n'.encode()
 
 

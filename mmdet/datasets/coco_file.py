@@ -1,0 +1,413 @@
+"""COCO annotation files: read, checked, and kept in flat arrays."""
+import hashlib
+import json
+import mmap
+import os
+import time
+from array import array
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Iterable, Optional, Sequence, Union
+
+import mmengine
+import msgspec
+import numpy as np
+import torch
+from mmengine.logging import print_log
+
+from mmdet.utils.atomic_io import is_whole, replace_when_done, seal
+
+from .transforms.loading import rle_problem
+
+#: pixels; no side of an image and no coordinate is larger
+LARGEST = 2**20
+
+
+def check_ann_file(path: str) -> None:
+    """FileNotFoundError if ``path`` is a local file that is not there."""
+    if '://' not in path and not os.path.isfile(path):
+        raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
+
+
+def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
+    """The contents of a COCO annotation file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
+            hold; two images or categories with one id; a number that is none, or beyond :data:`LARGEST`.
+    """
+    check_ann_file(path)
+    try:
+        data = json.loads(mmengine.fileio.get(path, backend_args=backend_args))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'ann_file {path}: not JSON ({error})') from None
+    if not isinstance(data, dict):
+        raise ValueError(f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
+                         f"'annotations' and 'categories', found a {type(data).__name__}")
+    for key, fields in (('images', ('id', 'file_name', 'height', 'width')), ('annotations', ('image_id', 'bbox')),
+                        ('categories', ('id', 'name'))):
+        if not isinstance(data.get(key), list):
+            raise ValueError(f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has "
+                             f'{sorted(data)}')
+        for i, item in enumerate(data[key]):
+            if not isinstance(item, dict):
+                raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] is no object but {item!r}")
+            for field in fields:
+                if field not in item:
+                    raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {field!r}")
+    _check_images(path, data['images'])
+    _check_ids(path, 'categories', data['categories'], 'name')
+    sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
+    coordinates = _Coordinates(path)
+    for i, annotation in enumerate(data['annotations']):
+        try:
+            _check_annotation(annotation, sizes)
+        except ValueError as error:
+            raise ValueError(f'ann_file {path}: annotations[{i}]: {error}') from None
+        coordinates.add(i, annotation)
+    coordinates.check()
+    return data
+
+
+def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
+    seen: dict = {}
+    for i, item in enumerate(items):
+        if not isinstance(item[name], str):
+            raise ValueError(f'ann_file {path}: {key}[{i}]: {name} must be a text, got {item[name]!r}')
+        if not isinstance(item['id'], (int, str)):
+            raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
+        if item['id'] in seen:
+            raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
+                             f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
+        if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
+            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
+                             'ids must be all numbers or all texts')
+        seen[item['id']] = i
+
+
+def _check_images(path: str, images: list[dict]) -> None:
+    _check_ids(path, 'images', images, 'file_name')
+    for i, image in enumerate(images):
+        if not image['file_name']:
+            raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
+        for key in ('height', 'width'):
+            value = image[key]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
+                    1 <= value <= LARGEST and value == int(value)):
+                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
+                                 f'of pixels from 1 to {LARGEST}, got {value!r}')
+            image[key] = int(value)
+
+
+def _check_annotation(annotation: dict, sizes: dict) -> None:
+    """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
+    box = annotation['bbox']
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {_short(box)}')
+    for key, kinds in (('image_id', (int, str)), ('category_id', (int, str, type(None)))):
+        if not isinstance(annotation.get(key), kinds):
+            raise ValueError(f'{key} must be a number or a text, got {_short(annotation[key])}')
+    area, crowd = annotation.get('area'), annotation.get('iscrowd')
+    if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
+        raise ValueError(f'area must be a number of pixels, got {_short(area)}')
+    if crowd not in (None, 0, 1):
+        raise ValueError(f'iscrowd must be 0 or 1, got {_short(crowd)}')
+    mask = annotation.get('segmentation')
+    if isinstance(mask, dict):
+        problem = rle_problem(mask, sizes.get(annotation['image_id']))
+        if problem:
+            raise ValueError(f'segmentation {problem}')
+    elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
+        raise ValueError(f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
+                         f'run-length encoding, got {_short(mask)}')
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
+
+
+class _Coordinates:
+    """Looks at the numbers of boxes and polygons, a million at a time; one by one only to name what is wrong."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.waiting: list[tuple[int, dict]] = []
+        self.values = array('d')
+
+    def add(self, index: int, annotation: dict) -> None:
+        self.waiting.append((index, annotation))
+        mask = annotation.get('segmentation')
+        try:
+            self.values.extend(annotation['bbox'])
+            if isinstance(mask, list):
+                for polygon in mask:
+                    self.values.extend(polygon)
+        except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
+            self._name()
+        if len(self.values) > 1 << 20:
+            self.check()
+
+    def check(self) -> None:
+        values = np.frombuffer(self.values)
+        if len(values) and not (np.abs(values) <= LARGEST).all():
+            self._name()
+        self.waiting, self.values = [], array('d')
+
+    def _name(self) -> None:
+        for index, annotation in self.waiting:
+            mask = annotation.get('segmentation')
+            parts = [('bbox', annotation['bbox'])] + [
+                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())]
+            for key, numbers in parts:
+                for value in numbers:
+                    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
+                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
+                                         f'pixels, at most {LARGEST}, got {_short(value)} in {_short(numbers)}')
+
+
+# -- flat arrays --------------------------------------------------------------------------------------------------
+
+#: bytes; smaller files are read before anybody notices
+CACHE_FROM = 32 << 20
+
+
+class CocoTable:
+    """What a COCO annotation file says, in flat arrays: no Python object for each of hundred thousands of objects.
+
+    ``X_end`` says where the part of each owner ends in a longer array. The arrays are, for each image, ``height``,
+    ``width``, its id and file_name as JSON (``names``, ``names_end``) and its objects (``order``, ``order_end``); for
+    each object, as in the file, ``box`` (N, 4) x, y, width, height in pixels, ``category`` (a position in
+    :attr:`categories`, -1 for none of them), ``usable`` (a box with an area inside its image), ``crowd``, ``ignored``,
+    ``spoilt`` (the number of its polygons that are none), a run-length encoding as JSON (``rle``, ``rle_end``) and
+    polygons (``polygons_end``, of which ``coordinates``, ``coordinates_end``).
+
+    Args:
+        arrays: by these names. categories: the file's, (id, name).
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], categories: Sequence[tuple]) -> None:
+        self.arrays, self.categories = arrays, categories
+
+    def __len__(self) -> int:
+        return len(self.arrays['height'])
+
+    def __deepcopy__(self, memo: dict) -> 'CocoTable':
+        return self  # nobody can change it
+
+    def part(self, name: str, owner: int) -> np.ndarray:
+        """Of array ``name``, what belongs to image, object or polygon number ``owner``."""
+        ends = self.arrays[f'{name}_end']
+        return self.arrays[name][ends[owner - 1] if owner else 0:ends[owner]]
+
+    def name(self, image: int) -> tuple[Union[int, str], str]:
+        """Id and file_name of an image."""
+        return tuple(json.loads(self.part('names', image).tobytes()))
+
+    def mask(self, number: int) -> Union[list[list[float]], dict, None]:
+        """An object's polygons or run-length encoding; None if it has no valid one."""
+        rle = self.part('rle', number)
+        if len(rle):
+            return json.loads(rle.tobytes())
+        ends = self.arrays['polygons_end']
+        first, last = ends[number - 1] if number else 0, ends[number]
+        return [self.part('coordinates', k).tolist() for k in range(first, last)] or None
+
+
+def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = True) -> CocoTable:
+    """A COCO annotation file as flat arrays.
+
+    Args:
+        path, backend_args: as of :func:`read_coco`.
+        cache: keep what was read of a local file of :data:`CACHE_FROM` bytes or more in ``PATH.cache``. It is used as
+            long as the file's SHA-256 is the same. Where it cannot be written the file is read each time.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_coco`.
+    """
+    check_ann_file(path)
+    if '://' in path or backend_args is not None or not os.path.getsize(path):
+        return _read(path, mmengine.fileio.get(path, backend_args=backend_args), backend_args)
+    with open(path, 'rb') as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if not cache or len(data) < CACHE_FROM:
+        return _read(path, data)
+    # Of the file's contents and of the code that has read them.
+    key = hashlib.sha256(hashlib.sha256(data).digest() + Path(__file__).read_bytes()).hexdigest()
+    kept = f'{path}.cache'
+    with suppress(OSError, ValueError):
+        return _load(kept, key)
+    table = _read(path, data)
+    del data
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        try:
+            _save(table, kept, key)
+        except OSError as error:
+            print_log(f'{kept}: cannot be written ({error.strerror}); {path} is read anew at each start', 'current')
+    return table
+
+
+def _save(table: CocoTable, path: str, key: str) -> None:
+    for left in Path(path).parent.glob(f'.{Path(path).stem}.????????.tmp.cache'):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > 3600:
+            left.unlink(missing_ok=True)
+    with replace_when_done(path) as temporary:
+        with open(temporary, 'wb') as file:
+            torch.save(dict(key=key, categories=table.categories, arrays={
+                name: torch.from_numpy(values) for name, values in table.arrays.items()}), file)
+        seal(temporary)
+
+
+def _load(path: str, key: str) -> CocoTable:
+    """Raises OSError or ValueError: no such file, damaged, or of other annotations."""
+    # Read, not mapped: of a mapped file that another machine replaces the rest is a SIGBUS, a day into a training.
+    with open(path, 'rb') as file:
+        if not is_whole(file):
+            raise ValueError(f'{path}: damaged')
+        file.seek(0)
+        try:
+            kept = torch.load(file, weights_only=True)
+            if kept['key'] == key:
+                return CocoTable({name: values.numpy() for name, values in kept['arrays'].items()}, kept['categories'])
+        except Exception as error:  # of something else under this name anything
+            raise ValueError(f'{path}: {error}') from None
+    raise ValueError(f'{path}: of other annotations, or read by another version')
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Union[int, str]
+    file_name: str
+    height: float
+    width: float
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: Union[int, str]
+    name: str
+
+
+class _Object(msgspec.Struct, gc=False):
+    image_id: Union[int, str]
+    bbox: tuple[float, float, float, float]
+    category_id: Union[int, str, None] = None
+    area: Optional[float] = None
+    iscrowd: Union[int, float, bool, None] = None
+    ignore: Union[int, float, bool, None] = None
+    segmentation: Union[list[list[float]], dict, None] = None
+
+
+class _File(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[msgspec.Raw]  # decoded some at a time: as Python's numbers they are four times the file
+    categories: list[_Category]
+
+
+def _read(path: str, data: Union[bytes, mmap.mmap], backend_args: Optional[dict] = None) -> CocoTable:
+    """The fast way for a file that is as it should be; any other goes the plain way, which says what is wrong."""
+    try:
+        return _read_fast(data)
+    except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return _read_plain(path, backend_args)
+
+
+def _read_fast(data: Union[bytes, mmap.mmap]) -> CocoTable:
+    file = msgspec.json.decode(data, type=_File)
+    for items in (file.images, file.categories):
+        if len({one.id for one in items}) < len(items) or len({type(one.id) for one in items}) > 1:
+            raise ValueError
+    for image in file.images:
+        if not image.file_name or not all(1 <= side <= LARGEST and side == int(side)
+                                          for side in (image.height, image.width)):
+            raise ValueError
+    builder = _Builder(file.images, file.categories)
+    objects = map(msgspec.json.Decoder(_Object).decode, file.annotations)
+    while builder.add(islice(objects, 256)):  # more at a time keep the garbage collector busy
+        if isinstance(data, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'):
+            data.madvise(mmap.MADV_DONTNEED)  # or all that was read of the file counts as this process's memory
+    return builder.build()
+
+
+def _read_plain(path: str, backend_args: Optional[dict] = None) -> CocoTable:
+    plain = read_coco(path, backend_args)
+    images, categories, objects = ([kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
+                                   for key, kind in (('images', _Image), ('categories', _Category),
+                                                     ('annotations', _Object)))
+    builder = _Builder(images, categories)
+    builder.add(objects)
+    return builder.build()
+
+
+class _Builder:
+    """Fills the arrays of a :class:`CocoTable`; raises ValueError where :func:`read_coco` would refuse the file."""
+
+    def __init__(self, images: Sequence[_Image], categories: Sequence[_Category]) -> None:
+        self.images, self.categories = images, [(one.id, one.name) for one in categories]
+        self.sizes = {image.id: (i, (int(image.height), int(image.width))) for i, image in enumerate(images)}
+        self.labels = {one.id: i for i, one in enumerate(categories)}
+        self.image, self.category, self.spoilt = array('i'), array('i'), array('i')
+        self.box, self.area, self.coordinates = array('d'), array('d'), array('d')
+        self.crowd, self.ignored, self.rle = array('B'), array('B'), array('B')
+        self.polygons_end, self.rle_end, self.coordinates_end = array('q'), array('q'), array('q')
+
+    def add(self, objects: Iterable[_Object]) -> int:
+        """Returns how many."""
+        checked, before = len(self.coordinates), len(self.image)
+        objects = list(objects)
+        owners = [self.sizes.get(one.image_id, (-1, None)) for one in objects]
+        self.image.extend([image for image, _ in owners])
+        self.category.extend([self.labels.get(one.category_id, -1) for one in objects])
+        self.box.extend(chain.from_iterable(one.bbox for one in objects))
+        self.area.extend([1 if one.area is None else one.area for one in objects])
+        if any(one.iscrowd not in (None, 0, 1) for one in objects):
+            raise ValueError
+        self.crowd.extend([bool(one.iscrowd) for one in objects])
+        self.ignored.extend([bool(one.ignore) for one in objects])
+        for one, (_, size) in zip(objects, owners):
+            spoilt = 0
+            if isinstance(one.segmentation, dict):
+                if rle_problem(one.segmentation, size):
+                    raise ValueError
+                kept = {key: one.segmentation[key] for key in ('size', 'counts')}
+                self.rle.frombytes(json.dumps(kept).encode())
+            else:
+                for polygon in one.segmentation or ():
+                    if len(polygon) >= 6 and len(polygon) % 2 == 0:
+                        self.coordinates.extend(polygon)
+                        self.coordinates_end.append(len(self.coordinates))
+                    elif all(abs(value) <= LARGEST for value in polygon):
+                        spoilt += 1
+                    else:
+                        raise ValueError
+            self.spoilt.append(spoilt)
+            self.polygons_end.append(len(self.coordinates_end))
+            self.rle_end.append(len(self.rle))
+        for values, most in ((np.asarray(self.coordinates)[checked:], LARGEST),
+                             (np.asarray(self.box)[4 * before:], LARGEST),
+                             (np.asarray(self.area)[before:], LARGEST**2)):
+            if not (np.abs(values) <= most).all():
+                raise ValueError
+        return len(objects)
+
+    def build(self) -> CocoTable:
+        arrays = {name: np.asarray(getattr(self, name)) for name in (
+            'category', 'spoilt', 'coordinates', 'rle', 'polygons_end', 'rle_end', 'coordinates_end')}
+        arrays.update({name: np.asarray(getattr(self, name)).view(bool) for name in ('crowd', 'ignored')})
+        height, width = (np.array([getattr(image, side) for image in self.images], dtype=np.int32)
+                         for side in ('height', 'width'))
+        owner, box = np.asarray(self.image), np.asarray(self.box).reshape(-1, 4)
+        x, y, w, h = box.T
+        inside = owner >= 0  # an object of no image is in no image's list
+        if len(height):
+            for low, size, side in ((x, w, width), (y, h, height)):
+                inside &= (size >= 1) & (np.minimum(low + size, side[owner]) > np.maximum(low, 0))
+        names = [json.dumps([image.id, image.file_name]).encode() for image in self.images]
+        known = np.flatnonzero(owner >= 0)
+        arrays.update(
+            height=height, width=width, box=box, usable=inside & (np.asarray(self.area) > 0),
+            names=np.asarray(array('B', b''.join(names))),
+            names_end=np.cumsum([len(name) for name in names], dtype=np.int64),
+            order=known[np.argsort(owner[known], kind='stable')],
+            order_end=np.cumsum(np.bincount(owner[known], minlength=len(height)), dtype=np.int64))
+        return CocoTable(arrays, self.categories)
