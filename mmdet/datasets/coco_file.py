@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
-from mmdet.utils.atomic_io import is_whole, replace_when_done, seal
+from mmdet.utils.atomic_io import is_whole, replace_when_done, seal, sha256
 
 from .transforms.loading import rle_problem
 
@@ -182,7 +182,8 @@ class CocoTable:
     each object, as in the file, ``box`` (N, 4) x, y, width, height in pixels, ``category`` (a position in
     :attr:`categories`, -1 for none of them), ``usable`` (a box with an area inside its image), ``crowd``, ``ignored``,
     ``spoilt`` (the number of its polygons that are none), a run-length encoding as JSON (``rle``, ``rle_end``) and
-    polygons (``polygons_end``, of which ``coordinates``, ``coordinates_end``).
+    polygons (``polygons_end``). A polygon's x1, y1, x2, ... are ``hundredths`` of pixels (int32), as in COCO, or, where
+    that is not exact, ``floats`` (float64).
 
     Args:
         arrays: by these names. categories: the file's, (id, name).
@@ -213,7 +214,8 @@ class CocoTable:
             return json.loads(rle.tobytes())
         ends = self.arrays['polygons_end']
         first, last = ends[number - 1] if number else 0, ends[number]
-        return [self.part('coordinates', k).tolist() for k in range(first, last)] or None
+        return [(self.part('floats', k) if self.part('floats', k).size else self.part('hundredths', k) / 100).tolist()
+                for k in range(first, last)] or None
 
 
 def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = True) -> CocoTable:
@@ -231,21 +233,18 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
     if '://' in path or backend_args is not None or not os.path.getsize(path):
         return _read(path, mmengine.fileio.get(path, backend_args=backend_args), backend_args)
     with open(path, 'rb') as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if not cache or len(data) < CACHE_FROM:
-        return _read(path, data)
-    # Of the file's contents and of the code that has read them.
-    key = hashlib.sha256(hashlib.sha256(data).digest() + Path(__file__).read_bytes()).hexdigest()
-    kept = f'{path}.cache'
-    with suppress(OSError, ValueError):
-        return _load(kept, key)
-    table = _read(path, data)
-    del data
-    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        size = os.path.getsize(path)
+        if cache and size >= CACHE_FROM:
+            # Of the file's contents and of the code that has read them.
+            key = hashlib.sha256(sha256(file, size).digest() + Path(__file__).read_bytes()).hexdigest()
+            with suppress(OSError, ValueError):
+                return _load(f'{path}.cache', key)
+        table = _read(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if cache and size >= CACHE_FROM and int(os.environ.get('LOCAL_RANK', 0)) == 0:
         try:
-            _save(table, kept, key)
+            _save(table, f'{path}.cache', key)
         except OSError as error:
-            print_log(f'{kept}: cannot be written ({error.strerror}); {path} is read anew at each start', 'current')
+            print_log(f'{path}.cache: cannot be written ({error.strerror}); {path} is read anew at each start', 'current')
     return table
 
 
@@ -255,8 +254,9 @@ def _save(table: CocoTable, path: str, key: str) -> None:
             left.unlink(missing_ok=True)
     with replace_when_done(path) as temporary:
         with open(temporary, 'wb') as file:
-            torch.save(dict(key=key, categories=table.categories, arrays={
-                name: torch.from_numpy(values) for name, values in table.arrays.items()}), file)
+            torch.save(dict(key=key, categories=table.categories, arrays={  # torch takes empty ones for one tensor
+                name: torch.from_numpy(values if values.size else values.copy())
+                for name, values in table.arrays.items()}), file)
         seal(temporary)
 
 
@@ -347,13 +347,15 @@ class _Builder:
         self.sizes = {image.id: (i, (int(image.height), int(image.width))) for i, image in enumerate(images)}
         self.labels = {one.id: i for i, one in enumerate(categories)}
         self.image, self.category, self.spoilt = array('i'), array('i'), array('i')
-        self.box, self.area, self.coordinates = array('d'), array('d'), array('d')
+        self.box, self.area, self.floats, self.hundredths = array('d'), array('d'), array('d'), array('i')
         self.crowd, self.ignored, self.rle = array('B'), array('B'), array('B')
-        self.polygons_end, self.rle_end, self.coordinates_end = array('q'), array('q'), array('q')
+        self.polygons_end, self.rle_end = array('q'), array('q')
+        self.floats_end, self.hundredths_end = array('q'), array('q')
 
     def add(self, objects: Iterable[_Object]) -> int:
         """Returns how many."""
-        checked, before = len(self.coordinates), len(self.image)
+        before, coordinates, lengths = len(self.image), array('d'), []
+        polygons = self.polygons_end[-1] if before else 0
         objects = list(objects)
         owners = [self.sizes.get(one.image_id, (-1, None)) for one in objects]
         self.image.extend([image for image, _ in owners])
@@ -374,25 +376,36 @@ class _Builder:
             else:
                 for polygon in one.segmentation or ():
                     if len(polygon) >= 6 and len(polygon) % 2 == 0:
-                        self.coordinates.extend(polygon)
-                        self.coordinates_end.append(len(self.coordinates))
+                        coordinates.extend(polygon)
+                        lengths.append(len(polygon))
                     elif all(abs(value) <= LARGEST for value in polygon):
                         spoilt += 1
                     else:
                         raise ValueError
             self.spoilt.append(spoilt)
-            self.polygons_end.append(len(self.coordinates_end))
+            self.polygons_end.append(polygons + len(lengths))
             self.rle_end.append(len(self.rle))
-        for values, most in ((np.asarray(self.coordinates)[checked:], LARGEST),
+        for values, most in ((np.asarray(coordinates), LARGEST),
                              (np.asarray(self.box)[4 * before:], LARGEST),
                              (np.asarray(self.area)[before:], LARGEST**2)):
             if not (np.abs(values) <= most).all():
                 raise ValueError
+        if lengths:
+            self._add_polygons(np.asarray(coordinates), np.array(lengths))
         return len(objects)
+
+    def _add_polygons(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        scaled = np.rint(values * 100)
+        exact = np.logical_and.reduceat(scaled / 100 == values, np.cumsum(lengths) - lengths)
+        for kept, ends, numbers, those in ((self.hundredths, self.hundredths_end, scaled.astype(np.int32), exact),
+                                           (self.floats, self.floats_end, values, ~exact)):
+            ends.frombytes((len(kept) + np.cumsum(lengths * those)).tobytes())
+            kept.frombytes(numbers[np.repeat(those, lengths)].tobytes())
 
     def build(self) -> CocoTable:
         arrays = {name: np.asarray(getattr(self, name)) for name in (
-            'category', 'spoilt', 'coordinates', 'rle', 'polygons_end', 'rle_end', 'coordinates_end')}
+            'category', 'spoilt', 'rle', 'rle_end', 'polygons_end', 'hundredths', 'hundredths_end', 'floats',
+            'floats_end')}
         arrays.update({name: np.asarray(getattr(self, name)).view(bool) for name in ('crowd', 'ignored')})
         height, width = (np.array([getattr(image, side) for image in self.images], dtype=np.int32)
                          for side in ('height', 'width'))

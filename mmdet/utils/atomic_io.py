@@ -92,15 +92,15 @@ def seal(path: Union[str, Path]) -> None:
     """As :func:`sealed`, of a zip archive that is a file."""
     with open(path, 'r+b') as file:
         size = file.seek(0, os.SEEK_END)
-        digest = _sha256(file, size - 2)
+        digest = sha256(file, size - 2)
         length = struct.pack('<H', _LENGTH)
         digest.update(length)
         file.seek(size - 2)
         file.write(length + f'sha256 {digest.hexdigest()}\n'.encode())
 
 
-def _sha256(file: BinaryIO, length: int) -> Any:
-    """Of the first ``length`` bytes."""
+def sha256(file: BinaryIO, length: int) -> Any:
+    """hashlib's SHA-256 of a file's first ``length`` bytes, which are never in memory all at once."""
     digest = hashlib.sha256()
     file.seek(0)
     while length > 0:
@@ -129,7 +129,7 @@ def is_whole(file: BinaryIO) -> bool:
                 return not any(entry.external_attr & 0x10 for entry in archive.infolist()) and archive.testzip() is None
         except Exception:  # of a damaged index anything
             return False
-    digest = _sha256(file, size - _LENGTH)
+    digest = sha256(file, size - _LENGTH)
     return tail[-_LENGTH:] == f'sha256 {digest.hexdigest()}\n'.encode()
 
 

@@ -59,7 +59,8 @@ def spoilt():
     data = annotations()
     odd = [dict(bbox=[40, 2, 5, 5]), dict(bbox=[2, 2, 0.5, 5]), dict(area=0), dict(ignore=1), dict(category_id=9),
            dict(image_id=77), dict(segmentation=[[1, 2, 3, 4], [2, 2, 9, 2, 9, 9]]), dict(segmentation=[[1, 2]]),
-           dict(segmentation=[]), dict(iscrowd=True)]
+           dict(segmentation=[]), dict(iscrowd=True),
+           dict(segmentation=[[0.1, 0.2, 9.99, 1e-9, 5.123, 7], [1048.57, -3.01, 7, 7, 655.36, 0.29]])]
     for i, change in enumerate(odd):
         data['annotations'].insert(i, dict(data['annotations'][i % 3], id=50 + i, **change))
     del data['annotations'][-1]['segmentation'], data['annotations'][-2]['area']
@@ -145,6 +146,13 @@ def reads(monkeypatch):
     monkeypatch.setattr(coco_file, 'CACHE_FROM', 0)
     monkeypatch.setattr(coco_file, '_read', lambda *args: count.append(1) or read(*args))
     return count
+
+
+@pytest.mark.parametrize('objects', [[], [dict(image_id=1, bbox=[1, 1, 5, 5], category_id=1)]])
+def test_kept_without_masks(tmp_path, reads, objects):
+    path = write(tmp_path, dict(annotations(), annotations=objects))
+    same(read_table(path), read_table(path))
+    assert len(reads) == 1
 
 
 def test_kept_and_used_while_the_file_is_the_same(tmp_path, reads):
