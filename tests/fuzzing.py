@@ -1,4 +1,5 @@
 """Nested values changed at random, for hypothesis."""
+import contextlib
 import copy
 
 import numpy as np
@@ -25,25 +26,36 @@ def _places(node, path=()):
 
 
 @st.composite
-def mutated(draw, base, odd, most):
-    """``base`` with up to ``most`` of its values replaced by one of ``odd``, removed, or doubled in their list."""
-    data = copy.deepcopy(base)
+def changes(draw, base, odd, most):
+    """Up to ``most`` changes in ``base``: (path, 'set', one of ``odd``), (path, 'delete') or (path, 'double')."""
+    places = [path for path in _places(base) if path]
+    drawn = []
     for _ in range(draw(st.integers(1, most))):
-        places = [path for path in _places(data) if path]
-        if not places:
-            break
-        path = draw(st.sampled_from(places))
+        path, how = draw(st.sampled_from(places)), draw(st.sampled_from(['set', 'set', 'set', 'delete', 'double']))
+        drawn.append((path, how) + ((draw(odd), ) if how == 'set' else ()))
+    return drawn
+
+
+def change(base, drawn):
+    """``base`` with ``drawn`` changes; a place that an earlier one took away is passed over."""
+    data = copy.deepcopy(base)
+    for path, how, *value in drawn:
         node = data
-        for key in path[:-1]:
-            node = node[key]
-        how = draw(st.sampled_from(['set', 'set', 'set', 'delete', 'double']))
-        if how == 'set':
-            node[path[-1]] = copy.deepcopy(draw(odd))
-        elif how == 'delete':
-            del node[path[-1]]
-        elif isinstance(node, list):
-            node.append(copy.deepcopy(node[path[-1]]))
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            for key in path[:-1]:
+                node = node[key]
+            if how == 'set':
+                node[path[-1]] = copy.deepcopy(value[0])
+            elif how == 'delete':
+                del node[path[-1]]
+            elif isinstance(node, list):
+                node.append(copy.deepcopy(node[path[-1]]))
     return data
+
+
+def mutated(base, odd, most):
+    """``base`` with up to ``most`` changes."""
+    return changes(base, odd, most).map(lambda drawn: change(base, drawn))
 
 
 # -- a COCO annotation file, and what may stand in it instead

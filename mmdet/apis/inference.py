@@ -89,7 +89,7 @@ def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, 
     else:
         model.load_state_dict(check_state_dict(model, saved, path), strict=False)
     model.cfg = cfg
-    model.dataset_meta = find_meta(cfg, saved, palette)
+    model.dataset_meta = find_meta(cfg, saved, path, palette)
     return model.to(device).eval()
 
 
@@ -106,7 +106,7 @@ def pick_device(device: Optional[str]) -> str:
     return device
 
 
-def find_meta(cfg: Config, saved: Optional[dict], palette: Any = 'none') -> dict:
+def find_meta(cfg: Config, saved: Optional[dict], path: str, palette: Any = 'none') -> dict:
     """``classes`` and ``palette`` from a checkpoint, or the config's data sets (no annotations are read), or COCO's.
     """
     meta = (None if saved is None else dataset_meta(saved)) or _config_meta(cfg)
@@ -115,7 +115,13 @@ def find_meta(cfg: Config, saved: Optional[dict], palette: Any = 'none') -> dict
                   logging.WARNING)
         meta = dict(classes=COCO_CLASSES)
     colours = meta.get('palette') if palette in (None, 'none') else palette
-    colours = get_palette(colours, len(meta['classes']))
+    try:
+        colours = get_palette(colours, len(meta['classes']))
+    except ValueError as error:
+        if colours is palette:
+            raise
+        source = 'config' if saved is None else f'checkpoint {path}'
+        raise ValueError(f'{source}: its metainfo has the {error}') from None
     return dict(meta, palette=[tuple(colour) for colour in colours.tolist()])
 
 

@@ -244,7 +244,7 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
         try:
             _save(table, f'{path}.cache', key)
         except OSError as error:
-            print_log(f'{path}.cache: cannot be written ({error.strerror}); {path} is read anew at each start', 'current')
+            print_log(f'{path}.cache: cannot be written ({error.strerror}); {path} is read at each start', 'current')
     return table
 
 

@@ -139,7 +139,26 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
         raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {_first_line(error)}') from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name}: expected a dict, found a {type(checkpoint).__name__}')
+    _check_meta(checkpoint, name)
     return checkpoint
+
+
+def _check_meta(checkpoint: dict, name: str) -> None:
+    owner = checkpoint
+    for key in ('meta', 'dataset_meta'):
+        if owner.get(key) is None:
+            break
+        owner = owner[key]
+        if not isinstance(owner, dict):
+            raise ValueError(f'checkpoint {name}: {key} must be a dict, got {_short(owner)}')
+    found = dataset_meta(checkpoint)
+    if found is not None and not all(isinstance(one, str) for one in found['classes']):
+        raise ValueError(f"checkpoint {name}: the classes must be names, got {_short(found['classes'])}")
+
+
+def _short(value: Any) -> str:
+    text = f'{type(value).__name__} {value!r}'
+    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def _first_line(error: Exception) -> str:
@@ -253,8 +272,8 @@ def load_from_pavi(filename: str, map_location: Any = None) -> dict:
 def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
     """A checkpoint's weights by name, without the ``module.`` of a wrapped model; ValueError if it has none."""
     state_dict = checkpoint.get('state_dict', checkpoint)
-    if not state_dict or not isinstance(state_dict, dict) \
-            or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    if not isinstance(state_dict, dict) or not state_dict or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
         raise ValueError(f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
                          f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}")
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
@@ -287,10 +306,88 @@ def dataset_meta(checkpoint: dict) -> Optional[dict[str, Union[tuple, list]]]:
     meta = checkpoint.get('meta') or {}
     # Old configs write both names in capitals.
     meta = {str(key).lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
-    if not meta.get('classes'):
+    classes = meta.get('classes')
+    if classes is None or isinstance(classes, (str, list, tuple)) and not classes:
         return None
-    classes = meta['classes']
-    found = dict(classes=(classes, ) if isinstance(classes, str) else tuple(classes))
+    found = dict(classes=tuple(classes) if isinstance(classes, (list, tuple)) else (classes, ))
     if meta.get('palette') is not None:
         found['palette'] = meta['palette']
     return found
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blame(path: str) -> Iterator[None]:
+    """What goes wrong within is put down to the contents of the checkpoint ``path``: a ValueError that names it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of what somebody has changed anything
+        if f'checkpoint {path}' in str(error):
+            raise
+        kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+        raise ValueError(f'checkpoint {path}: cannot be resumed from: {kind}{_first_line(error)}') from error
+
+
+def check_resumable(checkpoint: dict, known: dict) -> None:
+    """Whether a run could have written what is not weights in a checkpoint.
+
+    Args:
+        checkpoint: its contents.
+        known: what the run that resumes would write: ``message_hub`` and, if there are any, ``optimizer`` and
+            ``param_schedulers``; with ``optimizer`` the ``parameters``, in the order of its groups.
+
+    Raises:
+        ValueError: something is missing or of another kind, named by its keys.
+    """
+    meta = checkpoint.get('meta') or {}
+    for key in ('epoch', 'iter'):
+        if not _is_count(meta.get(key)):
+            raise ValueError(f'meta.{key} must be a number of 0 or more, got {_short(meta.get(key))}')
+    if not isinstance(meta.get('seed', 0), (int, type(None))) or not 0 <= (meta.get('seed') or 0) < 2**32:
+        raise ValueError(f"meta.seed must be a number from 0 to 2**32 - 1, got {_short(meta['seed'])}")
+    for key in ('message_hub', 'optimizer', 'param_schedulers'):
+        if key in known:
+            _check_alike(checkpoint.get(key), known[key], key)
+    hub = checkpoint['message_hub']
+    for key, value in hub['log_scalars'].items():
+        if not isinstance(value, HistoryBuffer):
+            raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer, got {_short(value)}')
+    if 'optimizer' not in known:
+        return
+    ids = [one for group in checkpoint['optimizer']['param_groups'] for one in group.get('params', ())]
+    parameters = dict(zip(ids, known['parameters']))
+    if len(parameters) != len(ids) or len(ids) != len(known['parameters']):
+        raise ValueError(f"optimizer.param_groups must hold {len(known['parameters'])} parameters, each once, got "
+                         f'{len(parameters)}')
+    for index, state in checkpoint['optimizer']['state'].items():
+        where = f'optimizer.state.{index}'
+        if index not in parameters or not isinstance(state, dict):
+            raise ValueError(f'{where} must be a dict of one of the parameters, got {_short(state)}')
+        shape = parameters[index].shape
+        for key, value in state.items():
+            shapes = (shape, ()) if key == 'step' else (shape, )
+            number = key == 'step' and isinstance(value, (int, float))
+            if not (value is None or number or isinstance(value, Tensor) and value.shape in shapes):
+                raise ValueError(f'{where}.{key} must be a tensor of the shape {tuple(shape)}, got {_short(value)}')
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _check_alike(value: Any, known: Any, where: str) -> None:
+    """Dicts as dicts, lists as lists, numbers as numbers, as far as both have them. Numbers must be there."""
+    if known is None or isinstance(known, bool):
+        return
+    kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), object) if isinstance(known, kinds))
+    if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63:
+        raise ValueError(f'{where} must be as {_short(known)}, got {_short(value)}')
+    if isinstance(known, (list, tuple)):
+        value, known = dict(enumerate(value)), dict(enumerate(known))
+    for key in known if isinstance(known, dict) else ():
+        if key in value or where.startswith(('optimizer', 'message_hub')):
+            _check_alike(value.get(key), known[key], f'{where}.{key}')

@@ -132,7 +132,7 @@ def test_a_file_of_the_size_of_train2017(tmp_path):
         starts = [train(tmp_path, LARGE, root=ROOT, data=tmp_path)[0] for _ in range(2)]
         for one in starts:
             print(f'{size:.0f} MiB: first iteration after {one["seconds"]:.1f} s, trainer at most '
-                  f"{one['most'] / 2**20:.2f} GiB, workers {np.round(np.array(one['workers']) / 1024)} MiB of their own")
+                  f"{one['most'] / 2**20:.2f} GiB, workers {np.array(one['workers']) // 1024} MiB of their own")
             assert one['seconds'] < 12 and one['most'] < 1.5 * 2**20
             assert max(one['workers']) < 50 * 1024
         seconds = subprocess.check_output([sys.executable, '-c', (

@@ -53,7 +53,7 @@ def halve(checkpoint, in_file):
     for key in OWN_KEYS:
         cfg.pop(key, None)
     with no_imports():
-        meta = find_meta(cfg, checkpoint)
+        meta = find_meta(cfg, checkpoint, in_file)
     return dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=meta), state_dict=small)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmdet.ops.norm import CBN
 from mmdet.registry import HOOKS
+from mmdet.utils.checkpoint import blame
 
 
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:
@@ -68,7 +69,8 @@ class CBNHook(Hook):
             layer.layer_name = name
             layer.epoch_length = len(runner.train_dataloader)
         if runner._resume:
-            self._restore(runner, layers)
+            with blame(runner._load_from or runner.work_dir):
+                self._restore(runner, layers)
         active = [layer for layer in layers.values() if layer.training and layer.buffer_num]
         if active:
             first = active[0]

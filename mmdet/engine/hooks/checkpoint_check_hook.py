@@ -3,19 +3,20 @@ from typing import Any, Iterator
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 from mmdet.registry import HOOKS
-from mmdet.utils.checkpoint import check_state_dict
+from mmdet.utils.checkpoint import check_resumable, check_state_dict
 
 
 @HOOKS.register_module()
 class CheckpointCheckHook(Hook):
     """Raises ValueError, naming keys, before weights that do not fit are loaded.
 
-    To test or to resume, every key must fit. To start training from a checkpoint (``load_from``), heads may differ,
-    but something must fit.
+    To test or to resume, every key must fit, and to resume all else as well. To start training from a checkpoint
+    (``load_from``), heads may differ, but something must fit.
 
     To save, weights, statistics, averages and the optimizer's state must be finite, or FloatingPointError is raised and
     nothing is written; of a window no number may be NaN. What is not finite when training begins, a constant, may stay.
@@ -41,6 +42,21 @@ class CheckpointCheckHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         check_state_dict(_bare(runner), checkpoint, runner._load_from or runner.work_dir, finetunes)
+        if runner._resume:
+            check_resumable(checkpoint, _state(runner))
+
+
+def _state(runner: Runner) -> dict:
+    """What the run would write at its start, see :func:`check_resumable`."""
+    known = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
+    if isinstance(runner.optim_wrapper, OptimWrapper):
+        known['optimizer'] = dict(state={}, param_groups=[
+            {key: value for key, value in group.items() if key != 'params'}
+            for group in runner.optim_wrapper.state_dict()['param_groups']])
+        known['parameters'] = [one for group in runner.optim_wrapper.param_groups for one in group['params']]
+    if isinstance(runner.param_schedulers, list) and not any(isinstance(one, dict) for one in runner.param_schedulers):
+        known['param_schedulers'] = [one.state_dict() for one in runner.param_schedulers]
+    return known
 
 
 def _bare(runner: Runner) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdet.registry import RUNNERS
+from mmdet.utils.checkpoint import blame
 from mmdet.utils.config_check import build_model
 from mmdet.utils.interrupt import Interrupted, shield_worker
 from mmdet.utils.ranks import Watch, check_timeout
@@ -116,4 +117,5 @@ class DetRunner(Runner):
     def resume(self, filename: str, resume_optimizer: bool = True, resume_param_scheduler: bool = True,
                map_location: Union[str, Callable] = 'cpu') -> None:
         """As in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory."""
-        super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        with blame(filename):
+            super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)

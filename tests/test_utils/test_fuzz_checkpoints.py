@@ -1,0 +1,114 @@
+"""Checkpoints with anything in them: used, or refused with the file; nothing is run."""
+import copy
+
+import pytest
+import torch
+from conftest import load_tool
+from fuzzing import change, changes, run
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+from mmdet.apis import DetInferencer
+from mmdet.engine import DetRunner
+from mmdet.utils.setup import load_config, prepare
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2**70, 2**70), st.integers(-2, 40), st.floats(), st.text(max_size=4),
+    st.sampled_from([[], {}, [1], [[1]], 'model = dict(type="os.system", command="false")', 'import os', 2**70, (),
+                     [None], torch.zeros(0), torch.zeros(3), torch.ones(2, 2), torch.tensor(float('nan')), dict(a=1),
+                     torch.zeros(4, dtype=torch.int64), b'x', {1: 2}, [0, 0, 0], [(300, 0, 0)]]))
+EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_config, tmp_path_factory):
+    """A config, the folder of its training, and the checkpoint's contents."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'config.py'
+    config.write_text(f"_base_ = '{tiny_config}'\n"
+                      "model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))\n"
+                      "train_cfg = dict(max_epochs=1, val_interval=9)\ndefault_hooks = dict(logger=dict(interval=99))\n")
+    load_tool('tools/train.py').main([str(config), '--work-dir', str(folder)])
+    return str(config), folder, torch.load(folder / 'epoch_1.pth', weights_only=False)
+
+
+def few(checkpoint):
+    """The same with few weights, windows and momenta, to choose from; and a function that adds the others."""
+    small = {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'optimizer', 'cbn_window')}
+    weights = dict(list(checkpoint['state_dict'].items())[:3])
+    state = checkpoint['optimizer']
+    momenta = dict(list(state['state'].items())[:2])
+    name, window = next(iter(checkpoint['cbn_window'][0].items()))
+    small = dict(small, state_dict=weights, optimizer=dict(state, state=momenta), cbn_window=[{name: window}])
+
+    def whole(changed):
+        full = copy.copy(changed)
+        for keys in (('state_dict', ), ('optimizer', 'state'), ('cbn_window', 0)):
+            node, rest, start = full, checkpoint, small
+            try:
+                for key in keys[:-1]:
+                    node, rest, start = node[key], rest[key], start[key]
+                own = node[keys[-1]]
+                if isinstance(own, dict):
+                    left = {key: value for key, value in rest[keys[-1]].items() if key not in start[keys[-1]]}
+                    node[keys[-1]] = {**own, **left}
+            except (KeyError, TypeError, IndexError):
+                pass
+        return full
+
+    return small, whole
+
+
+@EXAMPLES
+def test_resumed(trained, examples, tmp_path, monkeypatch):
+    config, folder, checkpoint = trained
+    cfg = load_config(config, {}, str(tmp_path))
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'x.pth')
+    prepare(cfg, 'none')
+    runner = DetRunner.from_cfg(Config(cfg.to_dict()))
+    runner.train_loop
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    small, whole = few(checkpoint)
+    good = []
+
+    def use(changed):
+        torch.save(whole(changed), tmp_path / 'x.pth')
+        try:
+            runner.resume(str(tmp_path / 'x.pth'))
+            runner.call_hook('before_train')
+        except (ValueError, KeyError) as error:
+            assert f'checkpoint {tmp_path}/x.pth' in str(error), error
+            return
+        for value in runner.model.parameters():
+            value.grad = torch.zeros_like(value)
+        runner.optim_wrapper.optimizer.step()
+        for scheduler in runner.param_schedulers:
+            scheduler.step()
+        good.append(1)
+
+    use(small)
+    assert good
+    run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
+    assert len(good) > examples / 20
+
+
+@EXAMPLES
+def test_for_inference(trained, examples, tmp_path):
+    _, _, checkpoint = trained
+    small, whole = few(checkpoint)
+    small = {key: small[key] for key in ('state_dict', 'meta')}
+    good = []
+
+    def use(changed):
+        torch.save(whole(changed), tmp_path / 'x.pth')
+        try:
+            DetInferencer(weights=str(tmp_path / 'x.pth'), device='cpu')
+        except (ValueError, KeyError) as error:
+            assert f'checkpoint {tmp_path}/x.pth' in str(error), error
+            return
+        good.append(1)
+
+    use(small)
+    assert good
+    run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
