@@ -33,7 +33,7 @@ def trained(tiny_config, tmp_path_factory):
 
 
 def few(checkpoint):
-    """The same with few weights, windows and momenta, to choose from; and a function that adds the others."""
+    """The same with few weights, windows and momenta to choose from; a function that adds the others."""
     small = {key: value for key, value in checkpoint.items() if key not in ('state_dict', 'optimizer', 'cbn_window')}
     weights = dict(list(checkpoint['state_dict'].items())[:3])
     state = checkpoint['optimizer']
