@@ -110,8 +110,13 @@ def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Dete
         try:
             kept = sample['pred_instances']
             found = Detections(*(torch.as_tensor(kept[key]) for key in ('bboxes', 'labels', 'scores')))
+            number = len(found.labels)
+            if [list(values.shape) for values in found] != [[number, 4], [number], [number]]:
+                raise TypeError(f'shapes {[tuple(values.shape) for values in found]}')
+            if found.labels.is_floating_point() or not all(found[k].is_floating_point() for k in (0, 2)):
+                raise TypeError(f'{[values.dtype for values in found]}')
             results[sample['img_id']] = found
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
                              f'and scores ({error!r}); expected what tools/test.py --out writes') from None
         if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < num_classes:

@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet.datasets.coco_file import read_coco
+from mmdet.datasets.coco_file import LARGEST, read_coco
+from mmdet.datasets.transforms.loading import rle_problem
 
 #: the curves, each with one kind of error less than the one before
 KINDS = {
@@ -82,7 +83,7 @@ def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
                                 '--cfg-options test_evaluator.outfile_prefix=results/my')
     try:
         items = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'results {path}: not JSON ({error})') from None
     needed = ('image_id', 'category_id', 'score', 'segmentation' if kind == 'segm' else 'bbox')
     if not isinstance(items, list):
@@ -94,21 +95,37 @@ def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
         if missing:
             hint = '; masks are in the .segm.json beside it' if missing == ['segmentation'] else ''
             raise ValueError(f'results {path}: entry {i} has no {missing[0]!r}, which --types {kind} needs{hint}')
-        if kind == 'segm' and not _is_rle(item['segmentation']):
-            raise ValueError(f'results {path}: entry {i}: segmentation must be a compressed run-length encoding with '
-                             f"'size' and 'counts', got {str(item['segmentation'])[:60]}")
         for key, known in (('image_id', images), ('category_id', categories)):
-            if item[key] not in known:
+            if not isinstance(item[key], (int, str)) or item[key] not in known:
                 raise ValueError(f'results {path}: entry {i}: {key} {item[key]!r} is not in the annotations; give the '
                                  'annotation file of the test with --ann')
+        problem = _problem(item, kind, truth.imgs[item['image_id']])
+        if problem:
+            raise ValueError(f'results {path}: entry {i}: {problem}')
     if kind == 'segm':  # else pycocotools takes them for boxes, and their areas too
         items = [{key: item[key] for key in needed} for item in items]
     with contextlib.redirect_stdout(io.StringIO()):
         return truth.loadRes(items) if items else COCO()
 
 
-def _is_rle(mask: Any) -> bool:
-    return isinstance(mask, dict) and 'size' in mask and isinstance(mask.get('counts'), str)
+def _problem(item: dict, kind: str, image: dict) -> str:
+    """What pycocotools, which is C code, must not get to see of a detection, or ''."""
+    score, box, mask = item['score'], item.get('bbox', [0] * 4), item.get('segmentation')
+    if not _is_number(score):
+        return f'score must be a number, got {str(score)[:60]}'
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        return f'bbox must be [x, y, width, height] in pixels, got {str(box)[:60]}'
+    if kind != 'segm':
+        return ''
+    if not isinstance(mask, dict) or not isinstance(mask.get('counts'), str):
+        return ("segmentation must be a compressed run-length encoding with 'size' and 'counts', got "
+                f'{str(mask)[:60]}')
+    wrong = rle_problem(mask, (image['height'], image['width']))
+    return f'segmentation {wrong}' if wrong else ''
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST
 
 
 def read_truth(path: str, kind: str) -> COCO:

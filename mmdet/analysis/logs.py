@@ -57,7 +57,7 @@ def read_log(path: Union[str, Path]) -> RunLog:
     for file in find_files(path):
         for record in _read_lines(file):
             if 'loss' in record:
-                iteration = record.get('step', record['iter'])
+                iteration = record['step'] if 'step' in record else record['iter']
                 record['iter'] = iteration
                 while records and records[-1][0] >= iteration:
                     records.pop()  # it came after the checkpoint that the run was resumed from
@@ -77,14 +77,18 @@ def _read_lines(file: Path) -> list[dict]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) and line.startswith('{'):
                 continue
             raise ValueError(f'{file}, line {number}: not a JSON record ({error}); expected a scalars.json') from None
         if not isinstance(record, dict):
             raise ValueError(f'{file}, line {number}: not a record but {line[:40]}; expected a scalars.json')
-        if 'loss' in record and not isinstance(record.get('step', record.get('iter')), int):
+        if 'loss' in record and 'step' not in record and 'iter' not in record:
             raise ValueError(f"{file}, line {number}: no 'step' or 'iter' beside 'loss'; expected a scalars.json")
+        for key, kinds in (('step', int), ('iter', int), ('epoch', int), ('time', (int, float))):
+            if not isinstance(record.get(key, 0), kinds):
+                raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(record[key])[:40]!r}; '
+                                 'expected a scalars.json')
         records.append(record)
     return records
 

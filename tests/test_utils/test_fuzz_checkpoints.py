@@ -27,7 +27,8 @@ def trained(tiny_config, tmp_path_factory):
     config = folder / 'config.py'
     config.write_text(f"_base_ = '{tiny_config}'\n"
                       "model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))\n"
-                      "train_cfg = dict(max_epochs=1, val_interval=9)\ndefault_hooks = dict(logger=dict(interval=99))\n")
+                      "train_cfg = dict(max_epochs=1, val_interval=9)\n"
+                      "default_hooks = dict(logger=dict(interval=99))\n")
     load_tool('tools/train.py').main([str(config), '--work-dir', str(folder)])
     return str(config), folder, torch.load(folder / 'epoch_1.pth', weights_only=False)
 

@@ -1,16 +1,21 @@
 """Configs and files of results with anything in them: used, or refused with the file and the key."""
+import itertools
 import json
+import pickle
 import re
 
 import pytest
 import torch
 from conftest import ROOT, load_tool
-from fuzzing import mutated, run
+from fuzzing import COUNTS, annotations, mutated, run
+from fuzzing import ODD as ODD_ANNOTATIONS
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmdet.analysis import errors, logs
+from mmdet.analysis.confusion import Objects, confusion, read_predictions
 from mmdet.analysis.norm_results import show
 from mmdet.analysis.report import write_report
 from mmdet.ops.norm import build_norm_layer, conv_norm
@@ -92,6 +97,76 @@ def test_results_of_a_comparison(examples, tmp_path):
             show(path, lambda read: write_report(read, tmp_path))
         except ValueError as error:
             assert str(error).startswith(str(path)), error
+
+    use(base)
+    run(examples, mutated(base, ODD, most=2), use)
+
+
+DETECTIONS = [dict(image_id=i % 3 + 1, category_id=i % 2 + 1, score=0.5 + i / 10, bbox=[2, 2, 10.5, 8],
+                   segmentation=dict(size=[24, 32], counts=COUNTS)) for i in range(3)]
+
+
+@EXAMPLES
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_detections_in_cocos_format(examples, kind, tmp_path):
+    (tmp_path / 'x.json').write_text(json.dumps(annotations()))
+    truth, path = errors.read_truth(str(tmp_path / 'x.json'), kind), tmp_path / 'found.json'
+
+    def use(items):
+        path.write_text(json.dumps(items))
+        try:
+            found = errors.read_results(path, kind, truth)
+        except ValueError as error:
+            assert str(error).startswith(f'results {path}: '), error
+            return
+        errors.analyze(truth, found, kind)
+
+    use(DETECTIONS)
+    run(examples, mutated(DETECTIONS, st.one_of(ODD, ODD_ANNOTATIONS), most=2), use)
+
+
+@EXAMPLES
+def test_predictions(examples, tmp_path):
+    found = dict(bboxes=torch.tensor([[2., 2, 9, 9], [1, 1, 5, 5]]), labels=torch.tensor([0, 1]),
+                 scores=torch.tensor([0.5, 0.25]))
+    base = [dict(img_id=i, pred_instances=dict(found)) for i in range(2)]
+    objects = Objects(torch.tensor([[2., 2, 9, 9]]), torch.tensor([0]), torch.tensor([False]))
+    path = tmp_path / 'found.pkl'
+    odd = st.one_of(ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, 4), torch.zeros(0), torch.tensor(1),
+                                          torch.tensor([5, -1]), torch.zeros(2, 4, dtype=torch.complex64), print]))
+
+    def use(samples):
+        path.write_bytes(pickle.dumps(samples))
+        try:
+            predictions = read_predictions(path, 2)
+        except ValueError as error:
+            assert str(error).startswith(f'predictions {path}: '), error
+            return
+        for detections in predictions.values():
+            confusion(objects, detections, 2, 0.1, 0.5)
+
+    use(base)
+    run(examples, mutated(base, odd, most=2), use)
+
+
+@EXAMPLES
+def test_logs(examples, tmp_path):
+    base = [dict(lr=0.1, loss=3.5, time=0.1, epoch=1, iter=i, step=i) for i in (1, 2)] + [
+        {'coco/bbox_mAP': 0.3, 'step': 1}, dict(lr=0.1, loss=2.5, time=0.1, epoch=2, iter=3, step=3)]
+    path = tmp_path / 'scalars.json'
+
+    def use(records):
+        path.write_text('\n'.join(map(json.dumps, records if isinstance(records, list) else [records])))
+        try:
+            log = logs.read_log(path)
+        except ValueError as error:
+            assert str(error).startswith(f'{path}, line '), error
+            return
+        for key in itertools.chain.from_iterable(logs.find_keys(log).values()):
+            logs.get_curve(log, key)
+        times = logs.epoch_times(log)
+        if times:
+            logs.time_summary(times)
 
     use(base)
     run(examples, mutated(base, ODD, most=2), use)
