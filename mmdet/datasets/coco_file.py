@@ -233,16 +233,18 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
     if '://' in path or backend_args is not None or not os.path.getsize(path):
         return _read(path, mmengine.fileio.get(path, backend_args=backend_args), backend_args)
     with open(path, 'rb') as file:
-        size = os.path.getsize(path)
-        if cache and size >= CACHE_FROM:
+        before = os.stat(path)
+        cache = cache and before.st_size >= CACHE_FROM
+        if cache:
             # Of the file's contents and of the code that has read them.
-            key = hashlib.sha256(sha256(file, size).digest() + Path(__file__).read_bytes()).hexdigest()
+            key = hashlib.sha256(sha256(file, before.st_size).digest() + Path(__file__).read_bytes()).hexdigest()
             with suppress(OSError, ValueError):
                 return _load(f'{path}.cache', key)
         table = _read(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    if cache and size >= CACHE_FROM and int(os.environ.get('LOCAL_RANK', 0)) == 0:
+    if cache and int(os.environ.get('LOCAL_RANK', 0)) == 0:
         try:
-            _save(table, f'{path}.cache', key)
+            if os.stat(path).st_mtime_ns == before.st_mtime_ns:  # what was read is what the key is of
+                _save(table, f'{path}.cache', key)
         except OSError as error:
             print_log(f'{path}.cache: cannot be written ({error.strerror}); {path} is read at each start', 'current')
     return table
