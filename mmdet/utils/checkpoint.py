@@ -350,13 +350,13 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
     if not isinstance(meta.get('seed', 0), (int, type(None))) or not 0 <= (meta.get('seed') or 0) < 2**32:
         raise ValueError(f"meta.seed must be a number from 0 to 2**32 - 1, got {_short(meta['seed'])}")
     for key in ('message_hub', 'optimizer', 'param_schedulers'):
-        if key in known:
+        if key in known and (key in checkpoint or key == 'message_hub'):  # save_optimizer=False leaves it out
             _check_alike(checkpoint.get(key), known[key], key)
     hub = checkpoint['message_hub']
     for key, value in hub['log_scalars'].items():
         if not isinstance(value, HistoryBuffer):
             raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer, got {_short(value)}')
-    if 'optimizer' not in known:
+    if 'optimizer' not in known or 'optimizer' not in checkpoint:
         return
     ids = [one for group in checkpoint['optimizer']['param_groups'] for one in group.get('params', ())]
     parameters = dict(zip(ids, known['parameters']))

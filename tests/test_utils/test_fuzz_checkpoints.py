@@ -1,5 +1,6 @@
 """Checkpoints with anything in them: used, or refused with the file; nothing is run."""
 import copy
+import re
 
 import pytest
 import torch
@@ -60,38 +61,70 @@ def few(checkpoint):
     return small, whole
 
 
-@EXAMPLES
-def test_resumed(trained, examples, tmp_path, monkeypatch):
-    config, folder, checkpoint = trained
-    cfg = load_config(config, {}, str(tmp_path))
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'x.pth')
+@pytest.fixture(scope='module')
+def resume(trained, tmp_path_factory):
+    """Resume from a checkpoint with these contents and take a step; returns its path, the error or None, the runner."""
+    path = tmp_path_factory.mktemp('resumed') / 'x.pth'
+    cfg = load_config(trained[0], {}, str(path.parent))
+    cfg.resume, cfg.load_from = True, str(path)
     prepare(cfg, 'none')
     runner = DetRunner.from_cfg(Config(cfg.to_dict()))
     runner.train_loop
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    small, whole = few(checkpoint)
-    good = []
 
-    def use(changed):
-        torch.save(whole(changed), tmp_path / 'x.pth')
+    def resume(checkpoint):
+        torch.save(checkpoint, path)
         try:
-            runner.resume(str(tmp_path / 'x.pth'))
+            runner.resume(str(path))
             runner.call_hook('before_train')
         except (ValueError, KeyError) as error:
-            assert f'checkpoint {tmp_path}/x.pth' in str(error), error
-            return
+            return path, error, runner
         for value in runner.model.parameters():
             value.grad = torch.zeros_like(value)
         runner.optim_wrapper.optimizer.step()
         for scheduler in runner.param_schedulers:
             scheduler.step()
-        good.append(1)
+        return path, None, runner
+
+    return resume
+
+
+@EXAMPLES
+def test_resumed(trained, resume, examples):
+    small, whole = few(trained[2])
+    good = []
+
+    def use(changed):
+        path, error, _ = resume(whole(changed))
+        assert error is None or f'checkpoint {path}' in str(error), error
+        good.append(error is None)
 
     use(small)
-    assert good
+    assert good[0]
     run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
-    assert len(good) > examples / 20
+    assert sum(good) > examples / 20
+
+
+def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):
+    said = []
+    checkpoint = {key: value for key, value in trained[2].items() if key not in ('optimizer', 'param_schedulers')}
+    runner = resume(trained[2])[2]
+    monkeypatch.setattr(runner.logger, 'warning', said.append)
+    path, error, _ = resume(checkpoint)
+    assert error is None and f'checkpoint {path}: holds no optimizer and no param_schedulers' in said[0]
+
+
+@pytest.mark.parametrize('optimizer, says', [
+    (torch.optim.AdamW, 'optimizer.param_groups.0.momentum must be as float 0.9, got NoneType None'),
+    (lambda values: torch.optim.SGD(values[:-1], 0.1, 0.9), 'must hold [0-9]+ parameters, each once, got [0-9]+'),
+    (lambda values: torch.optim.SGD([dict(params=values[:3]), dict(params=values[3:])], 0.1, 0.9),
+     'loaded state dict has a different number of parameter groups')])
+def test_another_optimizer(trained, resume, optimizer, says):
+    runner = resume(trained[2])[2]
+    state = optimizer(list(runner.model.parameters())).state_dict()
+    path, error, _ = resume(dict(trained[2], optimizer=state))
+    assert re.search(f'checkpoint {path}: cannot be resumed from: .*{says}', str(error)), error
 
 
 @EXAMPLES

@@ -44,6 +44,10 @@ class CheckpointCheckHook(Hook):
         check_state_dict(_bare(runner), checkpoint, runner._load_from or runner.work_dir, finetunes)
         if runner._resume:
             check_resumable(checkpoint, _state(runner))
+            missing = [key for key in ('optimizer', 'param_schedulers') if key not in checkpoint]
+            if missing:
+                runner.logger.warning(f'checkpoint {runner._load_from or runner.work_dir}: holds no '
+                                      f'{" and no ".join(missing)}; the run does not go on as it would have')
 
 
 def _state(runner: Runner) -> dict:
@@ -51,7 +55,7 @@ def _state(runner: Runner) -> dict:
     known = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
     if isinstance(runner.optim_wrapper, OptimWrapper):
         known['optimizer'] = dict(state={}, param_groups=[
-            {key: value for key, value in group.items() if key != 'params'}
+            {key: value for key, value in group.items() if key not in ('params', 'initial_lr')}
             for group in runner.optim_wrapper.state_dict()['param_groups']])
         known['parameters'] = [one for group in runner.optim_wrapper.param_groups for one in group['params']]
     if isinstance(runner.param_schedulers, list) and not any(isinstance(one, dict) for one in runner.param_schedulers):
