@@ -86,7 +86,7 @@ def _read_lines(file: Path) -> list[dict]:
         if 'loss' in record and 'step' not in record and 'iter' not in record:
             raise ValueError(f"{file}, line {number}: no 'step' or 'iter' beside 'loss'; expected a scalars.json")
         for key, kinds in (('step', int), ('iter', int), ('epoch', int), ('time', (int, float))):
-            if not isinstance(record.get(key, 0), kinds):
+            if not isinstance(record.get(key, 0), kinds) or not abs(record.get(key, 0)) < 2**63:
                 raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(record[key])[:40]!r}; '
                                  'expected a scalars.json')
         records.append(record)
