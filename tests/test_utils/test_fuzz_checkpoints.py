@@ -70,11 +70,15 @@ def resume(trained, tmp_path_factory):
     prepare(cfg, 'none')
     runner = DetRunner.from_cfg(Config(cfg.to_dict()))
     runner.train_loop
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    schedulers, hub = runner.param_schedulers, vars(runner.message_hub)
+    at_first = {key: copy.copy(value) for key, value in hub.items() if isinstance(value, dict)}
 
     def resume(checkpoint):
         torch.save(checkpoint, path)
+        # As in a new process: nothing of the checkpoint before.
+        hub.update({key: copy.copy(value) for key, value in at_first.items()})
+        runner.optim_wrapper = runner.build_optim_wrapper(copy.deepcopy(runner.cfg.optim_wrapper))
+        runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(schedulers))
         try:
             runner.resume(str(path))
             runner.call_hook('before_train')
@@ -103,7 +107,7 @@ def test_resumed(trained, resume, examples):
     use(small)
     assert good[0]
     run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
-    assert sum(good) > examples / 20
+    assert sum(good) > examples / 5
 
 
 def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):
