@@ -1,4 +1,6 @@
 """COCO annotation files: read, checked, and kept in flat arrays."""
+import codecs
+import glob
 import hashlib
 import json
 import mmap
@@ -22,6 +24,8 @@ from .transforms.loading import rle_problem
 
 #: pixels; no side of an image and no coordinate is larger
 LARGEST = 2**20
+#: pixels around a polygon; pycocotools takes over 100 bytes for each when it draws it
+LONGEST = 2**22
 
 
 def check_ann_file(path: str) -> None:
@@ -124,6 +128,12 @@ def _check_annotation(annotation: dict, sizes: dict) -> None:
                          f'run-length encoding, got {_short(mask)}')
 
 
+def outline(polygon: np.ndarray) -> float:
+    """How far it is around x1, y1, x2, y2, ..., the longer of both directions at each step, in pixels."""
+    points = polygon.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, 0)).max(1).sum())
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f'{text[:77]}...'
@@ -145,6 +155,11 @@ class _Coordinates:
             if isinstance(mask, list):
                 for polygon in mask:
                     self.values.extend(polygon)
+                    # no step is longer than all coordinates are apart
+                    if polygon and len(polygon) * (max(polygon) - min(polygon)) > LONGEST and outline(
+                            np.array(polygon[:len(polygon) // 2 * 2], dtype=float)) > LONGEST:
+                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: segmentation is a polygon with '
+                                         f'an outline of more than {LONGEST} pixels')
         except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
             self._name()
         if len(self.values) > 1 << 20:
@@ -240,7 +255,9 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
             key = hashlib.sha256(sha256(file, before.st_size).digest() + Path(__file__).read_bytes()).hexdigest()
             with suppress(OSError, ValueError):
                 return _load(f'{path}.cache', key)
-        table = _read(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        # A mapped file that is cut off meanwhile ends the process: only where reading it would double the memory.
+        table = _read(path, file.read() if before.st_size < CACHE_FROM else mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ))
     if cache and int(os.environ.get('LOCAL_RANK', 0)) == 0:
         try:
             if os.stat(path).st_mtime_ns == before.st_mtime_ns:  # what was read is what the key is of
@@ -251,9 +268,10 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
 
 
 def _save(table: CocoTable, path: str, key: str) -> None:
-    for left in Path(path).parent.glob(f'.{Path(path).stem}.????????.tmp.cache'):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > 3600:
-            left.unlink(missing_ok=True)
+    for left in Path(path).parent.glob(f'.{glob.escape(Path(path).stem)}.????????.tmp.cache'):  # by a killed process
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
     with replace_when_done(path) as temporary:
         with open(temporary, 'wb') as file:
             torch.save(dict(key=key, categories=table.categories, arrays={  # torch takes empty ones for one tensor
@@ -315,6 +333,9 @@ def _read(path: str, data: Union[bytes, mmap.mmap], backend_args: Optional[dict]
 
 
 def _read_fast(data: Union[bytes, mmap.mmap]) -> CocoTable:
+    decoder = codecs.getincrementaldecoder('utf-8')()  # msgspec does not look at texts that it leaves out
+    for start in range(0, len(data), 1 << 20):
+        decoder.decode(data[start:start + (1 << 20)], start + (1 << 20) >= len(data))
     file = msgspec.json.decode(data, type=_File)
     for items in (file.images, file.categories):
         if len({one.id for one in items}) < len(items) or len({type(one.id) for one in items}) > 1:
@@ -397,6 +418,9 @@ class _Builder:
         return len(objects)
 
     def _add_polygons(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        if lengths.max() * (values.max() - values.min()) > LONGEST and any(
+                outline(polygon) > LONGEST for polygon in np.split(values, np.cumsum(lengths)[:-1])):
+            raise ValueError
         scaled = np.rint(values * 100)
         exact = np.logical_and.reduceat(scaled / 100 == values, np.cumsum(lengths) - lengths)
         for kept, ends, numbers, those in ((self.hundredths, self.hundredths_end, scaled.astype(np.int32), exact),

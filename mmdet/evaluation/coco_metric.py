@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco_file import check_ann_file, read_coco
+from mmdet.datasets.coco_file import read_coco, read_table
 from mmdet.datasets.transforms.loading import valid_mask
 from mmdet.registry import METRICS
 from mmdet.utils.atomic_io import write_atomic
@@ -80,7 +80,7 @@ class CocoMetric(BaseMetric):
 
     Raises:
         ValueError: an unknown metric or item, ``format_only`` without a prefix, images without a result.
-        FileNotFoundError: no annotation file.
+        FileNotFoundError, ValueError: see :func:`.read_coco`; a data set with other classes or images than the file.
     """
 
     default_prefix = 'coco'
@@ -97,16 +97,36 @@ class CocoMetric(BaseMetric):
                 raise ValueError(f'CocoMetric: metric must be of {METRIC_NAMES}, got {name!r}')
         if format_only and outfile_prefix is None:
             raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
-        check_ann_file(ann_file)  # now, not after the first epoch
+        # Now, not after the first epoch.
+        self._categories = [name for _, name in read_table(ann_file, backend_args).categories]
         self.ann_file = ann_file
         self.classwise = classwise
         self.proposal_nums = sorted(proposal_nums)
         self.iou_thrs = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
         self.metric_items = metric_items
+        known = [f'{name}{number}' for name, numbers in (
+            ('mAP', ('', '_50', '_75', '_s', '_m', '_l')), ('AR@', self.proposal_nums),
+            ('AR', [f'_{size}@{self.proposal_nums[-1]}' for size in 'sml'])) for number in numbers]
+        unknown = sorted(set(metric_items or ()) - set(known))
+        if unknown:
+            raise ValueError(f'CocoMetric: metric_items {unknown} unknown; there are {known}')
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
         self._coco: Optional[COCO] = None
+
+    @property
+    def dataset_meta(self) -> Optional[dict]:
+        """The data set's, whose ``classes`` must be categories of the file."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        unknown = [name for name in (meta or {}).get('classes') or () if name not in self._categories]
+        if unknown:
+            raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the data set\'s '
+                             f"classes; its categories are {', '.join(map(repr, self._categories))}")
+        self._dataset_meta = meta
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
@@ -145,6 +165,10 @@ class CocoMetric(BaseMetric):
             print_log(f'results written to {Path(self.outfile_prefix).parent}', 'current')
             return {}
         image_ids = [result['img_id'] for result in results]
+        strange = [key for key in image_ids if key not in self._coco.imgs]
+        if strange:
+            raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no image with the id {strange[0]!r}, and '
+                             f'{len(strange) - 1} more of the data set; give the annotations of the data set')
         numbers = {}
         for metric in self.metrics:
             kind = 'segm' if metric == 'segm' else 'bbox'
@@ -177,10 +201,6 @@ class CocoMetric(BaseMetric):
                     without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]))
             names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
             classes = (self.dataset_meta or {}).get('classes') or list(names)
-            unknown = [name for name in classes if name not in names]
-            if unknown:
-                raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the '
-                                 f"data set's classes; its categories are {', '.join(map(repr, names))}")
             self._classes = list(classes)
             self._cat_ids = [names[name] for name in classes]
 
@@ -216,9 +236,6 @@ class CocoMetric(BaseMetric):
         wanted = self.metric_items
         if wanted is None:
             wanted = [name for name in numbers if name.startswith('AR' if metric == 'proposal' else 'mAP')]
-        unknown = set(wanted) - set(numbers)
-        if unknown:
-            raise ValueError(f'CocoMetric: metric_items {sorted(unknown)} unknown; there are {list(numbers)}')
         return {(name if metric == 'proposal' else f'{metric}_{name}'): round(numbers[name], 4) for name in wanted}
 
     def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> None:

@@ -276,6 +276,10 @@ def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
             isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
         raise ValueError(f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
                          f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}")
+    for key, value in state_dict.items():
+        if not _is_dense(value):  # torch says so in a warning, and leaves the model's as they are
+            raise ValueError(f'checkpoint {path}: state_dict.{key} must be a plain tensor of numbers, got one of '
+                             f'{value.dtype}, {value.layout}, on {value.device}')
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
@@ -295,6 +299,15 @@ def check_state_dict(model: nn.Module, checkpoint: dict, path: str, partly: bool
     if differences and not (partly and differences.fits):
         raise ValueError(f'checkpoint {path}: the checkpoint is of another model than the config\'s:\n'
                          f'{describe_differences(differences, model, weights)}')
+    for key, own in model.state_dict().items():
+        found = weights.get(key)
+        if found is None or found.shape != own.shape or not own.is_floating_point():
+            continue
+        if not found.is_floating_point():
+            raise ValueError(f'checkpoint {path}: state_dict.{key} must be of floating point, got {found.dtype}')
+        if not found.isfinite().all() and own.isfinite().all():
+            raise ValueError(f'checkpoint {path}: state_dict.{key} holds numbers that are not finite: the training had '
+                             'diverged; take an earlier checkpoint')
     return weights
 
 
@@ -330,6 +343,16 @@ def blame(path: str) -> Iterator[None]:
             raise
         kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
         raise ValueError(f'checkpoint {path}: cannot be resumed from: {kind}{_first_line(error)}') from error
+
+
+#: of torch's optimizers
+_LIKE_THE_PARAMETER = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg', 'grad_avg',
+                       'acc_delta', 'ax', 'prev', 'step_size', 'sum')
+
+
+def _is_dense(value: Any) -> bool:
+    return (isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+            and value.device.type != 'meta' and not value.is_complex())
 
 
 def check_resumable(checkpoint: dict, known: dict) -> None:
@@ -369,10 +392,11 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
             raise ValueError(f'{where} must be a dict of one of the parameters, got {_short(state)}')
         shape = parameters[index].shape
         for key, value in state.items():
-            shapes = (shape, ()) if key == 'step' else (shape, )
-            number = key == 'step' and isinstance(value, (int, float))
-            if not (value is None or number or isinstance(value, Tensor) and value.shape in shapes):
-                raise ValueError(f'{where}.{key} must be a tensor of the shape {tuple(shape)}, got {_short(value)}')
+            if key in _LIKE_THE_PARAMETER:
+                if value is not None and not (_is_dense(value) and value.shape == shape):
+                    raise ValueError(f'{where}.{key} must be of the shape {tuple(shape)}, got {_short(value)}')
+            elif not (value is None or isinstance(value, (int, float, list, tuple, dict)) or _is_dense(value)):
+                raise ValueError(f'{where}.{key} must be a number or a tensor, got {_short(value)}')
 
 
 def _is_count(value: Any) -> bool:
@@ -381,7 +405,7 @@ def _is_count(value: Any) -> bool:
 
 def _check_alike(value: Any, known: Any, where: str) -> None:
     """Dicts as dicts, lists as lists, numbers as numbers, as far as both have them. Numbers must be there."""
-    if known is None or isinstance(known, bool):
+    if known is None or isinstance(known, bool) or value is None and where.startswith('param_schedulers'):
         return
     kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), object) if isinstance(known, kinds))
     if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63:

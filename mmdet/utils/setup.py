@@ -1,6 +1,7 @@
 """From a config file and command-line options to a config that the runner can run."""
 import logging
 import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Optional
@@ -144,9 +145,13 @@ def find_checkpoint(work_dir: str, since: float = 0) -> Optional[str]:
     folder = Path(work_dir)
     pointer = folder / 'last_checkpoint'
     named = pointer.read_text(errors='backslashreplace').strip() if pointer.is_file() else ''
-    found = [path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)
-             if path.stat().st_mtime >= since]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    if '://' in named:  # what only a stranger writes: mmdet's names a file
+        named = ''
+    times = {}
+    for path in (path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)):
+        with suppress(OSError):  # a link to nowhere, or removed since
+            times[path] = path.stat().st_mtime
+    found = sorted((path for path in times if times[path] >= since), key=times.get, reverse=True)
     if since and pointer.is_file() and pointer.stat().st_mtime < since:
         named = ''
     problems: list[Exception] = []

@@ -250,6 +250,26 @@ def test_no_numbers_beyond_the_largest(tmp_path):
             read_table(write(tmp_path, data))
 
 
+def test_outlines_that_pycocotools_cannot_draw(tmp_path):
+    data = annotations()
+    data['annotations'][0]['segmentation'] = [[-2**20, 0, 2**20, 1] * 4]
+    with pytest.raises(ValueError):
+        coco_file._read_fast(json.dumps(data).encode())
+    for read in (read_coco, read_table):
+        with pytest.raises(ValueError, match=r'x.json: annotations\[0\]: segmentation is a polygon with an outline of'):
+            read(write(tmp_path, data))
+    data['annotations'][0]['segmentation'] = [[0, 0, 2**20, 0, 2**20, 2**20, 0, 2**20]]  # just as long
+    assert len(read_table(write(tmp_path, data))) == 3
+
+
+def test_odd_names_of_files(tmp_path, reads):
+    for name in ('a**b.json', 'a[b.json', 'ä ö%s\n.json'):
+        path = tmp_path / name
+        path.write_text(json.dumps(annotations()))
+        same(read_table(str(path)), read_table(str(path)))
+    assert len(reads) == 3
+
+
 def test_a_table_without_anything(tmp_path):
     table = read_table(write(tmp_path, dict(images=[], annotations=[], categories=[])))
     assert isinstance(table, CocoTable) and len(table) == 0 and read_coco(str(tmp_path / 'x.json'))['images'] == []

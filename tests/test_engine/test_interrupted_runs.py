@@ -31,6 +31,10 @@ class Count(BaseMetric):
         return dict(images=sum(results))
 
 
+class Lost(Exception):
+    """Of a process that ends without a word, as far as what it leaves is concerned."""
+
+
 class Signal(Hook):
     """Sends SIGTERM after a training iteration, or in the validation after one; keeps what ran."""
 
@@ -47,6 +51,8 @@ class Signal(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         assert batch_idx == 0 or runner.iter != self.after, 'validation goes on'
         if self.in_val and runner.iter == self.after:
+            if self.in_val == 'lost':
+                raise Lost
             os.kill(os.getpid(), signal.SIGTERM)
 
     def after_val_epoch(self, runner, metrics=None):
@@ -70,6 +76,10 @@ def run(work_dir, after=0, in_val=False, resume=False, train_cfg=EPOCHS, loader=
     watch = Signal(after, in_val)
     runner.register_hook(watch)
     runner.register_hook(CBNHook())
+    if in_val == 'lost':
+        with pytest.raises(Lost):
+            runner.train()
+        return None, watch.seen
     if after:
         with pytest.raises(Interrupted) as caught:
             runner.train()
@@ -111,6 +121,15 @@ def test_in_validation_which_is_made_up_for(tmp_path, whole, kind, cfg, interval
     kept = f'epoch_{after // 4}.pth' if kind == 'epochs' and interval == 1 else f'iter_{after}.pth'
     assert path == str(tmp_path / kept) and names(tmp_path) == [kept]
     resumed, rest = run(tmp_path, resume=True, train_cfg=cfg, interval=interval)
+    assert first + rest == seen and equal(state(uninterrupted), state(resumed))
+
+
+@pytest.mark.parametrize('kind, cfg', [('epochs', EPOCHS), ('iters', ITERS)])
+@pytest.mark.parametrize('after', [4, 12])
+def test_lost_in_validation_which_is_made_up_for(tmp_path, whole, kind, cfg, after):
+    uninterrupted, seen = whole[kind]
+    _, first = run(tmp_path, after, in_val='lost', train_cfg=cfg, interval=4 if kind == 'iters' else 1)
+    resumed, rest = run(tmp_path, resume=True, train_cfg=cfg, interval=2)
     assert first + rest == seen and equal(state(uninterrupted), state(resumed))
 
 

@@ -165,11 +165,18 @@ def test_bad_input(truth):
     with pytest.raises(ValueError, match='outfile_prefix'):
         CocoMetric(str(path), format_only=True)
     with pytest.raises(ValueError, match="metric_items.*'AP'"):
-        run(metric(path, metric_items=['AP']), detections(data))
-    wrong = metric(path)
-    wrong.dataset_meta = dict(classes=('cat', 'cow'))
+        metric(path, metric_items=['AP'])
     with pytest.raises(ValueError, match="truth.json.*'cow'"):
-        run(wrong, detections(data))
+        metric(path).dataset_meta = dict(classes=('cat', 'cow'))
+    strange = detections(data)
+    strange[0]['img_id'] = 12345
+    with pytest.raises(ValueError, match='truth.json has no image with the id 12345, and 0 more'):
+        run(metric(path), strange)
+    for text in ('[1', '{"info": "Caf\xe9", "images": [], "annotations": [], "categories": []}'):
+        other = path.parent / 'other.json'
+        other.write_bytes(text.encode('latin-1'))
+        with pytest.raises(ValueError, match='ann_file .*other.json: not JSON'):  # before the first epoch
+            CocoMetric(str(other))
     samples = detections(data)
     samples[0]['pred_instances'].pop('masks')
     with pytest.raises(ValueError, match='segm.*masks'):

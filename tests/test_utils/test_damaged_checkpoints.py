@@ -119,8 +119,15 @@ def test_resuming_takes_the_one_before(states, tmp_path, monkeypatch):
         find_checkpoint(tmp_path)
 
 
+def test_links_to_nowhere_are_passed_over(states, tmp_path):
+    save_checkpoint(states, str(tmp_path / 'epoch_1.pth'))
+    (tmp_path / 'epoch_2.pth').symlink_to('/nowhere/epoch_2.pth')
+    assert find_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
 @pytest.mark.parametrize(
-    'garbage', [b'\xff\xfe\x00\x80', b'\0' * 4096, b'x' * 5000, b'a\nb', b'', b'/etc/passwd'], ids=len)
+    'garbage', [b'https://example.com/x.pth', b'torchvision://resnet50',
+                b'\xff\xfe\x00\x80', b'\0' * 4096, b'x' * 5000, b'a\nb', b'', b'/etc/passwd'], ids=len)
 def test_garbage_in_the_pointer_is_passed_over(states, tmp_path, garbage):
     save_checkpoint(states, str(tmp_path / 'epoch_1.pth'))
     (tmp_path / 'last_checkpoint').write_bytes(garbage)

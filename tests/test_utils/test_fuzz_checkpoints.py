@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from mmdet.apis import DetInferencer
 from mmdet.engine import DetRunner
+from mmdet.utils.checkpoint import check_resumable
 from mmdet.utils.setup import load_config, prepare
 
 ODD = st.one_of(
@@ -108,6 +109,31 @@ def test_resumed(trained, resume, examples):
     assert good[0]
     run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
     assert sum(good) > examples / 5
+
+
+ODD_WEIGHTS = [torch.zeros(8).to_sparse(), torch.zeros(8, device='meta'), torch.zeros(8, dtype=torch.complex64),
+               torch.zeros(8, dtype=torch.bool), torch.full((8, ), float('nan')),
+               torch.quantize_per_tensor(torch.zeros(8), 1., 0, torch.qint8)]
+
+
+@pytest.mark.parametrize('weight', ODD_WEIGHTS, ids=lambda weight: f'{weight.dtype}{weight.layout}{weight.device}')
+def test_weights_that_torch_would_leave_out(trained, resume, weight, tmp_path):
+    changed = dict(trained[2], state_dict={**trained[2]['state_dict'], 'backbone.bn1.weight': weight})
+    path, error, _ = resume(changed)
+    assert f'checkpoint {path}: ' in str(error) and 'state_dict.backbone.bn1.weight' in str(error)
+    with pytest.raises(ValueError, match='checkpoint .*x.pth: .*state_dict.backbone.bn1.weight'):
+        DetInferencer(weights=str(path), device='cpu')
+
+
+@pytest.mark.parametrize('optimizer', ['NAdam', 'ASGD', 'Adafactor', 'Adam', 'RMSprop', 'Rprop', 'Adagrad', 'Adamax'])
+def test_every_optimizers_own_state_is_taken(optimizer):
+    layer = torch.nn.Linear(3, 4)
+    own = getattr(torch.optim, optimizer)(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    own.step()
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    check_resumable(dict(meta=dict(epoch=1, iter=1), message_hub=hub, optimizer=own.state_dict()), dict(
+        message_hub=hub, parameters=list(layer.parameters()), optimizer=dict(own.state_dict(), state={})))
 
 
 def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):

@@ -3,7 +3,7 @@ from typing import Any, Iterator
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
@@ -53,7 +53,7 @@ class CheckpointCheckHook(Hook):
 def _state(runner: Runner) -> dict:
     """What the run would write at its start, see :func:`check_resumable`."""
     known = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
-    if isinstance(runner.optim_wrapper, OptimWrapper):
+    if isinstance(runner.optim_wrapper, OptimWrapper) and not isinstance(runner.optim_wrapper, OptimWrapperDict):
         known['optimizer'] = dict(state={}, param_groups=[
             {key: value for key, value in group.items() if key not in ('params', 'initial_lr')}
             for group in runner.optim_wrapper.state_dict()['param_groups']])

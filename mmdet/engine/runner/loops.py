@@ -1,5 +1,6 @@
 """Training loops that go on after a kill as if nothing had happened."""
 import logging
+from bisect import bisect
 from itertools import islice
 from typing import Any, Iterator, NoReturn, Optional, Union
 
@@ -127,13 +128,24 @@ class _Resumable:
 
     def _validate_if_due(self, done: int) -> None:
         """After an iteration or epoch, of which ``done`` are done."""
-        self._decide_current_val_interval()
-        last = done == (self._max_epochs if isinstance(self, _EpochBasedTrainLoop) else self._max_iters)
-        due = self.runner.val_loop is not None and done >= self.val_begin and (done % self.val_interval == 0 or last)
-        if due or not last:
+        due = self._is_due(done)
+        if due or not self._is_last(done):
             self._end_if_asked(due)
         if due:
             self._validate()
+
+    def _is_last(self, done: int) -> bool:
+        return done == (self._max_epochs if isinstance(self, _EpochBasedTrainLoop) else self._max_iters)
+
+    def _is_due(self, done: int) -> bool:
+        """Whether to validate after so many iterations or epochs."""
+        self.val_interval = self.dynamic_intervals[bisect(self.dynamic_milestones, done + 1) - 1]
+        return self.runner.val_loop is not None and done >= self.val_begin and (
+            done % self.val_interval == 0 or self._is_last(done))
+
+    def _tell_if_due(self, done: int) -> None:
+        # Before checkpoints are written: a run that is killed while it validates does so again when it is resumed.
+        self.runner.message_hub.update_info('unvalidated', self._is_due(done))
 
     def _validate(self) -> None:
         try:
@@ -150,6 +162,8 @@ class _Resumable:
         reseed()
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         outputs = self._step(data_batch, self._iter, reseed)
+        if isinstance(self, _IterBasedTrainLoop):
+            self._tell_if_due(self._iter + 1)
         self.runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 
@@ -206,6 +220,7 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
                 if batch is None:
                     break
                 self.run_iter(idx, batch)
+        self._tell_if_due(self._epoch + 1)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
