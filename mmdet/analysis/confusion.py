@@ -11,6 +11,10 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils.unpickling import REPLACEMENTS, check_depth, restore
+
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Objects(NamedTuple):
@@ -78,13 +82,13 @@ def suppress(found: Detections, iou_thr: float) -> Detections:
 class _Unpickler(pickle.Unpickler):
     """Reads tensors, arrays and plain values, and calls nothing else."""
     allowed = {('torch._utils', '_rebuild_tensor_v2'), ('torch', 'device'), ('torch', 'Size'),
-               ('collections', 'OrderedDict'), ('_codecs', 'encode'), ('numpy', 'ndarray'), ('numpy', 'dtype'),
-               *((f'numpy.{core}.multiarray', name) for core in ('core', '_core')
-                 for name in ('_reconstruct', 'scalar')), ('numpy._core.numeric', '_frombuffer')}
+               ('collections', 'OrderedDict'), ('_codecs', 'encode')}
 
     def find_class(self, module, name):
         if (module, name) == ('torch.storage', '_load_from_bytes'):
             return lambda content: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        if f'{module}.{name}' in REPLACEMENTS:
+            return REPLACEMENTS[f'{module}.{name}']
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}')
         return super().find_class(module, name)
@@ -102,19 +106,22 @@ def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Dete
                                 f'--out {path}')
     try:
         with open(path, 'rb') as file:
-            samples = _Unpickler(file).load()
+            check_depth(file, path.stat().st_size)
+            file.seek(0)
+            samples = restore(_Unpickler(file).load())
     except Exception as error:  # a cut or foreign file can raise anything
         raise ValueError(f'predictions {path}: not written by tools/test.py --out ({error})') from None
     results = {}
     for i, sample in enumerate(samples if isinstance(samples, list) else [samples]):
         try:
             kept = sample['pred_instances']
-            found = Detections(*(torch.as_tensor(kept[key]) for key in ('bboxes', 'labels', 'scores')))
+            found = Detections(*(torch.as_tensor(kept[key]).detach() for key in ('bboxes', 'labels', 'scores')))
             number = len(found.labels)
             if [list(values.shape) for values in found] != [[number, 4], [number], [number]]:
                 raise TypeError(f'shapes {[tuple(values.shape) for values in found]}')
-            if found.labels.is_floating_point() or not all(found[k].is_floating_point() for k in (0, 2)):
-                raise TypeError(f'{[values.dtype for values in found]}')
+            found = found._replace(labels=found.labels.long() if found.labels.dtype in INTEGERS else None)
+            if found.labels is None or not all(found[k].is_floating_point() for k in (0, 2)):
+                raise TypeError('labels must be of integers, bboxes and scores of floating point')
             results[sample['img_id']] = found
         except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "

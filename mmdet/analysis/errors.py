@@ -13,8 +13,9 @@ from matplotlib.patches import Patch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet.datasets.coco_file import LARGEST, read_coco
+from mmdet.datasets.coco_file import LARGEST
 from mmdet.datasets.transforms.loading import rle_problem
+from mmdet.evaluation import coco_metric
 
 #: the curves, each with one kind of error less than the one before
 KINDS = {
@@ -102,8 +103,8 @@ def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
         problem = _problem(item, kind, truth.imgs[item['image_id']])
         if problem:
             raise ValueError(f'results {path}: entry {i}: {problem}')
-    if kind == 'segm':  # else pycocotools takes them for boxes, and their areas too
-        items = [{key: item[key] for key in needed} for item in items]
+    # Of what else there is pycocotools takes one for another.
+    items = [{key: item[key] for key in needed} for item in items]
     with contextlib.redirect_stdout(io.StringIO()):
         return truth.loadRes(items) if items else COCO()
 
@@ -132,20 +133,13 @@ def read_truth(path: str, kind: str) -> COCO:
     """COCO annotations as pycocotools wants them, for ``kind`` 'bbox' or 'segm'.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`mmdet.datasets.coco_file.read_coco`; no mask where masks are asked for.
+        FileNotFoundError, ValueError: as :func:`.read_coco`; no mask where masks are asked for.
     """
-    truth = COCO()
-    truth.dataset = read_coco(path)
-    for i, annotation in enumerate(truth.dataset['annotations'], 1):
-        if kind == 'segm' and not annotation.get('segmentation'):
-            raise ValueError(f"ann_file {path}: annotations[{i - 1}] has no 'segmentation', which --types segm needs; "
-                             'give --types bbox')
-        annotation['id'] = i  # 0 would mean "no object" to pycocotools
-        annotation.setdefault('iscrowd', 0)
-        annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-    return truth
+    boxes, masks, without_mask = coco_metric.read_truth(path)
+    if kind == 'segm' and without_mask == len(boxes.anns):
+        raise ValueError(f"ann_file {path}: annotations[0] has no 'segmentation', and no other has one, which --types segm "
+                         'needs; give --types bbox')
+    return masks if kind == 'segm' else boxes
 
 
 def analyze(truth: COCO, found: COCO, kind: str) -> Analysis:

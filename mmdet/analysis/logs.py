@@ -89,6 +89,11 @@ def _read_lines(file: Path) -> list[dict]:
             if not isinstance(record.get(key, 0), kinds) or not abs(record.get(key, 0)) < 2**63:
                 raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(record[key])[:40]!r}; '
                                  'expected a scalars.json')
+        for key, value in record.items():
+            if not (isinstance(value, str) or value is None or isinstance(value, (int, float)) and (
+                    isinstance(value, float) or abs(value) < 2**63)):
+                raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(value)[:40]!r}; expected a '
+                                 'scalars.json')
         records.append(record)
     return records
 

@@ -143,7 +143,7 @@ class CocoDataset(BaseDataset):
         level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
         print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
         changed = any(getattr(type(self), name) is not getattr(CocoDataset, name)
-                      for name in ('load_data_list', 'filter_data'))
+                      for name in ('full_init', 'load_data_list', 'filter_data'))
         return list(images) if changed else images
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +161,10 @@ class CocoDataset(BaseDataset):
             return super().get_data_info(idx)
         return dict(self._images[self.data_bytes.view(np.int64)[idx]], sample_idx=idx % len(self))
 
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The labels of an image's objects, for data sets that draw rare classes more often."""
+        return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
+
     def _labels(self, categories: Sequence[tuple]) -> dict[Union[int, str], int]:
         classes = list(self.metainfo['classes'])
         names = {name: key for key, name in categories}
@@ -175,7 +179,8 @@ class CocoDataset(BaseDataset):
                       f"metainfo.classes ({', '.join(classes)}). Labels follow metainfo.classes; in mmdetection they "
                       'follow the file, so a model trained there needs the classes in the order of the file',
                       'current', logging.WARNING)
-        return {names[name]: label for label, name in enumerate(classes)}
+        labels = {name: label for label, name in enumerate(classes)}
+        return {key: labels[name] for key, name in categories if name in labels}
 
     def filter_data(self) -> Sequence[dict]:
         if self.test_mode or not self.filter_cfg:

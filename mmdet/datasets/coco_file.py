@@ -47,6 +47,12 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
         data = json.loads(mmengine.fileio.get(path, backend_args=backend_args))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'ann_file {path}: not JSON ({error})') from None
+    check_coco(path, data)
+    return data
+
+
+def check_coco(path: str, data: Any) -> None:
+    """The contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
     if not isinstance(data, dict):
         raise ValueError(f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
                          f"'annotations' and 'categories', found a {type(data).__name__}")
@@ -72,7 +78,6 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
             raise ValueError(f'ann_file {path}: annotations[{i}]: {error}') from None
         coordinates.add(i, annotation)
     coordinates.check()
-    return data
 
 
 def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:

@@ -178,27 +178,10 @@ class CocoMetric(BaseMetric):
 
     def _load(self) -> None:
         if self._coco is None:
-            data = read_coco(self.ann_file, self.backend_args)
-            without_mask = {}
-            for i, annotation in enumerate(data['annotations'], 1):
-                # What pycocotools needs and training does not.
-                x, y, width, height = annotation['bbox']
-                annotation['id'] = i
-                for key, value in (('iscrowd', 0), ('area', width * height), ('category_id', None)):
-                    if annotation.get(key) is None:
-                        annotation[key] = value
-                mask, bad = valid_mask(annotation.get('segmentation'))
-                if mask is None:
-                    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-                    without_mask[i] = dict(annotation, segmentation=[corners], iscrowd=1)
-                elif bad:
-                    annotation['segmentation'] = mask
-            self._coco = self._coco_masks = _index(data)
+            self._coco, self._coco_masks, without_mask = read_truth(self.ann_file, self.backend_args)
             if without_mask and 'segm' in self.metrics:
-                print_log(f'{self.ann_file}: {len(without_mask)} objects without a mask; for masks their boxes are '
-                          'regions in which detections do not count', 'current', logging.WARNING)
-                self._coco_masks = _index(dict(data, annotations=[
-                    without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]))
+                print_log(f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
+                          'in which detections do not count', 'current', logging.WARNING)
             names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
             classes = (self.dataset_meta or {}).get('classes') or list(names)
             self._classes = list(classes)
@@ -251,6 +234,42 @@ class CocoMetric(BaseMetric):
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
             text += '\n' + AsciiTable(rows).table
         print_log(text, MMLogger.get_current_instance())
+
+
+def read_truth(path: str, backend_args: Optional[dict] = None) -> tuple[COCO, COCO, int]:
+    """COCO annotations as pycocotools wants them.
+
+    Returns:
+        Them for boxes; for masks, where an object that has none is a region in which detections do not count; and the
+        number of such objects.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`.read_coco`.
+    """
+    data = read_coco(path, backend_args)
+    # Several categories of one name are one, as in training.
+    same = {category['id']: category['name'] for category in data['categories']}
+    last = {name: key for key, name in same.items()}
+    without_mask = {}
+    for i, annotation in enumerate(data['annotations'], 1):
+        # What pycocotools needs and training does not.
+        x, y, width, height = annotation['bbox']
+        annotation['id'] = i  # 0 would mean "no object" to it
+        for key, value in (('iscrowd', 0), ('area', width * height), ('category_id', None)):
+            if annotation.get(key) is None:
+                annotation[key] = value
+        annotation['category_id'] = last.get(same.get(annotation['category_id']), annotation['category_id'])
+        mask, bad = valid_mask(annotation.get('segmentation'))
+        if mask is None:
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            without_mask[i] = dict(annotation, segmentation=[corners], iscrowd=1)
+        elif bad:
+            annotation['segmentation'] = mask
+    boxes = masks = _index(data)
+    if without_mask:
+        masks = _index(dict(data, annotations=[
+            without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]))
+    return boxes, masks, len(without_mask)
 
 
 def _index(data: dict) -> COCO:

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Callable, Iterator, Optional, Union
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.config import ConfigDict
@@ -25,6 +24,7 @@ from mmengine.runner import checkpoint as engine
 from torch import Tensor, nn
 
 from mmdet.utils.atomic_io import is_whole
+from mmdet.utils.unpickling import REPLACEMENTS, check_depth, restore
 from mmdet.utils.weights import describe_differences, find_differences
 
 _trusted = False
@@ -56,16 +56,9 @@ def _method(owner: Any, name: str) -> Callable:
     return getattr(owner, name)
 
 
-@lru_cache(maxsize=None)
-def _safe_globals() -> tuple:
-    """What checkpoints of mmengine hold beside weights: its log, arrays and scalars of NumPy, nested metainfo."""
-    arrays = {'_reconstruct': np.empty(0).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
-    return (
-        HistoryBuffer, ConfigDict, OneCycleParamScheduler, (_method, 'builtins.getattr'), np.ndarray, np.dtype,
-        # Named so by NumPy 1 and 2, whichever wrote the file.
-        *((function, f'numpy.{core}.multiarray.{name}') for name, function in arrays.items()
-          for core in ('core', '_core')),
-        *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdU'})
+#: what checkpoints of mmengine hold beside weights: its log, arrays and scalars of NumPy, nested metainfo
+_SAFE_GLOBALS = (HistoryBuffer, ConfigDict, OneCycleParamScheduler, (_method, 'builtins.getattr'),
+                 *((replacement, name) for name, replacement in REPLACEMENTS.items()))
 
 
 def check_checkpoint_file(path: str) -> None:
@@ -122,10 +115,13 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu', trust: bool = Fal
 
 def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) -> dict:
     trust = trust or _trusted
-    added = [] if trust else [one for one in _safe_globals() if one not in torch.serialization.get_safe_globals()]
+    added = [] if trust else [one for one in _SAFE_GLOBALS if one not in torch.serialization.get_safe_globals()]
     try:
+        if not trust:
+            _check_opcodes(source)
         with torch.serialization.safe_globals(added):
             checkpoint = torch.load(source, map_location=map_location, weights_only=not trust)
+        checkpoint = checkpoint if trust else restore(checkpoint)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # anything can come out of a damaged pickle
@@ -143,6 +139,22 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
     return checkpoint
 
 
+def _check_opcodes(source: Union[str, BinaryIO]) -> None:
+    """Of what torch is about to unpickle; see :func:`.check_depth`."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith('/data.pkl'):
+                    check_depth(archive.read(entry), entry.file_size)
+        return
+    size = os.path.getsize(source) if isinstance(source, str) else len(source.getbuffer())
+    with open(source, 'rb') if isinstance(source, str) else nullcontext(source) as file:
+        for _ in range(5):  # before torch 1.6: magic number, protocol, system, contents, keys, and then raw numbers
+            check_depth(file, size)
+    if not isinstance(source, str):
+        source.seek(0)
+
+
 def _check_meta(checkpoint: dict, name: str) -> None:
     owner = checkpoint
     for key in ('meta', 'dataset_meta'):
@@ -157,7 +169,10 @@ def _check_meta(checkpoint: dict, name: str) -> None:
 
 
 def _short(value: Any) -> str:
-    text = f'{type(value).__name__} {value!r}'
+    try:
+        text = f'{type(value).__name__} {value!r}'
+    except RecursionError:
+        text = f'{type(value).__name__}, nested deeply'
     return text if len(text) <= 80 else f'{text[:77]}...'
 
 
@@ -346,8 +361,8 @@ def blame(path: str) -> Iterator[None]:
 
 
 #: of torch's optimizers
-_LIKE_THE_PARAMETER = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg', 'grad_avg',
-                       'acc_delta', 'ax', 'prev', 'step_size', 'sum')
+_LIKE_THE_PARAMETER = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg',
+                       'grad_avg', 'acc_delta', 'ax', 'prev', 'step_size', 'sum')
 
 
 def _is_dense(value: Any) -> bool:

@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from mmdet.datasets.coco_file import check_coco
 from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
 from mmdet.utils.progress import track
@@ -35,7 +36,8 @@ def read_image(path: Path, image_id: int, category_ids: dict[str, int]) -> tuple
                                     bbox=[x1 - 1, y1 - 1, width, height], iscrowd=difficult, segmentation=[]))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
-    except (ElementTree.ParseError, AttributeError, ValueError) as error:
+        check_coco(str(path), dict(images=[image], annotations=annotations, categories=[]))
+    except (ElementTree.ParseError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: not a VOC annotation ({error})') from None
     return image, annotations
 
@@ -52,7 +54,7 @@ def main(argv=None):
         raise FileNotFoundError(f'{listing}: no such file; expected the list of the images of split {args.split!r}')
     category_ids = {name: i for i, name in enumerate(args.classes, 1)}
     images, annotations = [], []
-    lines = [line for line in map(str.strip, listing.read_text().splitlines()) if line]
+    lines = [line for line in map(str.strip, listing.read_text(errors='surrogateescape').splitlines()) if line]
     for image_id, line in enumerate(track(lines, 'Reading annotations'), 1):
         image, own = read_image(args.root / 'Annotations' / f'{line.split()[0]}.xml', image_id, category_ids)
         images.append(image)

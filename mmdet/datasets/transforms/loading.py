@@ -64,7 +64,10 @@ def cut_off(data: bytes) -> str:
     if not data:
         return 'the file is empty'
     if data[:8] == b'\x89PNG\r\n\x1a\n':
-        return '' if b'IEND' in data[-65536:] else 'cut off: the end of the PNG is missing'
+        at = 8
+        while data[at + 4:at + 8] not in (b'IEND', b''):
+            at += 12 + int.from_bytes(data[at:at + 4], 'big')
+        return '' if data[at + 4:at + 8] else 'cut off: the end of the PNG is missing'
     if data[:2] != b'\xff\xd8':
         return ''
     at = 2  # past the segments, of which one may hold a thumbnail with an end of its own

@@ -1,4 +1,5 @@
 """Pictures of detections in validation and testing."""
+from collections import Counter
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -20,7 +21,8 @@ class DetVisualizationHook(Hook):
         interval: in validation every so many images go to the visualizer's backends.
         score_thr: detections with a lower score are left out.
         show: pictures in windows, each for ``wait_time`` seconds, or with 0 until the space key.
-        test_out_dir: in testing every image's picture is written here, under the image's name.
+        test_out_dir: in testing every image's picture is written here, under the image's name, with its id where there
+            are several of one name.
         backend_args: of the images' file backend.
     """
 
@@ -33,6 +35,7 @@ class DetVisualizationHook(Hook):
         self.wait_time = wait_time
         self.test_out_dir = test_out_dir
         self.backend_args = backend_args
+        self._repeated: set[str] = set()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
                        outputs: Optional[Sequence] = None) -> None:
@@ -43,12 +46,19 @@ class DetVisualizationHook(Hook):
             if (first + i) % self.interval == 0:
                 self._draw(runner, sample, runner.iter, None)
 
+    def before_test(self, runner: Runner) -> None:
+        data = runner.test_loop.dataloader.dataset
+        if self.draw and self.test_out_dir and hasattr(data, 'get_data_info'):
+            stems = Counter(Path(data.get_data_info(i)['img_path']).stem for i in range(len(data)))
+            self._repeated = {stem for stem, number in stems.items() if number > 1}
+
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
                         outputs: Optional[Sequence] = None) -> None:
         if not self.draw:
             return
         for sample in outputs:
-            name = f'{Path(sample.img_path).stem}.png'
+            stem = Path(sample.img_path).stem
+            name = f'{stem}_{sample.img_id}.png' if stem in self._repeated else f'{stem}.png'
             self._draw(runner, sample, batch_idx, str(Path(self.test_out_dir) / name) if self.test_out_dir else None)
 
     def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: Optional[str]) -> None:
