@@ -137,8 +137,8 @@ def read_truth(path: str, kind: str) -> COCO:
     """
     boxes, masks, without_mask = coco_metric.read_truth(path)
     if kind == 'segm' and without_mask == len(boxes.anns):
-        raise ValueError(f"ann_file {path}: annotations[0] has no 'segmentation', and no other has one, which --types segm "
-                         'needs; give --types bbox')
+        raise ValueError(f"ann_file {path}: annotations[0] has no 'segmentation', which --types segm needs, and no "
+                         'other has one; give --types bbox')
     return masks if kind == 'segm' else boxes
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Callable, Iterator, Optional, Union
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.config import ConfigDict
@@ -392,8 +393,22 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
             _check_alike(checkpoint.get(key), known[key], key)
     hub = checkpoint['message_hub']
     for key, value in hub['log_scalars'].items():
-        if not isinstance(value, HistoryBuffer):
-            raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer, got {_short(value)}')
+        history = [vars(value).get(f'_{name}_history') for name in ('log', 'count')] if isinstance(
+            value, HistoryBuffer) else []
+        if not history or not all(isinstance(one, np.ndarray) and one.ndim == 1 and one.dtype.kind in 'iufb'
+                                  and len(one) == len(history[0]) for one in history):
+            raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer with as many values as counts, '
+                             f'got {_short(value)}')
+    for key, value in hub['resumed_keys'].items():
+        if not isinstance(value, bool) or not (key in hub['log_scalars'] or key in hub['runtime_info']):
+            raise ValueError(f'message_hub.resumed_keys.{key} must be true or false, of a key that there is')
+    info = hub['runtime_info']
+    for key, kind in (('interrupted_ckpt', str), ('train_epoch', dict), ('unvalidated', bool), ('last_ckpt', str)):
+        if not isinstance(info.get(key), (kind, type(None))):
+            raise ValueError(f'message_hub.runtime_info.{key} must be a {kind.__name__}, got {_short(info[key])}')
+    for key in ('epoch', 'first_iter', 'length'):
+        if info.get('train_epoch') is not None and not _is_count(info['train_epoch'].get(key)):
+            raise ValueError(f'message_hub.runtime_info.train_epoch.{key} must be a number of 0 or more')
     if 'optimizer' not in known or 'optimizer' not in checkpoint:
         return
     ids = [one for group in checkpoint['optimizer']['param_groups'] for one in group.get('params', ())]
@@ -420,7 +435,9 @@ def _is_count(value: Any) -> bool:
 
 def _check_alike(value: Any, known: Any, where: str) -> None:
     """Dicts as dicts, lists as lists, numbers as numbers, as far as both have them. Numbers must be there."""
-    if known is None or isinstance(known, bool) or value is None and where.startswith('param_schedulers'):
+    if known is None or isinstance(known, bool):
+        return
+    if value is None and isinstance(known, float) and where.startswith('param_schedulers'):  # eta_min not set
         return
     kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), object) if isinstance(known, kinds))
     if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63:

@@ -72,7 +72,9 @@ def test_cut_last_line_and_nothing_before_it(tmp_path):
 @pytest.mark.parametrize('text, says', [
     ('{"loss": 1, "step": 1}\n{"loss\n{"loss": 1, "step": 3}\n', 'line 2: not a JSON record'),
     ('model = 1', 'line 1: not a JSON record'), ('[1, 2]\n', 'line 1: not a record but'),
-    ('{"loss": 1}\n', "line 1: no 'step' or 'iter'")])
+    ('{"loss": 1}\n', "line 1: no 'step' or 'iter'"), ('{"loss": [1], "step": 1}\n', 'line 1: loss must be a number'),
+    ('{"loss": 1, "step": 1, "lr": {}}\n', 'line 1: lr must be a number'),
+    ('{"loss": 1, "step": "a"}\n', 'line 1: step must be a number')])
 def test_bad_line_is_named(tmp_path, text, says):
     path = tmp_path / 'scalars.json'
     path.write_text(text)

@@ -159,7 +159,7 @@ def test_cut_off(ending):
     if ending == '.jpg':  # a segment with a picture of its own, as cameras write, and a film behind
         segment = b'Exif\0\0' + thumbnail
         data = data[:2] + b'\xff\xe1' + (len(segment) + 2).to_bytes(2, 'big') + segment + data[2:]
-    assert cut_off(data) == '' and cut_off(data + bytes(100)) == ''
+    assert cut_off(data) == '' and cut_off(data + bytes(100)) == '' and cut_off(data + bytes(10**5)) == ''
     for length in (len(data) - 12, len(data) // 2, len(data) // 3, 40):
         assert 'cut off' in cut_off(data[:length])
     for odd in (b'\xff\xd8', b'\xff\xd8\xff', b'\xff\xd8\xff\xe0\0\0', b'\xff\xd8' + b'\xff' * 50, b'BM', b'GIF89a'):

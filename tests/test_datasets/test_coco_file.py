@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fuzzing import ODD, annotations, mutated, run
 
 from mmdet.datasets import CocoDataset, coco_file
 from mmdet.datasets.coco_file import CocoTable, read_coco, read_table
+from mmdet.evaluation import CocoMetric
 
 CLASSES = ('a', 'b')
 REAL = Path(__file__).resolve().parents[3] / 'shared' / 'data'
@@ -268,6 +270,23 @@ def test_odd_names_of_files(tmp_path, reads):
         path.write_text(json.dumps(annotations()))
         same(read_table(str(path)), read_table(str(path)))
     assert len(reads) == 3
+
+
+def test_categories_of_one_name_are_one(tmp_path):
+    data = annotations()
+    data['categories'].append(dict(id=7, name='a'))
+    data['annotations'][0]['category_id'] = 7
+    path = write(tmp_path, data)
+    assert dataset(path).cat2label == {1: 0, 2: 1, 7: 0}
+    assert [dataset(path, test_mode=True).get_cat_ids(i) for i in range(3)] == [[0, 1], [1, 0], [0, 1]]
+    metric = CocoMetric(path)
+    metric.dataset_meta = dict(classes=CLASSES)
+    for image in dataset(path, test_mode=True):
+        boxes = torch.tensor([one['bbox'] for one in image['instances']], dtype=torch.float32)
+        labels = torch.tensor([one['bbox_label'] for one in image['instances']])
+        metric.process({}, [dict(img_id=image['img_id'], pred_instances=dict(
+            bboxes=boxes, labels=labels, scores=torch.ones(len(labels))))])
+    assert metric.evaluate(3)['coco/bbox_mAP'] == 1
 
 
 def test_a_table_without_anything(tmp_path):

@@ -37,6 +37,19 @@ def test_every_second_image_in_validation_and_every_one_in_testing(drawn):
     assert [kwargs['out_file'] for _, kwargs in calls[1:]] == ['there/a.png', 'there/b.png', 'there/c.png']
 
 
+def test_images_of_one_name_have_a_picture_each(drawn):
+    runner, samples, calls = drawn
+    for i, sample in enumerate(samples):
+        sample.set_metainfo(dict(img_id=i))
+    paths = ['x/a.png', 'x/b.png', 'y/a.png', 'y/c.png']
+    data = type('Data', (), dict(__len__=lambda self: 4, get_data_info=lambda self, i: dict(img_path=paths[i])))()
+    runner.test_loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+    hook = DetVisualizationHook(True, test_out_dir='there')
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, outputs=samples)
+    assert [kwargs['out_file'] for _, kwargs in calls] == ['there/a_0.png', 'there/b.png', 'there/c.png']
+
+
 def test_trigger():
     cfg = Config(dict(default_hooks=dict(visualization=dict(type='DetVisualizationHook'))))
     cfg = trigger_visualization_hook(cfg, Namespace(show=False, show_dir='there', wait_time=2))

@@ -34,9 +34,9 @@ def read_image(path: Path, image_id: int, category_ids: dict[str, int]) -> tuple
             difficult = int(item.findtext('difficult') or 0)
             annotations.append(dict(image_id=image_id, category_id=category_ids[name], area=width * height,
                                     bbox=[x1 - 1, y1 - 1, width, height], iscrowd=difficult, segmentation=[]))
+        check_coco(str(path), dict(images=[image], annotations=annotations, categories=[]))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
-        check_coco(str(path), dict(images=[image], annotations=annotations, categories=[]))
     except (ElementTree.ParseError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: not a VOC annotation ({error})') from None
     return image, annotations

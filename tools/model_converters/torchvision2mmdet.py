@@ -187,7 +187,8 @@ def convert(source, keep_unused, eps):
         raise ValueError(f'{where}: no detector of torchvision\'s (no roi_heads.box_predictor.cls_score.bias, but '
                          f"{', '.join(list(source.state)[:3])}, ...); {WANTED}")
     if logits.dim() != 1 or not 2 <= len(logits) <= 100000:
-        raise ValueError(f'{where}: roi_heads.box_predictor.cls_score.bias has the shape {tuple(logits.shape)}; {WANTED}')
+        raise ValueError(f'{where}: roi_heads.box_predictor.cls_score.bias has the shape {tuple(logits.shape)}, '
+                         f'expected (number of classes, ); {WANTED}')
     number = len(logits)
     with_mask = any(key.startswith('roi_heads.mask_') for key in source.state)
     name = 'maskrcnn_resnet50_fpn' if with_mask else 'fasterrcnn_resnet50_fpn'

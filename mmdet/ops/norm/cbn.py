@@ -144,9 +144,16 @@ class CBN(_BatchNorm):
         self.drop_window()
         saved, follows = state['window'], self.compensation != 'none'
         for entry in saved['entries']:
-            if (channels := entry['stats'].shape[1]) != self.num_features:
+            shapes = [None if entry.get(key) is None else tuple(entry[key].shape)
+                      for key in ('stats', 'patch', 'slope', 'own')]
+            (pair, channels), patch, slope, own = shapes
+            if channels != self.num_features:
                 raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
                                  f'layer has {self.num_features}')
+            if pair != 2 or patch and (len(patch) != 2 or slope != (channels, patch[1])) or own not in (
+                    None, (channels, )) or entry['stats'].isnan().any() or not 0 <= float(entry['weight']) < math.inf:
+                raise ValueError(f'CBN{self._where()}: the window in the checkpoint is damaged, its tensors have the '
+                                 f'shapes {shapes}')
         if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in saved['entries']):
             warnings.warn(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
                           f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty')
