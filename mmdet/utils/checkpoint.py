@@ -440,7 +440,8 @@ def _check_alike(value: Any, known: Any, where: str) -> None:
     if value is None and isinstance(known, float) and where.startswith('param_schedulers'):  # eta_min not set
         return
     kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), str, object) if isinstance(known, kinds))
-    if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63:
+    if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63 or (
+            where.endswith('.param_name') and value != known):
         raise ValueError(f'{where} must be as {_short(known)}, got {_short(value)}')
     if isinstance(known, (list, tuple)):
         value, known = dict(enumerate(value)), dict(enumerate(known))
