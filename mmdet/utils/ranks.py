@@ -2,7 +2,6 @@
 import datetime
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -157,7 +156,7 @@ class Watch:
                 f'(env_cfg.dist_cfg.timeout={self.limit / 0.8:g}). Start again with --resume\n')
         os.write(2, text.encode())
         host, _, process = who.partition(', process ')
-        if host == socket.gethostname():  # a stopped process does not hear torchrun's SIGTERM
+        if host == socket.gethostname():  # a stopped process does not hear torchrun's SIGTERM; later, to fail second
             with suppress(OSError):
-                os.kill(int(process), signal.SIGKILL)
+                subprocess.Popen(['sh', '-c', f'sleep 2; kill -9 {int(process)}'], start_new_session=True)
         os._exit(1)

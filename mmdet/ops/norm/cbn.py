@@ -150,7 +150,7 @@ class CBN(_BatchNorm):
             if channels != self.num_features:
                 raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
                                  f'layer has {self.num_features}')
-            if pair != 2 or patch and (len(patch) != 2 or slope != (channels, patch[1])) or own not in (
+            if pair < 2 or patch and (len(patch) != 2 or slope != (channels, patch[1])) or own not in (
                     None, (channels, )) or entry['stats'].isnan().any() or not 0 <= float(entry['weight']) < math.inf:
                 raise ValueError(f'CBN{self._where()}: the window in the checkpoint is damaged, its tensors have the '
                                  f'shapes {shapes}')
