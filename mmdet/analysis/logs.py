@@ -85,13 +85,11 @@ def _read_lines(file: Path) -> list[dict]:
             raise ValueError(f'{file}, line {number}: not a record but {line[:40]}; expected a scalars.json')
         if 'loss' in record and 'step' not in record and 'iter' not in record:
             raise ValueError(f"{file}, line {number}: no 'step' or 'iter' beside 'loss'; expected a scalars.json")
-        for key, kinds in (('step', int), ('iter', int), ('epoch', int), ('time', (int, float))):
-            if not isinstance(record.get(key, 0), kinds) or not abs(record.get(key, 0)) < 2**63:
-                raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(record[key])[:40]!r}; '
-                                 'expected a scalars.json')
         for key, value in record.items():
-            if not (isinstance(value, str) or value is None or isinstance(value, (int, float)) and (
-                    isinstance(value, float) or abs(value) < 2**63)):
+            kinds = int if key in ('step', 'iter', 'epoch') else (int, float) if key == 'time' else (
+                int, float, str, type(None))
+            finite = isinstance(value, int) or key == 'time'  # a loss may be nan
+            if not isinstance(value, kinds) or finite and not abs(value) < 2**63:
                 raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(value)[:40]!r}; expected a '
                                  'scalars.json')
         records.append(record)

@@ -33,6 +33,12 @@ def encode_masks(masks) -> list[dict]:
     return encoded
 
 
+def item_names(max_dets: Sequence[int]) -> list[str]:
+    """Of the numbers of :func:`summarize`, in their order."""
+    return ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *(f'AR@{number}' for number in max_dets),
+            *(f'AR_{size}@{max_dets[-1]}' for size in 'sml')]
+
+
 def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
     """The twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
 
@@ -53,13 +59,9 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
     def recall(area=0, detections=-1):
         return mean(evaluation.eval['recall'][:, :, area, detections])
 
-    numbers = OrderedDict(mAP=precision(), mAP_50=precision(0.5), mAP_75=precision(0.75), mAP_s=precision(area=1),
-                          mAP_m=precision(area=2), mAP_l=precision(area=3))
-    for i, number in enumerate(max_dets):
-        numbers[f'AR@{number}'] = recall(detections=i)
-    for i, size in enumerate('sml', 1):
-        numbers[f'AR_{size}@{max_dets[-1]}'] = recall(area=i)
-    return numbers
+    return OrderedDict(zip(item_names(max_dets), [
+        precision(), precision(0.5), precision(0.75), *(precision(area=i) for i in (1, 2, 3)),
+        *(recall(detections=i) for i in range(len(max_dets))), *(recall(area=i) for i in (1, 2, 3))]))
 
 
 @METRICS.register_module()
@@ -104,9 +106,7 @@ class CocoMetric(BaseMetric):
         self.proposal_nums = sorted(proposal_nums)
         self.iou_thrs = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
         self.metric_items = metric_items
-        known = [f'{name}{number}' for name, numbers in (
-            ('mAP', ('', '_50', '_75', '_s', '_m', '_l')), ('AR@', self.proposal_nums),
-            ('AR', [f'_{size}@{self.proposal_nums[-1]}' for size in 'sml'])) for number in numbers]
+        known = item_names(self.proposal_nums)
         unknown = sorted(set(metric_items or ()) - set(known))
         if unknown:
             raise ValueError(f'CocoMetric: metric_items {unknown} unknown; there are {known}')

@@ -60,7 +60,7 @@ def _no_bytes() -> bytes:
 
 #: by the names that NumPy 1 and 2 give them
 REPLACEMENTS = {
-    'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes, 'numpy.ndarray': Array, 'numpy.dtype': Dtype,
+    'builtins.bytes': _no_bytes, 'numpy.ndarray': Array, 'numpy.dtype': Dtype,
     'numpy.core.numeric._frombuffer': _array, 'numpy._core.numeric._frombuffer': _array,
     **{f'numpy.{core}.multiarray.{name}': function for core in ('core', '_core')
        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))}}
@@ -78,7 +78,7 @@ def restore(value: Any) -> Any:
             new = restore(old)
             if new is not old:
                 dict.__setitem__(value, key, new)
-    elif isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+    elif type(value) in (list, tuple):
         changed = [restore(one) for one in value]
         return type(value)(changed) if any(new is not old for new, old in zip(changed, value)) else value
     elif isinstance(value, HistoryBuffer):
