@@ -58,9 +58,9 @@ def _no_bytes() -> bytes:
     return b''  # as pickle writes those of an empty array
 
 
-#: by the names that NumPy 1 and 2 give them
+#: by the names that NumPy 1 and 2, and pickle's protocols before 3 and since, give them
 REPLACEMENTS = {
-    'builtins.bytes': _no_bytes, 'numpy.ndarray': Array, 'numpy.dtype': Dtype,
+    'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes, 'numpy.ndarray': Array, 'numpy.dtype': Dtype,
     'numpy.core.numeric._frombuffer': _array, 'numpy._core.numeric._frombuffer': _array,
     **{f'numpy.{core}.multiarray.{name}': function for core in ('core', '_core')
        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))}}
