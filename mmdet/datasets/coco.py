@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
 
-from .coco_file import CocoTable, read_table
+from .coco_table import CocoTable, read_table
 
 COCO_CLASSES = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',

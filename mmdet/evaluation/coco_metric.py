@@ -17,7 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco_file import read_coco, read_table
+from mmdet.datasets.coco_file import read_coco
+from mmdet.datasets.coco_table import read_table
 from mmdet.datasets.transforms.loading import valid_mask
 from mmdet.registry import METRICS
 from mmdet.utils.atomic_io import write_atomic

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Callable, Iterator, Optional, Union
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.config import ConfigDict
@@ -133,7 +132,7 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
                 f'checkpoint {name}: holds {held}, which is neither a weight nor a plain value; to read it '
                 'may run any code, so it is refused. If you know where the file comes from, add --trust-checkpoint '
                 '(in Python: trust_checkpoint=True)') from None
-        raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {_first_line(error)}') from error
+        raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {first_line(error)}') from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name}: expected a dict, found a {type(checkpoint).__name__}')
     _check_meta(checkpoint, name)
@@ -163,13 +162,13 @@ def _check_meta(checkpoint: dict, name: str) -> None:
             break
         owner = owner[key]
         if not isinstance(owner, dict):
-            raise ValueError(f'checkpoint {name}: {key} must be a dict, got {_short(owner)}')
+            raise ValueError(f'checkpoint {name}: {key} must be a dict, got {shorten(owner)}')
     found = dataset_meta(checkpoint)
     if found is not None and not all(isinstance(one, str) for one in found['classes']):
-        raise ValueError(f"checkpoint {name}: the classes must be names, got {_short(found['classes'])}")
+        raise ValueError(f"checkpoint {name}: the classes must be names, got {shorten(found['classes'])}")
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
     try:
         text = f'{type(value).__name__} {value!r}'
     except RecursionError:
@@ -177,7 +176,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f'{text[:77]}...'
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -285,6 +284,11 @@ def load_from_pavi(filename: str, map_location: Any = None) -> dict:
 # -- what a checkpoint says ---------------------------------------------------------------------------------------
 
 
+def is_dense(value: Any) -> bool:
+    return (isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+            and value.device.type != 'meta' and not value.is_complex())
+
+
 def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
     """A checkpoint's weights by name, without the ``module.`` of a wrapped model; ValueError if it has none."""
     state_dict = checkpoint.get('state_dict', checkpoint)
@@ -293,7 +297,7 @@ def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
         raise ValueError(f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
                          f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}")
     for key, value in state_dict.items():
-        if not _is_dense(value):  # torch says so in a warning, and leaves the model's as they are
+        if not is_dense(value):  # torch says so in a warning, and leaves the model's as they are
             raise ValueError(f'checkpoint {path}: state_dict.{key} must be a plain tensor of numbers, got one of '
                              f'{value.dtype}, {value.layout}, on {value.device}')
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
@@ -342,109 +346,3 @@ def dataset_meta(checkpoint: dict) -> Optional[dict[str, Union[tuple, list]]]:
     if meta.get('palette') is not None:
         found['palette'] = meta['palette']
     return found
-
-
-# -- resuming -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def blame(path: str) -> Iterator[None]:
-    """What goes wrong within is put down to the contents of the checkpoint ``path``: a ValueError that names it."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of what somebody has changed anything
-        if f'checkpoint {path}' in str(error):
-            raise
-        kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
-        raise ValueError(f'checkpoint {path}: cannot be resumed from: {kind}{_first_line(error)}') from error
-
-
-#: of torch's optimizers
-_LIKE_THE_PARAMETER = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg',
-                       'grad_avg', 'acc_delta', 'ax', 'prev', 'step_size', 'sum')
-
-
-def _is_dense(value: Any) -> bool:
-    return (isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-            and value.device.type != 'meta' and not value.is_complex())
-
-
-def check_resumable(checkpoint: dict, known: dict) -> None:
-    """Whether a run could have written what is not weights in a checkpoint.
-
-    Args:
-        checkpoint: its contents.
-        known: what the run that resumes would write: ``message_hub`` and, if there are any, ``optimizer`` and
-            ``param_schedulers``; with ``optimizer`` the ``parameters``, in the order of its groups.
-
-    Raises:
-        ValueError: something is missing or of another kind, named by its keys.
-    """
-    meta = checkpoint.get('meta') or {}
-    for key in ('epoch', 'iter'):
-        if not _is_count(meta.get(key)):
-            raise ValueError(f'meta.{key} must be a number of 0 or more, got {_short(meta.get(key))}')
-    if not isinstance(meta.get('seed', 0), (int, type(None))) or not 0 <= (meta.get('seed') or 0) < 2**32:
-        raise ValueError(f"meta.seed must be a number from 0 to 2**32 - 1, got {_short(meta['seed'])}")
-    for key in ('message_hub', 'optimizer', 'param_schedulers'):
-        if key in known and (key in checkpoint or key == 'message_hub'):  # save_optimizer=False leaves it out
-            _check_alike(checkpoint.get(key), known[key], key)
-    hub = checkpoint['message_hub']
-    for key, value in hub['log_scalars'].items():
-        history = [vars(value).get(f'_{name}_history') for name in ('log', 'count')] if isinstance(
-            value, HistoryBuffer) else []
-        if not history or not all(isinstance(one, np.ndarray) and one.ndim == 1 and one.dtype.kind in 'iufb'
-                                  and len(one) == len(history[0]) for one in history):
-            raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer with as many values as counts, '
-                             f'got {_short(value)}')
-    for key, value in hub['resumed_keys'].items():
-        if not isinstance(value, bool) or not (key in hub['log_scalars'] or key in hub['runtime_info']):
-            raise ValueError(f'message_hub.resumed_keys.{key} must be true or false, of a key that there is')
-    info = hub['runtime_info']
-    for key, kind in (('interrupted_ckpt', str), ('train_epoch', dict), ('unvalidated', bool), ('last_ckpt', str)):
-        if not isinstance(info.get(key), (kind, type(None))):
-            raise ValueError(f'message_hub.runtime_info.{key} must be a {kind.__name__}, got {_short(info[key])}')
-    for key in ('epoch', 'first_iter', 'length'):
-        if info.get('train_epoch') is not None and not _is_count(info['train_epoch'].get(key)):
-            raise ValueError(f'message_hub.runtime_info.train_epoch.{key} must be a number of 0 or more')
-    if 'optimizer' not in known or 'optimizer' not in checkpoint:
-        return
-    ids = [one for group in checkpoint['optimizer']['param_groups'] for one in group.get('params', ())]
-    parameters = dict(zip(ids, known['parameters']))
-    if len(parameters) != len(ids) or len(ids) != len(known['parameters']):
-        raise ValueError(f"optimizer.param_groups must hold {len(known['parameters'])} parameters, each once, got "
-                         f'{len(parameters)}')
-    for index, state in checkpoint['optimizer']['state'].items():
-        where = f'optimizer.state.{index}'
-        if index not in parameters or not isinstance(state, dict):
-            raise ValueError(f'{where} must be a dict of one of the parameters, got {_short(state)}')
-        shape = parameters[index].shape
-        for key, value in state.items():
-            if key in _LIKE_THE_PARAMETER:
-                if value is not None and not (_is_dense(value) and value.shape == shape):
-                    raise ValueError(f'{where}.{key} must be of the shape {tuple(shape)}, got {_short(value)}')
-            elif not (value is None or isinstance(value, (int, float, list, tuple, dict)) or _is_dense(value)):
-                raise ValueError(f'{where}.{key} must be a number or a tensor, got {_short(value)}')
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _check_alike(value: Any, known: Any, where: str) -> None:
-    """Dicts as dicts, lists as lists, numbers as numbers, as far as both have them. Numbers must be there."""
-    if known is None or isinstance(known, bool):
-        return
-    if value is None and isinstance(known, float) and where.startswith('param_schedulers'):  # eta_min not set
-        return
-    kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), str, object) if isinstance(known, kinds))
-    if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63 or (
-            where.endswith('.param_name') and value != known):
-        raise ValueError(f'{where} must be as {_short(known)}, got {_short(value)}')
-    if isinstance(known, (list, tuple)):
-        value, known = dict(enumerate(value)), dict(enumerate(known))
-    for key in known if isinstance(known, dict) else ():
-        if key in value or where.startswith(('optimizer', 'message_hub')):
-            _check_alike(value.get(key), known[key], f'{where}.{key}')

@@ -136,7 +136,7 @@ def test_a_file_of_the_size_of_train2017(tmp_path):
             assert one['seconds'] < 12 and one['most'] < 1.5 * 2**20
             assert max(one['workers']) < 50 * 1024
         seconds = subprocess.check_output([sys.executable, '-c', (
-            'import sys, time; from mmdet.datasets.coco_file import read_table; start = time.time(); '
+            'import sys, time; from mmdet.datasets.coco_table import read_table; start = time.time(); '
             'read_table(sys.argv[1]); print(time.time() - start)'), str(tmp_path / 'train.json')], cwd=ROOT, text=True)
         print(f'kept: read in {float(seconds):.2f} s')
         assert float(seconds) < 2

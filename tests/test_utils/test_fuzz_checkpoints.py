@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmdet.apis import DetInferencer
 from mmdet.engine import DetRunner
-from mmdet.utils.checkpoint import check_resumable
+from mmdet.utils.resuming import check_resumable
 from mmdet.utils.setup import load_config, prepare
 
 ODD = st.one_of(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmdet.ops.norm import CBN
 from mmdet.registry import HOOKS
-from mmdet.utils.checkpoint import blame
+from mmdet.utils.resuming import blame
 
 
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:

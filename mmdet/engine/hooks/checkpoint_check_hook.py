@@ -8,7 +8,8 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 from mmdet.registry import HOOKS
-from mmdet.utils.checkpoint import check_resumable, check_state_dict
+from mmdet.utils.checkpoint import check_state_dict
+from mmdet.utils.resuming import check_resumable
 
 
 @HOOKS.register_module()

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdet.registry import RUNNERS
-from mmdet.utils.checkpoint import blame
 from mmdet.utils.config_check import build_model
 from mmdet.utils.interrupt import Interrupted, shield_worker
 from mmdet.utils.ranks import Watch, check_timeout
+from mmdet.utils.resuming import blame
 
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from fuzzing import ODD, annotations, mutated, run
 
-from mmdet.datasets import CocoDataset, coco_file
-from mmdet.datasets.coco_file import CocoTable, read_coco, read_table
+from mmdet.datasets import CocoDataset, coco_table
+from mmdet.datasets.coco_file import read_coco
+from mmdet.datasets.coco_table import CocoTable, read_table
 from mmdet.evaluation import CocoMetric
 
 CLASSES = ('a', 'b')
@@ -86,7 +87,7 @@ def test_what_the_dicts_say(tmp_path, real):
     kept = [image for image in expected if image['instances'] and min(image['height'], image['width']) >= 24]
     data = dataset(path, classes, filter_cfg=dict(filter_empty_gt=True, min_size=24))
     assert [data.get_data_info(i)['img_id'] for i in range(len(data))] == [image['img_id'] for image in kept]
-    same(coco_file._read_fast(Path(path).read_bytes()), coco_file._read_plain(path))
+    same(coco_table._read_fast(Path(path).read_bytes()), coco_table._read_plain(path))
 
 
 @pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
@@ -96,11 +97,11 @@ def test_fast_takes_nothing_that_the_plain_way_refuses(tmp_path, examples):
     def check(data):
         path = write(tmp_path, data)
         try:
-            fast = coco_file._read_fast(Path(path).read_bytes())
+            fast = coco_table._read_fast(Path(path).read_bytes())
         except Exception as error:
-            assert isinstance(error, (ValueError, OverflowError, coco_file.msgspec.MsgspecError)), repr(error)
+            assert isinstance(error, (ValueError, OverflowError, coco_table.msgspec.MsgspecError)), repr(error)
             return
-        same(fast, coco_file._read_plain(path))
+        same(fast, coco_table._read_plain(path))
         taken.append(1)
 
     run(examples, mutated(annotations(), ODD, most=2), check)
@@ -144,9 +145,9 @@ def test_a_subclass_may_change_the_list(tmp_path):
 def reads(monkeypatch):
     """Files of any size are kept; how often one was read."""
     count = []
-    read = coco_file._read
-    monkeypatch.setattr(coco_file, 'CACHE_FROM', 0)
-    monkeypatch.setattr(coco_file, '_read', lambda *args: count.append(1) or read(*args))
+    read = coco_table._read
+    monkeypatch.setattr(coco_table, 'CACHE_FROM', 0)
+    monkeypatch.setattr(coco_table, '_read', lambda *args: count.append(1) or read(*args))
     return count
 
 
@@ -161,7 +162,7 @@ def test_kept_and_used_while_the_file_is_the_same(tmp_path, reads):
     path = write(tmp_path, spoilt())
     first, second = read_table(path), read_table(path)
     same(first, second)
-    same(second, coco_file._read_plain(path))
+    same(second, coco_table._read_plain(path))
     assert len(reads) == 1 and sorted(os.listdir(tmp_path)) == ['x.json', 'x.json.cache']
     state = os.stat(path)
     write(tmp_path, dict(spoilt(), annotations=[dict(one, bbox=one['bbox'][::-1]) for one in spoilt()['annotations']]))
@@ -202,16 +203,16 @@ def test_a_damaged_cache_is_made_anew(tmp_path, reads, damage):
 
 def test_where_nothing_can_be_written(tmp_path, reads, monkeypatch):
     said = []
-    monkeypatch.setattr(coco_file, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(coco_table, 'print_log', lambda text, *_: said.append(text))
     monkeypatch.setattr('tempfile.mkstemp', lambda **_: (_ for _ in ()).throw(PermissionError(13, 'Permission denied')))
     path = write(tmp_path)
-    same(read_table(path), coco_file._read_plain(path))
+    same(read_table(path), coco_table._read_plain(path))
     assert 'x.json.cache: cannot be written (Permission denied)' in said[0] and os.listdir(tmp_path) == ['x.json']
 
 
 def test_a_disk_that_fills(tmp_path, reads, monkeypatch):
-    monkeypatch.setattr(coco_file, 'seal', lambda path: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-    same(read_table(write(tmp_path)), coco_file._read_plain(str(tmp_path / 'x.json')))
+    monkeypatch.setattr(coco_table, 'seal', lambda path: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    same(read_table(write(tmp_path)), coco_table._read_plain(str(tmp_path / 'x.json')))
     assert os.listdir(tmp_path) == ['x.json']
 
 
@@ -247,7 +248,7 @@ def test_no_numbers_beyond_the_largest(tmp_path):
         data = annotations()
         data['annotations'][0][key] = value
         with pytest.raises(ValueError):
-            coco_file._read_fast(json.dumps(data).encode())
+            coco_table._read_fast(json.dumps(data).encode())
         with pytest.raises(ValueError, match=r'x.json: annotations\[0\]'):
             read_table(write(tmp_path, data))
 
@@ -256,7 +257,7 @@ def test_outlines_that_pycocotools_cannot_draw(tmp_path):
     data = annotations()
     data['annotations'][0]['segmentation'] = [[-2**20, 0, 2**20, 1] * 4]
     with pytest.raises(ValueError):
-        coco_file._read_fast(json.dumps(data).encode())
+        coco_table._read_fast(json.dumps(data).encode())
     for read in (read_coco, read_table):
         with pytest.raises(ValueError, match=r'x.json: annotations\[0\]: segmentation is a polygon with an outline of'):
             read(write(tmp_path, data))
