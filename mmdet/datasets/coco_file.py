@@ -1,6 +1,7 @@
 """COCO annotation files: read, and checked."""
 import json
 import os
+import reprlib
 from array import array
 from typing import Any, Optional
 
@@ -101,15 +102,15 @@ def _check_annotation(annotation: dict, sizes: dict) -> None:
     """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {_short(box)}')
+        raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {reprlib.repr(box)}')
     for key, kinds in (('image_id', (int, str)), ('category_id', (int, str, type(None)))):
         if not isinstance(annotation.get(key), kinds):
-            raise ValueError(f'{key} must be a number or a text, got {_short(annotation[key])}')
+            raise ValueError(f'{key} must be a number or a text, got {reprlib.repr(annotation[key])}')
     area, crowd = annotation.get('area'), annotation.get('iscrowd')
     if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
-        raise ValueError(f'area must be a number of pixels, got {_short(area)}')
+        raise ValueError(f'area must be a number of pixels, got {reprlib.repr(area)}')
     if crowd not in (None, 0, 1):
-        raise ValueError(f'iscrowd must be 0 or 1, got {_short(crowd)}')
+        raise ValueError(f'iscrowd must be 0 or 1, got {reprlib.repr(crowd)}')
     mask = annotation.get('segmentation')
     if isinstance(mask, dict):
         problem = rle_problem(mask, sizes.get(annotation['image_id']))
@@ -117,18 +118,13 @@ def _check_annotation(annotation: dict, sizes: dict) -> None:
             raise ValueError(f'segmentation {problem}')
     elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
         raise ValueError(f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
-                         f'run-length encoding, got {_short(mask)}')
+                         f'run-length encoding, got {reprlib.repr(mask)}')
 
 
 def outline(polygon: np.ndarray) -> float:
     """How far it is around x1, y1, x2, y2, ..., the longer of both directions at each step, in pixels."""
     points = polygon.reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, 0)).max(1).sum())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 class _Coordinates:
@@ -172,4 +168,5 @@ class _Coordinates:
                 for value in numbers:
                     if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
                         raise ValueError(f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
-                                         f'pixels, at most {LARGEST}, got {_short(value)} in {_short(numbers)}')
+                                         f'pixels, at most {LARGEST}, got {reprlib.repr(value)} in '
+                                         f'{reprlib.repr(numbers)}')

@@ -5,6 +5,7 @@ Importing this module replaces mmengine's loaders of checkpoints, which run any 
 import io
 import os
 import re
+import reprlib
 import zipfile
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
@@ -169,11 +170,8 @@ def _check_meta(checkpoint: dict, name: str) -> None:
 
 
 def shorten(value: Any) -> str:
-    try:
-        text = f'{type(value).__name__} {value!r}'
-    except RecursionError:
-        text = f'{type(value).__name__}, nested deeply'
-    return text if len(text) <= 80 else f'{text[:77]}...'
+    """A value for a message, however large or deep it is."""
+    return f'{type(value).__name__} {reprlib.repr(value)}'
 
 
 def first_line(error: Exception) -> str:
