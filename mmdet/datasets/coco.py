@@ -55,9 +55,7 @@ class _Images(Sequence):
         arrays = self.table.arrays
         shorter = np.minimum(arrays['height'], arrays['width'])[self.index]
         before = np.concatenate([[0], np.cumsum(self.kept[arrays['order']])])
-        ends = arrays['order_end']
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        return shorter, (before[ends] - before[starts])[self.index]
+        return shorter, np.diff(before[np.concatenate([[0], arrays['order_end']])])[self.index]
 
 
 @DATASETS.register_module()
@@ -135,9 +133,7 @@ class CocoDataset(BaseDataset):
         wanted = (labels[arrays['category']] >= 0) & ~arrays['ignored']
         kept = wanted & arrays['usable']
         images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
-        inside = np.zeros(len(kept), dtype=bool)
-        inside[arrays['order']] = True
-        left_out = {BAD_BOX: (inside & wanted & ~arrays['usable']).sum(), BAD_POLYGON: arrays['spoilt'][kept].sum(),
+        left_out = {BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(), BAD_POLYGON: arrays['spoilt'][kept].sum(),
                     'images without objects': (images.sizes()[1] == 0).sum()}
         said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
         level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
