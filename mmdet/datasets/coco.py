@@ -133,7 +133,8 @@ class CocoDataset(BaseDataset):
         wanted = (labels[arrays['category']] >= 0) & ~arrays['ignored']
         kept = wanted & arrays['usable']
         images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
-        left_out = {BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(), BAD_POLYGON: arrays['spoilt'][kept].sum(),
+        left_out = {BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(),
+                    BAD_POLYGON: arrays['spoilt'][kept].sum(),
                     'images without objects': (images.sizes()[1] == 0).sum()}
         said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
         level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
