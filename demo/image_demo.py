@@ -1,4 +1,5 @@
 """Detect objects in images: python demo/image_demo.py IMG CONFIG CHECKPOINT, or with no argument to try it."""
+
 import argparse
 import glob
 import hashlib
@@ -20,33 +21,49 @@ from mmdet.visualization import check_display
 ROOT = Path(__file__).resolve().parents[1]
 #: name -> config, weights, their sha256 (null: not compared) and sample images, paths from the repository's root
 MODELS = json.loads((ROOT / 'demo' / 'models.json').read_text())
-USAGE = '''%(prog)s                                     a model of this repository on its sample images
+USAGE = """%(prog)s                                     a model of this repository on its sample images
        %(prog)s IMG ...                             the same model on your images
        %(prog)s IMG ... CONFIG CHECKPOINT           or CONFIG --weights CHECKPOINT
-       %(prog)s IMG ... CHECKPOINT                  the config is in the checkpoint'''
+       %(prog)s IMG ... CHECKPOINT                  the config is in the checkpoint"""
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        usage=USAGE, description='Detect objects in images. Pictures go to OUT/vis, detections to OUT/preds')
-    parser.add_argument('inputs', nargs='*', metavar='IMG ... CONFIG CHECKPOINT',
-                        help="files, folders or globs; then a config (a file or one of this repository's names) and a "
-                        'checkpoint')
+        usage=USAGE, description='Detect objects in images. Pictures go to OUT/vis, detections to OUT/preds'
+    )
+    parser.add_argument(
+        'inputs',
+        nargs='*',
+        metavar='IMG ... CONFIG CHECKPOINT',
+        help="files, folders or globs; then a config (a file or one of this repository's names) and a checkpoint",
+    )
     parser.add_argument('--weights', metavar='CHECKPOINT', help='checkpoint, if it does not come after the config')
     parser.add_argument('--model', choices=MODELS, help='a trained model of this repository (default: nuclei)')
     parser.add_argument('--out-dir', default='outputs', metavar='OUT', help='(default: outputs)')
     parser.add_argument('--device', help="'cpu', 'cuda:0', ... (default: the first GPU, or else the CPU)")
-    parser.add_argument('--pred-score-thr', type=float, default=0.3, metavar='SCORE',
-                        help='detections with a lower score are not drawn (default: 0.3)')
+    parser.add_argument(
+        '--pred-score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='detections with a lower score are not drawn (default: 0.3)',
+    )
     parser.add_argument('--batch-size', type=int, default=1, help='images at a time (default: 1)')
     parser.add_argument('--show', action='store_true', help='show the pictures in windows; the space key goes on')
     parser.add_argument('--no-save-vis', action='store_true', help='write no pictures')
     parser.add_argument('--no-save-pred', action='store_true', help='write no detections')
     parser.add_argument('--print-result', action='store_true', help='print the detections')
-    parser.add_argument('--palette', default='none', choices=['coco', 'voc', 'citys', 'random', 'none'],
-                        help="colours of the classes (default: none, the checkpoint's or config's)")
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
+    parser.add_argument(
+        '--palette',
+        default='none',
+        choices=['coco', 'voc', 'citys', 'random', 'none'],
+        help="colours of the classes (default: none, the checkpoint's or config's)",
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error(f'--batch-size must be 1 or more, got {args.batch_size}')
@@ -91,8 +108,11 @@ def find_images(words):
         elif os.path.isfile(word):
             found, problem = [word], None
         elif glob.has_magic(word):
-            found = sorted(path for path in glob.glob(word, recursive=True)
-                           if path.lower().endswith(ENDINGS) and os.path.isfile(path))
+            found = sorted(
+                path
+                for path in glob.glob(word, recursive=True)
+                if path.lower().endswith(ENDINGS) and os.path.isfile(path)
+            )
             problem = f'{word}: no image has such a name'
         else:
             found, problem = [], f'{word}: no such file or folder'
@@ -113,10 +133,13 @@ def bundled(name):
     if not weights.is_file():
         raise FileNotFoundError(
             f'model {name}: {weights} is not there. It is part of the repository: git checkout -- {entry["weights"]}; '
-            'or give a model of your own: IMG CONFIG CHECKPOINT')
+            'or give a model of your own: IMG CONFIG CHECKPOINT'
+        )
     if entry['sha256'] and hashlib.sha256(weights.read_bytes()).hexdigest() != entry['sha256']:
-        raise ValueError(f'model {name}: {weights} is damaged or another one: its sha256 is not that of '
-                         f'demo/models.json, {entry["sha256"]}')
+        raise ValueError(
+            f'model {name}: {weights} is damaged or another one: its sha256 is not that of '
+            f'demo/models.json, {entry["sha256"]}'
+        )
     return str(weights), [str(ROOT / image) for image in entry['images']]
 
 
@@ -132,8 +155,14 @@ def detect(inferencer, images, args):
     batches = inferencer.batches(images, unique_names(images, 0, warn=True), args.batch_size, skip)
     for some, names, samples in track(batches, 'detecting', -(-len(images) // args.batch_size)):
         if args.show or not args.no_save_vis:
-            inferencer.visualize(some, samples, names, args.show, pred_score_thr=args.pred_score_thr,
-                                 out_dir='' if args.no_save_vis else args.out_dir)
+            inferencer.visualize(
+                some,
+                samples,
+                names,
+                args.show,
+                pred_score_thr=args.pred_score_thr,
+                out_dir='' if args.no_save_vis else args.out_dir,
+            )
         results = inferencer.postprocess(samples, names, out_dir='' if args.no_save_pred else args.out_dir)
         for image, sample, result in zip(some, samples, results):
             found = sample.pred_instances
@@ -155,13 +184,24 @@ def main(argv=None):
     images, problems = find_images(args.inputs)
     if not images:
         raise FileNotFoundError('; '.join(problems))
-    inferencer = DetInferencer(args.config, args.weights, args.device, palette=args.palette, show_progress=False,
-                               trust_checkpoint=args.trust_checkpoint)
+    inferencer = DetInferencer(
+        args.config,
+        args.weights,
+        args.device,
+        palette=args.palette,
+        show_progress=False,
+        trust_checkpoint=args.trust_checkpoint,
+    )
     unreadable = detect(inferencer, images, args)
     number = len(images) - len(unreadable)
-    kept = [f'{what} in {os.path.join(args.out_dir, folder)}' for left_out, what, folder in (
-        (args.no_save_vis, f'{number} picture{"s" * (number != 1)}', 'vis'), (args.no_save_pred, 'detections', 'preds'))
-        if not left_out and number]
+    kept = [
+        f'{what} in {os.path.join(args.out_dir, folder)}'
+        for left_out, what, folder in (
+            (args.no_save_vis, f'{number} picture{"s" * (number != 1)}', 'vis'),
+            (args.no_save_pred, 'detections', 'preds'),
+        )
+        if not left_out and number
+    ]
     if kept:
         print(', '.join(kept))
     problems += unreadable

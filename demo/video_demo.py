@@ -1,4 +1,5 @@
 """Detect objects in a video: python demo/video_demo.py VIDEO CONFIG CHECKPOINT --out OUT.mp4."""
+
 import argparse
 import os
 import sys
@@ -18,7 +19,7 @@ from mmdet.visualization import DetLocalVisualizer, check_display, readable_fact
 #: what is written, by the ending of --out
 CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}
 #: frames a second where the video does not say
-FPS = 25.
+FPS = 25.0
 WINDOW = 'video'
 
 
@@ -28,14 +29,27 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--device', help="'cpu', 'cuda:0', ... (default: the first GPU, or else the CPU)")
-    parser.add_argument('--score-thr', type=float, default=0.3, metavar='SCORE',
-                        help='detections with a lower score are not drawn (default: 0.3)')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='detections with a lower score are not drawn (default: 0.3)',
+    )
     parser.add_argument('--out', help=f'video to write, {" or ".join(CODECS)}; it appears when it is whole')
     parser.add_argument('--show', action='store_true', help='show it in a window; q or Esc closes the window')
-    parser.add_argument('--wait-time', type=float, default=1, metavar='MS',
-                        help='milliseconds that each frame is shown, 0: until a key is pressed (default: 1)')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=1,
+        metavar='MS',
+        help='milliseconds that each frame is shown, 0: until a key is pressed (default: 1)',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
     args = parser.parse_args(argv)
     if not (args.out or args.show):
         parser.error('give --out, --show, or both')
@@ -56,8 +70,10 @@ def open_video(path):
         raise FileNotFoundError(f'video {path}: no such file')
     reader = cv2.VideoCapture(path)
     if not reader.isOpened():
-        raise ValueError(f'video {path}: OpenCV cannot open it: not a video, or of a codec that is missing here; '
-                         'convert it, for instance with: ffmpeg -i IN -c:v mpeg4 OUT.mp4')
+        raise ValueError(
+            f'video {path}: OpenCV cannot open it: not a video, or of a codec that is missing here; '
+            'convert it, for instance with: ffmpeg -i IN -c:v mpeg4 OUT.mp4'
+        )
     return reader
 
 
@@ -75,8 +91,10 @@ def open_writer(path, name, fps, size):
     codec = CODECS[Path(path).suffix.lower()]
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), fps, size)
     if not writer.isOpened():
-        raise RuntimeError(f'--out {name}: OpenCV cannot write {codec} videos of {size[0]} x {size[1]} pixels here; '
-                           f'try another ending ({", ".join(CODECS)})')
+        raise RuntimeError(
+            f'--out {name}: OpenCV cannot write {codec} videos of {size[0]} x {size[1]} pixels here; '
+            f'try another ending ({", ".join(CODECS)})'
+        )
     return writer
 
 
@@ -89,8 +107,9 @@ def show(frame, wait_time):
             return True
         cv2.destroyWindow(WINDOW)
     except cv2.error as error:
-        raise RuntimeError('--show: OpenCV opens no windows here (opencv-python-headless does not); use --out '
-                           f'({error})') from None
+        raise RuntimeError(
+            f'--show: OpenCV opens no windows here (opencv-python-headless does not); use --out ({error})'
+        ) from None
     return False
 
 
@@ -112,7 +131,9 @@ def run(model, reader, args, writer_path=None):
     """
     visualizer = DetLocalVisualizer(
         # One colour for a class: those of single instances would change from frame to frame
-        bbox_color=model.dataset_meta['palette'], mask_color=model.dataset_meta['palette'])
+        bbox_color=model.dataset_meta['palette'],
+        mask_color=model.dataset_meta['palette'],
+    )
     visualizer.dataset_meta = model.dataset_meta
     pipeline = build_pipeline(model.cfg)
     total = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -152,8 +173,9 @@ def main(argv=None):
     if args.show:
         check_display('leave out --show, use --out')
     reader = open_video(args.video)
-    model = init_detector(args.config, args.checkpoint, pick_device(args.device),
-                          trust_checkpoint=args.trust_checkpoint)
+    model = init_detector(
+        args.config, args.checkpoint, pick_device(args.device), trust_checkpoint=args.trust_checkpoint
+    )
     if not args.out:
         run(model, reader, args)
         return

@@ -4,6 +4,7 @@ The source folder is the repository's root, so that the documents' links to each
 them. The pages are plain Markdown, as on a code host; what only the built pages have (navigation, signatures) is added
 here.
 """
+
 import importlib
 import inspect
 import re
@@ -20,7 +21,8 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 root_doc = 'docs/index'
 include_patterns = ['*.md', *(f'{folder}/**.md' for folder in FOLDERS)]
 exclude_patterns = ['docs/_build'] + [
-    path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS]
+    path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS
+]
 suppress_warnings = ['toc.not_included']  # pages that only other pages link to
 html_theme = 'furo'
 html_title = f'mmdet {release}'
@@ -39,7 +41,7 @@ def directive(name: str) -> str:
     value = getattr(importlib.import_module(module), attribute)
     if inspect.isclass(value):
         return f'.. autoclass:: {name}\n   :members:\n'
-    return f".. {'autofunction' if inspect.isfunction(value) else 'autodata'}:: {name}\n"
+    return f'.. {"autofunction" if inspect.isfunction(value) else "autodata"}:: {name}\n'
 
 
 def add_to_page(app, docname: str, source: list[str]) -> None:
@@ -48,8 +50,16 @@ def add_to_page(app, docname: str, source: list[str]) -> None:
         for section in re.split(r'^## ', source[0], flags=re.M)[1:]:
             caption, links = section.splitlines()[0], re.findall(r'\[([^\]]+)\]\(([^)#]+)\.md\)', section)
             pages = [(title, (ROOT / 'docs' / link).resolve().relative_to(ROOT)) for title, link in links]
-            source[0] += '\n'.join(['\n```{toctree}', ':hidden:', f':caption: {caption}', '',
-                                    *(f'{title} </{page}>' for title, page in pages), '```\n'])
+            source[0] += '\n'.join(
+                [
+                    '\n```{toctree}',
+                    ':hidden:',
+                    f':caption: {caption}',
+                    '',
+                    *(f'{title} </{page}>' for title, page in pages),
+                    '```\n',
+                ]
+            )
     if docname == 'docs/api':
         names = re.findall(r'^\| `(mmdet\.[\w.]+)` \|', source[0], re.M)
         source[0] += '\n'.join(['\n## Signatures\n', '```{eval-rst}', *map(directive, names), '```\n'])
@@ -59,7 +69,7 @@ def keep_formulas_as_text(app, what, name, obj, options, lines: list[str]) -> No
     """Set formulas need a script from the network."""
     for i, line in enumerate(lines):
         if line.startswith('.. math:: '):
-            lines[i:i + 1] = ['::', '', line.replace('.. math::', '   ', 1)]
+            lines[i : i + 1] = ['::', '', line.replace('.. math::', '   ', 1)]
 
 
 def setup(app) -> None:

@@ -3,7 +3,6 @@
 ``locations`` are imported at the first look-up, so ``type='FasterRCNN'`` works in a config without an import by the
 caller. What is not found here is looked for in mmengine's registry.
 """
-from typing import Optional, Union
 
 from mmengine import registry as engine
 from mmengine.registry import Registry
@@ -28,7 +27,8 @@ STRATEGIES = Registry('strategy', parent=engine.STRATEGIES, locations=['mmdet.en
 OPTIMIZERS = Registry('optimizer', parent=engine.OPTIMIZERS, locations=['mmdet.engine'])
 OPTIM_WRAPPERS = Registry('optim_wrapper', parent=engine.OPTIM_WRAPPERS, locations=['mmdet.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor', parent=engine.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmdet.engine'])
+    'optimizer wrapper constructor', parent=engine.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmdet.engine']
+)
 PARAM_SCHEDULERS = Registry('parameter scheduler', parent=engine.PARAM_SCHEDULERS, locations=['mmdet.engine'])
 LOG_PROCESSORS = Registry('log_processor', parent=engine.LOG_PROCESSORS, locations=['mmdet.engine'])
 MODEL_WRAPPERS = Registry('model_wrapper', parent=engine.MODEL_WRAPPERS, locations=['mmdet.engine'])
@@ -41,10 +41,10 @@ for _name, _layer in norm.NORMS.items():
         MODELS.register_module(_name, module=_layer)
 
 
-def _find_norm(name: str) -> Optional[type]:
+def _find_norm(name: str) -> type | None:
     return MODELS.get(name) or norm.NORMS.get(name)
 
 
-def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '') -> tuple[str, nn.Module]:
+def build_norm_layer(cfg: dict, num_features: int, postfix: int | str = '') -> tuple[str, nn.Module]:
     """``mmdet.ops.norm.build_norm_layer`` of the registered norms, those of others among them."""
     return norm.build_norm_layer(cfg, num_features, postfix, _find_norm)

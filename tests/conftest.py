@@ -1,4 +1,5 @@
 """Data and configs that several tests share."""
+
 import importlib.util
 import subprocess
 import sys
@@ -20,7 +21,7 @@ def load_tool(path) -> ModuleType:
 
 
 # A small config of the product's own parts: a narrow Mask R-CNN on tiny shapes.
-TINY = '''
+TINY = """
 _base_ = '{root}/configs/shapes/mask-rcnn_r18_fpn_cbn.py'
 norm_cfg = dict(burnin=0, by_epoch=False)
 model = dict(
@@ -45,7 +46,7 @@ default_hooks = dict(logger=dict(interval=1))
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
 randomness = dict(seed=0)
-'''
+"""
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -57,8 +58,23 @@ def one_thread():
 def tiny_shapes(tmp_path_factory):
     """Folder of a shapes set: 6 + 5 images of 64 pixels."""
     folder = tmp_path_factory.mktemp('data') / 'shapes'
-    subprocess.run([sys.executable, str(ROOT / 'tools/dataset_converters/make_shapes.py'), '--out', str(folder),
-                    '--train', '6', '--val', '5', '--size', '64', '--seed', '3'], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / 'tools/dataset_converters/make_shapes.py'),
+            '--out',
+            str(folder),
+            '--train',
+            '6',
+            '--val',
+            '5',
+            '--size',
+            '64',
+            '--seed',
+            '3',
+        ],
+        check=True,
+    )
     return folder
 
 

@@ -1,4 +1,5 @@
 """The Markdown files of the repository: their code blocks, commands, links and headings, for the tests."""
+
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -126,10 +127,17 @@ def config_path(block: Block) -> str:
     if said:
         return said.group(1)
     bases = re.findall(r"'([^']+\.py)'", re.search(r'_base_ = (\[.*?\]|.*)', block.text, re.S).group(1))
-    folder = next((folder for folder in sorted((ROOT / 'configs').iterdir()) if folder.is_dir() and all(
-        base.startswith('/path/to/mmdetection/') or (folder / base).is_file() for base in bases)), None)
+    folder = next(
+        (
+            folder
+            for folder in sorted((ROOT / 'configs').iterdir())
+            if folder.is_dir()
+            and all(base.startswith('/path/to/mmdetection/') or (folder / base).is_file() for base in bases)
+        ),
+        None,
+    )
     assert folder, f'{block.place}: no folder of configs has {bases}'
-    return f"configs/{folder.name}/{re.sub('[^a-z0-9]', '_', block.place.lower())}.py"
+    return f'configs/{folder.name}/{re.sub("[^a-z0-9]", "_", block.place.lower())}.py'
 
 
 DOCUMENTS = {page: read(page) for page in pages()}

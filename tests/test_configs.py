@@ -1,4 +1,5 @@
 """Every config builds, mmdetection's models parameter by parameter; the READMEs say what the configs say."""
+
 import gzip
 import itertools
 import json
@@ -79,7 +80,7 @@ class ResNetOfAUser(ResNet):
     """A backbone that only this config knows."""
 '''
 
-CONFIG_OF_A_USER = '''
+CONFIG_OF_A_USER = """
 _base_ = ['{root}/configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py']
 default_scope = 'mmdet'
 custom_imports = dict(imports=['parts_of_a_user'], allow_failed_imports=False)
@@ -101,7 +102,7 @@ val_evaluator = dict(ann_file=data_root + 'val.json', metric={{{{_base_.val_eval
 test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr={{{{_base_.optim_wrapper.optimizer.lr}}}}))
 _base_.param_scheduler[1].milestones = [4, 5]
-'''
+"""
 
 
 def test_a_users_config(tmp_path, monkeypatch):
@@ -118,31 +119,44 @@ def test_a_users_config(tmp_path, monkeypatch):
     assert model.roi_head.bbox_head.fc_cls.out_features == 2
     assert cfg.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.02))
     assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
-        'LoadImageFromFile', 'LoadAnnotations', 'RandomChoiceResize', 'RandomFlip', 'PackDetInputs']
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomChoiceResize',
+        'RandomFlip',
+        'PackDetInputs',
+    ]
     assert cfg.train_dataloader.dataset.data_prefix.img == 'train2017/' and cfg.train_dataloader.batch_size == 2
     assert cfg.val_evaluator.metric == 'bbox' and cfg.val_evaluator.ann_file == '/balloon/val.json'
     assert cfg.param_scheduler[1].milestones == [4, 5] and cfg.param_scheduler[0].end == 500
 
 
 def test_norms_of_a_family_differ_in_nothing_else():
-    for folder, stem in (('nuclei', 'mask-rcnn_r18_fpn'), ('shapes', 'mask-rcnn_r18_fpn'),
-                         ('bccd', 'faster-rcnn_r18_fpn')):
-        texts = [re.sub(r'(#.*\n)?norm_cfg = .*\n', '', (ROOT / 'configs' / folder / f'{stem}_{norm}.py').read_text())
-                 for norm in ('bn', 'gn', 'cbn')]
+    for folder, stem in (
+        ('nuclei', 'mask-rcnn_r18_fpn'),
+        ('shapes', 'mask-rcnn_r18_fpn'),
+        ('bccd', 'faster-rcnn_r18_fpn'),
+    ):
+        texts = [
+            re.sub(r'(#.*\n)?norm_cfg = .*\n', '', (ROOT / 'configs' / folder / f'{stem}_{norm}.py').read_text())
+            for norm in ('bn', 'gn', 'cbn')
+        ]
         assert texts[0] == texts[1] == texts[2]
 
 
 @pytest.mark.parametrize('model', ['faster', 'mask'])
 def test_variants_of_the_published_cbn_config(model):
     """They differ from the paper's in the norm alone, and in it by what their names say."""
+
     def read(variant):
         path = ROOT / 'configs' / 'cbn' / f'{model}_rcnn_r50_fpn_{variant}_1x.py'
         return re.sub(r'(#.*\n)?norm_cfg = .*\n', '', path.read_text()), Config.fromfile(str(path)).norm_cfg
 
     text, paper = read('cbn_buffer3_burnin8')
     differences = dict(
-        cbn_fast=dict(compensation='secant', sample_stride=2), synccbn=dict(type='SyncCBN'),
-        cbnplus=dict(type='CBN+', buffer_num=15, burnin=500))
+        cbn_fast=dict(compensation='secant', sample_stride=2),
+        synccbn=dict(type='SyncCBN'),
+        cbnplus=dict(type='CBN+', buffer_num=15, burnin=500),
+    )
     for variant, changes in differences.items():
         other, norm = read(variant)
         assert other == text

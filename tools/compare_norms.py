@@ -9,6 +9,7 @@ last checkpoint. WORK_DIR/index.html is the page, made anew after each; it needs
 With --learning-rates the first seed is trained at all of them, the other seeds only at the rate that was best for their
 norm and batch size, at which the page shows each.
 """
+
 import argparse
 import math
 import shlex
@@ -31,34 +32,61 @@ ROOT = Path(__file__).resolve().parents[1]
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file; its norm_cfgs, if it has one, gives norms names')
-    parser.add_argument('--norms', nargs='+', default=['BN', 'GN', 'CBN', 'CBN+'], metavar='NORM',
-                        help="a type, a key of the config's norm_cfgs, 'none', or NAME=dict(type='CBN', buffer_num=7)")
+    parser.add_argument(
+        '--norms',
+        nargs='+',
+        default=['BN', 'GN', 'CBN', 'CBN+'],
+        metavar='NORM',
+        help="a type, a key of the config's norm_cfgs, 'none', or NAME=dict(type='CBN', buffer_num=7)",
+    )
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='images a process')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='N')
-    parser.add_argument('--learning-rates', nargs='+', type=float, metavar='LR',
-                        help='the first seed is trained at all of them, the others at the best one of each norm and '
-                        "batch size; the speed is measured at the first (default: the config's own)")
-    parser.add_argument('--where', nargs='+', choices=list(PLACES), metavar='PART',
-                        help=f'of {", ".join(PLACES)} (default: all, but a backbone with frozen norms)')
+    parser.add_argument(
+        '--learning-rates',
+        nargs='+',
+        type=float,
+        metavar='LR',
+        help='the first seed is trained at all of them, the others at the best one of each norm and '
+        "batch size; the speed is measured at the first (default: the config's own)",
+    )
+    parser.add_argument(
+        '--where',
+        nargs='+',
+        choices=list(PLACES),
+        metavar='PART',
+        help=f'of {", ".join(PLACES)} (default: all, but a backbone with frozen norms)',
+    )
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_NAME')
     parser.add_argument('--resume', action='store_true', help='keep what is finished, go on with what is not')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time; they share cores or GPUs')
     parser.add_argument('--processes', type=int, default=1, help='processes (GPUs) of each training')
-    parser.add_argument('--no-scale-lr', action='store_true',
-                        help="one learning rate for all batch sizes, also where the config's auto_scale_lr has a "
-                        'base_batch_size')
+    parser.add_argument(
+        '--no-scale-lr',
+        action='store_true',
+        help="one learning rate for all batch sizes, also where the config's auto_scale_lr has a base_batch_size",
+    )
     parser.add_argument('--remove-checkpoints', action='store_true', help="of each training once it's finished")
-    parser.add_argument('--speed-seconds', type=float, default=300, metavar='S',
-                        help='about how long the steps of the norms are timed in turns after the trainings; 0: not at '
-                        'all (default: 300)')
+    parser.add_argument(
+        '--speed-seconds',
+        type=float,
+        default=300,
+        metavar='S',
+        help='about how long the steps of the norms are timed in turns after the trainings; 0: not at '
+        'all (default: 300)',
+    )
     only = parser.add_mutually_exclusive_group()
     only.add_argument('--speed-only', action='store_true', help='train nothing, time the steps (again)')
     only.add_argument('--report-only', action='store_true', help='make the page from what is finished')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings for all of them')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings for all of them'
+    )
     args = parser.parse_args(argv)
-    for name, values, least in (('--batch-sizes', args.batch_sizes, 1), ('--seeds', args.seeds, 0),
-                                ('--jobs', [args.jobs], 1), ('--processes', [args.processes], 1)):
+    for name, values, least in (
+        ('--batch-sizes', args.batch_sizes, 1),
+        ('--seeds', args.seeds, 0),
+        ('--jobs', [args.jobs], 1),
+        ('--processes', [args.processes], 1),
+    ):
         if min(values) < least or len(set(values)) < len(values):
             parser.error(f'{name} {" ".join(map(str, values))}: must be different integers of {least} or more')
     rates = [f'{rate:g}' for rate in args.learning_rates or ()]  # as in names of files
@@ -108,8 +136,9 @@ def main(argv=None):
         raise
     failed = [cell.name for cell in grid.cells if cell.name in grid.results.data['failed']]
     if failed:
-        raise RuntimeError(f'{len(failed)} of {len(grid.cells)} trainings failed: {", ".join(failed)}. --resume tries '
-                           'them again')
+        raise RuntimeError(
+            f'{len(failed)} of {len(grid.cells)} trainings failed: {", ".join(failed)}. --resume tries them again'
+        )
 
 
 if __name__ == '__main__':

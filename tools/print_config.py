@@ -1,4 +1,5 @@
 """Print the merged config: python tools/print_config.py CONFIG."""
+
 import argparse
 import sys
 
@@ -11,8 +12,9 @@ from mmdet.utils.setup import load_config
 def main(argv=None):
     parser = argparse.ArgumentParser(description='Print the merged config')
     parser.add_argument('config', help='config file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     print(load_config(args.config, args.cfg_options).pretty_text)
 

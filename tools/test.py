@@ -1,4 +1,5 @@
 """COCO AP of a checkpoint: python tools/test.py CONFIG CHECKPOINT."""
+
 import argparse
 import os
 import sys
@@ -18,10 +19,14 @@ def parse_args(argv=None):
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
     parser.add_argument('--out', help='write the detections to this .pkl file')
     parser.add_argument('--show-dir', help='write pictures of the detections into this folder')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -34,7 +39,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
-    check_config(cfg, ('test', ))
+    check_config(cfg, ('test',))
     check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
@@ -44,6 +49,7 @@ def main(argv=None):
     runner = DetRunner.from_cfg(cfg)
     if args.out:
         from mmdet.evaluation import DumpDetResults
+
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     with trust_checkpoints(args.trust_checkpoint):
         runner.test()

@@ -1,4 +1,5 @@
 """Train a detector: python tools/train.py CONFIG."""
+
 import argparse
 import errno
 import os
@@ -24,17 +25,37 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/NAME)')
-    parser.add_argument('--resume', nargs='?', const='auto',
-                        help='go on from a checkpoint; without a path, from the latest one in the work dir')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
-    parser.add_argument('--amp', nargs='?', const='auto', choices=['auto', *AMP],
-                        help='mixed precision: fp16 (needs CUDA), bf16, or auto (also without a word): fp16 on a GPU, '
-                        'bf16 on the CPU, or the dtype of the config')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help="scale the learning rate by batch size over the config's auto_scale_lr.base_batch_size")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config, for instance train_dataloader.batch_size=1')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from a checkpoint; without a path, from the latest one in the work dir',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', *AMP],
+        help='mixed precision: fp16 (needs CUDA), bf16, or auto (also without a word): fp16 on a GPU, '
+        'bf16 on the CPU, or the dtype of the config',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by batch size over the config's auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that override the config, for instance train_dataloader.batch_size=1',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     words = list(sys.argv[1:] if argv is None else argv)
@@ -87,18 +108,20 @@ def resume_command(words, args):
         kept.insert(kept.index(args.config) + 1, os.environ.get('LOCAL_WORLD_SIZE', '1'))
         if kept[0] != args.config:  # the shell script wants them first
             i = kept.index(args.config)
-            kept = kept[i:i + 2] + kept[:i] + kept[i + 2:]
+            kept = kept[i : i + 2] + kept[:i] + kept[i + 2 :]
     command = shlex.join([*start, *kept, '--resume'])
     if int(os.environ.get('GROUP_WORLD_SIZE', '1')) > 1:
-        command = (f'NNODES={os.environ["GROUP_WORLD_SIZE"]} NODE_RANK=... MASTER_ADDR={os.environ["MASTER_ADDR"]} '
-                   f'PORT={os.environ["MASTER_PORT"]} {command}')
+        command = (
+            f'NNODES={os.environ["GROUP_WORLD_SIZE"]} NODE_RANK=... MASTER_ADDR={os.environ["MASTER_ADDR"]} '
+            f'PORT={os.environ["MASTER_PORT"]} {command}'
+        )
     return command
 
 
 def main(argv=None):
     args = parse_args(argv)
     cfg = build_config(args)
-    check_config(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train', ))
+    check_config(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     since = restarted()
     if since is not None:
         newest = find_checkpoint(cfg.work_dir, 0 if args.resume == 'auto' else since)

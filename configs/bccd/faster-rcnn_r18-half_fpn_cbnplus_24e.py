@@ -3,9 +3,8 @@ _base_ = '../compare_norms/faster-rcnn_r18_fpn_bccd.py'
 
 norm_cfg = dict(type='CBN+')
 model = dict(
-    backbone=dict(norm_cfg=norm_cfg),
-    neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))
+    backbone=dict(norm_cfg=norm_cfg), neck=dict(norm_cfg=norm_cfg), roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg))
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -13,14 +12,12 @@ train_pipeline = [
     dict(type='RandomResize', scale=[(320, 240), (480, 360)], keep_ratio=True),
     dict(type='RandomCrop', crop_size=(320, 240)),
     dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs')
+    dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(400, 300), keep_ratio=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
@@ -28,5 +25,5 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=24, val_interval=6)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=24, milestones=[18, 22], gamma=0.1)
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=24, milestones=[18, 22], gamma=0.1),
 ]

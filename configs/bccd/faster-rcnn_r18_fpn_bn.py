@@ -2,6 +2,5 @@ _base_ = './faster-rcnn_r18_fpn.py'
 
 norm_cfg = dict(type='BN')
 model = dict(
-    backbone=dict(norm_cfg=norm_cfg),
-    neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))
+    backbone=dict(norm_cfg=norm_cfg), neck=dict(norm_cfg=norm_cfg), roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg))
+)

@@ -2,5 +2,5 @@ _base_ = './mask_rcnn_r50_fpn_1x.py'
 
 norm_cfg = dict(type='SyncBN')
 model = dict(
-    neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg)))
+    neck=dict(norm_cfg=norm_cfg), roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg))
+)

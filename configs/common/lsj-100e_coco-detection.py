@@ -1,8 +1,6 @@
 # COCO with large scale jitter (Ghiasi et al., CVPR 2021): crops of 1024 pixels from images at 0.1 to 2 times that size;
 # seen four times an epoch, 25 epochs are 100
-_base_ = [
-    '../_base_/datasets/coco_detection.py', '../_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py'
-]
+_base_ = ['../_base_/datasets/coco_detection.py', '../_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py']
 image_size = (1024, 1024)
 
 train_pipeline = [
@@ -14,10 +12,11 @@ train_pipeline = [
         crop_type='absolute_range',
         crop_size=image_size,
         recompute_bbox=True,
-        allow_negative_crop=True),
+        allow_negative_crop=True,
+    ),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2)),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs')
+    dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
     batch_sampler=None,  # all images are of one size
@@ -32,13 +31,16 @@ train_dataloader = dict(
             data_prefix=dict(img='train2017/'),
             filter_cfg=dict(filter_empty_gt=True, min_size=32),
             pipeline=train_pipeline,
-            backend_args=_base_.backend_args)))
+            backend_args=_base_.backend_args,
+        ),
+    ),
+)
 
 max_epochs = 25
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.067, by_epoch=False, begin=0, end=500),
-    dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[22, 24], gamma=0.1)
+    dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[22, 24], gamma=0.1),
 ]
 optim_wrapper = dict(optimizer=dict(lr=0.1, weight_decay=0.00004))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

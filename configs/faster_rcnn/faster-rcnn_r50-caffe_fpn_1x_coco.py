@@ -5,4 +5,6 @@ model = dict(
     backbone=dict(
         norm_cfg=dict(requires_grad=False),
         style='caffe',
-        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')))
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe'),
+    ),
+)

@@ -9,4 +9,6 @@ model = dict(
         groups=32,
         base_width=8,
         norm_cfg=dict(requires_grad=False),
-        init_cfg=dict(checkpoint='open-mmlab://detectron2/resnext101_32x8d')))
+        init_cfg=dict(checkpoint='open-mmlab://detectron2/resnext101_32x8d'),
+    ),
+)

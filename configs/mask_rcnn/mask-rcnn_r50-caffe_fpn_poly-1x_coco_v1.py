@@ -6,4 +6,6 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2, aligned=False)),
         bbox_head=dict(loss_bbox=dict(type='SmoothL1Loss', beta=1.0)),
-        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2, aligned=False))))
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2, aligned=False)),
+    ),
+)

@@ -1,7 +1,9 @@
 # Detects as torchvision's fasterrcnn_resnet50_fpn; weights: tools/model_converters/torchvision2mmdet.py
 _base_ = [
-    '../_base_/models/faster-rcnn_r50_fpn.py', '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py'
+    '../_base_/models/faster-rcnn_r50_fpn.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
 ]
 
 model = dict(
@@ -9,11 +11,15 @@ model = dict(
     rpn_head=dict(
         anchor_generator=dict(type='TorchvisionAnchorGenerator'),
         # deltas are bounded from above alone
-        bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=10**9)),
+        bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=10**9),
+    ),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2, aligned=False)),
-        bbox_head=dict(bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=10**9))),
+        bbox_head=dict(bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=10**9)),
+    ),
     # more than 1000 boxes go through NMS level by level (class by class), without the rounding of moved boxes
     test_cfg=dict(
         rpn=dict(min_bbox_size=1e-3, rank_logits=True, nms=dict(split_thr=1001)),
-        rcnn=dict(min_bbox_size=1e-2, nms=dict(split_thr=1001))))
+        rcnn=dict(min_bbox_size=1e-2, nms=dict(split_thr=1001)),
+    ),
+)

@@ -1,11 +1,24 @@
 """What the text of a merged config says, without running it; where two differ in what a training does."""
+
 import ast
-from typing import Any, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any
 
 #: keys whose values change no training: where results go, what is shown, names for other tools
-SILENT = {'work_dir', 'outfile_prefix', 'visualizer', 'vis_backends', 'log_level', 'log_processor', 'norm_cfgs',
-          'test_dataloader', 'test_evaluator', 'test_cfg', 'test_pipeline',
-          *(f'default_hooks.{hook}' for hook in ('logger', 'checkpoint', 'timer', 'visualization', 'progress'))}
+SILENT = {
+    'work_dir',
+    'outfile_prefix',
+    'visualizer',
+    'vis_backends',
+    'log_level',
+    'log_processor',
+    'norm_cfgs',
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
+    'test_pipeline',
+    *(f'default_hooks.{hook}' for hook in ('logger', 'checkpoint', 'timer', 'visualization', 'progress')),
+}
 
 
 def config_values(text: str) -> dict:
@@ -36,7 +49,7 @@ def _value(node: ast.AST) -> Any:
     return ast.literal_eval(node)
 
 
-def first_difference(old: str, new: str) -> Optional[str]:
+def first_difference(old: str, new: str) -> str | None:
     """'KEY: OLD, now NEW' for two texts of merged configs, but for the keys of :data:`SILENT`; None if there is none.
 
     Raises:

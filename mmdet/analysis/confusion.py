@@ -1,9 +1,11 @@
 """Which classes a detector takes for which, and for background."""
+
 import csv
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 class Objects(NamedTuple):
     """What is in one image."""
+
     bboxes: Tensor  # (G, 4), x1 y1 x2 y2 in pixels
     labels: Tensor  # (G,)
     crowd: Tensor  # (G,) bool: a region of many objects, of which none must be found
@@ -25,6 +28,7 @@ class Objects(NamedTuple):
 
 class Detections(NamedTuple):
     """What was found in one image."""
+
     bboxes: Tensor  # (D, 4)
     labels: Tensor  # (D,)
     scores: Tensor  # (D,)
@@ -80,8 +84,14 @@ def suppress(found: Detections, iou_thr: float) -> Detections:
 
 class _Unpickler(pickle.Unpickler):
     """Reads tensors, arrays and plain values, and calls nothing else."""
-    allowed = {('torch._utils', '_rebuild_tensor_v2'), ('torch', 'device'), ('torch', 'Size'),
-               ('collections', 'OrderedDict'), ('_codecs', 'encode')}
+
+    allowed = {
+        ('torch._utils', '_rebuild_tensor_v2'),
+        ('torch', 'device'),
+        ('torch', 'Size'),
+        ('collections', 'OrderedDict'),
+        ('_codecs', 'encode'),
+    }
 
     def find_class(self, module, name):
         if (module, name) == ('torch.storage', '_load_from_bytes'):
@@ -93,7 +103,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Detections]:
+def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections]:
     """Detections by image id from a .pkl file of ``tools/test.py --out``, read without running code in it.
 
     Raises:
@@ -101,8 +111,9 @@ def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Dete
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'predictions {path}: no such file; it is written by tools/test.py CONFIG CHECKPOINT '
-                                f'--out {path}')
+        raise FileNotFoundError(
+            f'predictions {path}: no such file; it is written by tools/test.py CONFIG CHECKPOINT --out {path}'
+        )
     try:
         with open(path, 'rb') as file:
             check_depth(file, path.stat().st_size)
@@ -123,11 +134,15 @@ def read_predictions(path: Union[str, Path], num_classes: int) -> dict[int, Dete
                 raise TypeError('labels must be of integers, bboxes and scores of floating point')
             results[sample['img_id']] = found
         except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
-            raise ValueError(f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
-                             f'and scores ({error!r}); expected what tools/test.py --out writes') from None
+            raise ValueError(
+                f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
+                f'and scores ({error!r}); expected what tools/test.py --out writes'
+            ) from None
         if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < num_classes:
-            raise ValueError(f"predictions {path}: image {sample['img_id']} has the label {int(found.labels.max())}, "
-                             f"but the config's data set has {num_classes} classes; give the config of the test")
+            raise ValueError(
+                f'predictions {path}: image {sample["img_id"]} has the label {int(found.labels.max())}, '
+                f"but the config's data set has {num_classes} classes; give the config of the test"
+            )
     return results
 
 
@@ -158,12 +173,20 @@ def summary(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
         others = counts[i, :-1].copy()
         others[i] = 0
         other = f'{classes[others.argmax()]} ({others.max()})' if others.any() else '-'
-        rows.append([name, str(objects), f'{100 * right / objects:.1f} %' if objects else '-', str(detections),
-                     f'{100 * right / detections:.1f} %' if detections else '-', other])
+        rows.append(
+            [
+                name,
+                str(objects),
+                f'{100 * right / objects:.1f} %' if objects else '-',
+                str(detections),
+                f'{100 * right / detections:.1f} %' if detections else '-',
+                other,
+            ]
+        )
     return rows
 
 
-def draw(counts: np.ndarray, classes: Sequence[str], title: Optional[str], colours: str):
+def draw(counts: np.ndarray, classes: Sequence[str], title: str | None, colours: str):
     """A figure of the matrix: colour and number are the share of the row, small below it the count.
 
     Raises:
@@ -171,9 +194,12 @@ def draw(counts: np.ndarray, classes: Sequence[str], title: Optional[str], colou
     """
     import matplotlib
     from matplotlib import pyplot as plt
+
     if colours not in matplotlib.colormaps:
-        raise ValueError(f'--color-theme {colours}: matplotlib has no such colour map; there are, for instance, Blues, '
-                         'Greys, plasma, viridis')
+        raise ValueError(
+            f'--color-theme {colours}: matplotlib has no such colour map; there are, for instance, Blues, '
+            'Greys, plasma, viridis'
+        )
     names, number = [*classes, 'background'], len(classes) + 1
     percent = shares(counts)
     cell = 0.95 if number <= 12 else 0.55 if number <= 30 else 0.3
@@ -183,11 +209,24 @@ def draw(counts: np.ndarray, classes: Sequence[str], title: Optional[str], colou
     image = axes.imshow(percent, cmap=colours, vmin=0, vmax=100)
     bar = figure.colorbar(image, ax=axes, shrink=0.8 if number <= 12 else 0.4, pad=0.02, aspect=25)
     bar.set_label('% of the row')
-    axes.set_xticks(range(number), names, rotation=45 if number <= 12 else 90,
-                    ha='left' if number <= 12 else 'center', rotation_mode='anchor' if number <= 12 else 'default')
+    axes.set_xticks(
+        range(number),
+        names,
+        rotation=45 if number <= 12 else 90,
+        ha='left' if number <= 12 else 'center',
+        rotation_mode='anchor' if number <= 12 else 'default',
+    )
     axes.set_yticks(range(number), names)
-    axes.tick_params(length=0, labelsize=max(font, 8), top=True, labeltop=True, bottom=False,
-                     labelbottom=number > 30, right=False, labelright=number > 30)
+    axes.tick_params(
+        length=0,
+        labelsize=max(font, 8),
+        top=True,
+        labeltop=True,
+        bottom=False,
+        labelbottom=number > 30,
+        right=False,
+        labelright=number > 30,
+    )
     axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
     axes.grid(which='minor', color='#9a9a9a', linewidth=0.4)
@@ -203,13 +242,17 @@ def draw(counts: np.ndarray, classes: Sequence[str], title: Optional[str], colou
         text = '<1' if share < 0.5 else '>99' if 99.5 <= share < 100 else f'{share:.0f}'
         if number <= 30:
             axes.text(column, row - 0.08, f'{text} %', ha='center', va='center', color=ink, fontsize=font)
-            axes.text(column, row + 0.2, str(counts[row, column]), ha='center', va='center', color=ink,
-                      fontsize=0.75 * font)
+            axes.text(
+                column, row + 0.2, str(counts[row, column]), ha='center', va='center', color=ink, fontsize=0.75 * font
+            )
         elif share >= 1:
             axes.text(column, row, text, ha='center', va='center', color=ink, fontsize=font)
     # background is not an object that could rightly be found as nothing
-    axes.add_patch(plt.Rectangle((number - 1.5, number - 1.5), 1, 1, facecolor='#d8d8d8', edgecolor='#9a9a9a',
-                                 hatch='//', linewidth=0.4))
+    axes.add_patch(
+        plt.Rectangle(
+            (number - 1.5, number - 1.5), 1, 1, facecolor='#d8d8d8', edgecolor='#9a9a9a', hatch='//', linewidth=0.4
+        )
+    )
     if title:
         figure.suptitle(title, fontsize=13)
     return figure

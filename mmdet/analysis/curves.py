@@ -1,8 +1,9 @@
 """Curves of several runs in one plot."""
+
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Union
 
 from matplotlib import rcParams
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ LINES = ('-', '--', ':', '-.')
 MARKERS = ('o', 's', '^', 'D')
 
 
-def run_names(paths: Sequence[Union[str, Path]]) -> list[str]:
+def run_names(paths: Sequence[str | Path]) -> list[str]:
     """Short names that tell runs apart: the last folder of each path that is not named by a tool or a time, and as many
     before it as it takes; the second of the same path gets a number."""
     parts = []
@@ -30,8 +31,12 @@ def run_names(paths: Sequence[Union[str, Path]]) -> list[str]:
     lengths = [1] * len(parts)
     while True:
         names = ['/'.join(part[-length:]) for part, length in zip(parts, lengths)]
-        longer = [i for i, name in enumerate(names) if lengths[i] < len(parts[i]) - 1
-                  and any(name == other and parts[i] != part for other, part in zip(names, parts))]
+        longer = [
+            i
+            for i, name in enumerate(names)
+            if lengths[i] < len(parts[i]) - 1
+            and any(name == other and parts[i] != part for other, part in zip(names, parts))
+        ]
         if not longer:
             seen = [names[:i].count(name) for i, name in enumerate(names)]
             return [f'{name} ({before + 1})' if before else name for name, before in zip(names, seen)]
@@ -60,9 +65,16 @@ def plot_curves(axes: Axes, curves: Sequence[Curve], labels: Sequence[str], runs
     for curve, label, run in zip(curves, labels, runs):
         key = keys.index(curve.key)
         few = len(curve.x) <= 40
-        axes.plot(curve.x, curve.y, label=label, color=colours[(run if several else key) % len(colours)],
-                  linestyle=LINES[key % len(LINES)] if several else '-', linewidth=1.6,
-                  marker=MARKERS[key % len(MARKERS)] if few else None, markersize=4)
+        axes.plot(
+            curve.x,
+            curve.y,
+            label=label,
+            color=colours[(run if several else key) % len(colours)],
+            linestyle=LINES[key % len(LINES)] if several else '-',
+            linewidth=1.6,
+            marker=MARKERS[key % len(MARKERS)] if few else None,
+            markersize=4,
+        )
     axes.set_xlabel(x_label)
     axes.set_ylabel(', '.join(key.rpartition('/')[2] for key in keys) if len(keys) <= 2 else 'value')
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -84,7 +96,7 @@ def add_legend(axes: Axes) -> None:
     figure.set_figheight(max(figure.get_figheight(), 4.8 + 0.17 * rows))
 
 
-def save_figure(figure: Figure, path: Union[str, Path], dpi: int = 110) -> None:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Write a figure whole or not at all; the file's ending names the format.
 
     Raises:

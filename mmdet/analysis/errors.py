@@ -1,10 +1,11 @@
 """What keeps a detector's precision down: wrong place, wrong class, background, objects not found."""
+
 import contextlib
 import io
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -19,9 +20,14 @@ from mmdet.evaluation import coco_metric
 
 #: the curves, each with one kind of error less than the one before
 KINDS = {
-    'C75': 'as found, IoU 0.75', 'C50': 'as found, IoU 0.5', 'Loc': 'without errors of location (IoU 0.1)',
-    'Sim': 'and without confusions within the supercategory', 'Oth': 'and without confusions of any classes',
-    'BG': 'and without detections of background', 'FN': 'and all objects found'}
+    'C75': 'as found, IoU 0.75',
+    'C50': 'as found, IoU 0.5',
+    'Loc': 'without errors of location (IoU 0.1)',
+    'Sim': 'and without confusions within the supercategory',
+    'Oth': 'and without confusions of any classes',
+    'BG': 'and without detections of background',
+    'FN': 'and all objects found',
+}
 COLOURS = ('#f7f7f7', '#bdbdbd', '#6baed6', '#fd8d3c', '#fdd0a2', '#9e9ac8', '#74c476')
 AREAS = ('all', 'small', 'medium', 'large')
 #: points of the curves, COCO's
@@ -30,6 +36,7 @@ RECALLS = np.linspace(0, 1, 101)
 
 class Analysis(NamedTuple):
     """Precision of each class by kind of error."""
+
     precision: np.ndarray  # (7 KINDS, 101 RECALLS, classes, 4 AREAS), nan where there is no such object
     classes: list[str]  # names, in the order of their ids
     objects: np.ndarray  # (classes, 4) how many there are to find
@@ -48,7 +55,7 @@ class _Evaluation(COCOeval):
         group: the ids of the classes that count as one, by id; None for COCO's own evaluation.
     """
 
-    def __init__(self, truth: COCO, found: COCO, kind: str, group: Union[dict, None] = None) -> None:
+    def __init__(self, truth: COCO, found: COCO, kind: str, group: dict | None = None) -> None:
         super().__init__(truth, found, kind)
         self.group = group
 
@@ -63,11 +70,13 @@ class _Evaluation(COCOeval):
         for image, category in list(self._dts):
             mates = self.group[category]
             self._gts[image, category] = self._gts[image, category] + [
-                dict(one, ignore=1) for one in by_image[image]
-                if one['category_id'] in mates and one['category_id'] != category]
+                dict(one, ignore=1)
+                for one in by_image[image]
+                if one['category_id'] in mates and one['category_id'] != category
+            ]
 
 
-def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
+def read_results(path: str | Path, kind: str, truth: COCO) -> COCO:
     """Detections of a JSON file in COCO's format of results, which CocoMetric's ``outfile_prefix`` writes.
 
     Args:
@@ -80,16 +89,19 @@ def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'results {path}: no such file; it is written with tools/test.py CONFIG CHECKPOINT '
-                                '--cfg-options test_evaluator.outfile_prefix=results/my')
+        raise FileNotFoundError(
+            f'results {path}: no such file; it is written with tools/test.py CONFIG CHECKPOINT '
+            '--cfg-options test_evaluator.outfile_prefix=results/my'
+        )
     try:
         items = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f'results {path}: not JSON ({error})') from None
     needed = ('image_id', 'category_id', 'score', 'segmentation' if kind == 'segm' else 'bbox')
     if not isinstance(items, list):
-        raise ValueError(f'results {path}: expected a list of detections with {", ".join(needed)}, found a '
-                         f'{type(items).__name__}')
+        raise ValueError(
+            f'results {path}: expected a list of detections with {", ".join(needed)}, found a {type(items).__name__}'
+        )
     images, categories = set(truth.imgs), set(truth.cats)
     for i, item in enumerate(items):
         missing = [key for key in needed if not isinstance(item, dict) or key not in item]
@@ -98,8 +110,10 @@ def read_results(path: Union[str, Path], kind: str, truth: COCO) -> COCO:
             raise ValueError(f'results {path}: entry {i} has no {missing[0]!r}, which --types {kind} needs{hint}')
         for key, known in (('image_id', images), ('category_id', categories)):
             if not isinstance(item[key], (int, str)) or item[key] not in known:
-                raise ValueError(f'results {path}: entry {i}: {key} {item[key]!r} is not in the annotations; give the '
-                                 'annotation file of the test with --ann')
+                raise ValueError(
+                    f'results {path}: entry {i}: {key} {item[key]!r} is not in the annotations; give the '
+                    'annotation file of the test with --ann'
+                )
         problem = _problem(item, kind, truth.imgs[item['image_id']])
         if problem:
             raise ValueError(f'results {path}: entry {i}: {problem}')
@@ -119,8 +133,7 @@ def _problem(item: dict, kind: str, image: dict) -> str:
     if kind != 'segm':
         return ''
     if not isinstance(mask, dict) or not isinstance(mask.get('counts'), str):
-        return ("segmentation must be a compressed run-length encoding with 'size' and 'counts', got "
-                f'{str(mask)[:60]}')
+        return f"segmentation must be a compressed run-length encoding with 'size' and 'counts', got {str(mask)[:60]}"
     wrong = rle_problem(mask, (image['height'], image['width']))
     return f'segmentation {wrong}' if wrong else ''
 
@@ -137,8 +150,10 @@ def read_truth(path: str, kind: str) -> COCO:
     """
     boxes, masks, without_mask = coco_metric.read_truth(path)
     if kind == 'segm' and without_mask == len(boxes.anns):
-        raise ValueError(f"ann_file {path}: annotations[0] has no 'segmentation', which --types segm needs, and no "
-                         'other has one; give --types bbox')
+        raise ValueError(
+            f"ann_file {path}: annotations[0] has no 'segmentation', which --types segm needs, and no "
+            'other has one; give --types bbox'
+        )
     return masks if kind == 'segm' else boxes
 
 
@@ -157,11 +172,13 @@ def analyze(truth: COCO, found: COCO, kind: str) -> Analysis:
     """
     ids = sorted(truth.cats)
     supers = {one: truth.cats[one].get('supercategory') or one for one in ids}
-    groups = {'Sim': {one: {other for other in ids if supers[other] == supers[one]} for one in ids},
-              'Oth': {one: set(ids) for one in ids}}
+    groups = {
+        'Sim': {one: {other for other in ids if supers[other] == supers[one]} for one in ids},
+        'Oth': {one: set(ids) for one in ids},
+    }
     most = max((len(found.getAnnIds(imgIds=[image])) for image in truth.imgs), default=0)
 
-    def evaluate(thresholds: list, group: Union[dict, None] = None) -> tuple[COCOeval, np.ndarray]:
+    def evaluate(thresholds: list, group: dict | None = None) -> tuple[COCOeval, np.ndarray]:
         evaluation = _Evaluation(truth, found, kind, group)
         evaluation.params.iouThrs = np.array(thresholds)
         evaluation.params.maxDets = [max(most, 1)]
@@ -190,7 +207,8 @@ def _count(evaluation: COCOeval) -> np.ndarray:
     for one in evaluation.evalImgs:
         if one is not None:
             counts[params.catIds.index(one['category_id']), areas.index(tuple(one['aRng']))] += (
-                ~np.asarray(one['gtIgnore'], dtype=bool)).sum()
+                ~np.asarray(one['gtIgnore'], dtype=bool)
+            ).sum()
     return counts
 
 
@@ -203,8 +221,14 @@ def to_rows(analysis: Analysis) -> list[list]:
     for name, curves, objects in names:
         for a, area in enumerate(AREAS):
             values = curves[:, :, a].mean(1)
-            rows.append([name, area, int(objects[a]),
-                         *(None if np.isnan(value) else round(float(value), 6) for value in values)])
+            rows.append(
+                [
+                    name,
+                    area,
+                    int(objects[a]),
+                    *(None if np.isnan(value) else round(float(value), 6) for value in values),
+                ]
+            )
     return rows
 
 
@@ -224,15 +248,23 @@ def draw(name: str, curves: np.ndarray, objects: np.ndarray) -> Figure:
             axes.set(xticks=[], yticks=[])
             continue
         below = np.zeros(len(RECALLS))
-        for kind, colour, values in zip(KINDS, COLOURS, curves[:, :, a]):
+        for colour, values in zip(COLOURS, curves[:, :, a]):
             axes.fill_between(RECALLS, below, values, color=colour, linewidth=0)
             axes.plot(RECALLS, values, color='#303030', linewidth=0.7)
             below = np.maximum(below, values)
         axes.grid(True, alpha=0.25)
-        handles = [Patch(facecolor=colour, edgecolor='#707070', linewidth=0.5, label=f'{values.mean():.3f}  {kind}')
-                   for kind, colour, values in zip(KINDS, COLOURS, curves[:, :, a])]
-        axes.legend(handles=handles[::-1], loc='lower left', fontsize=8, framealpha=0.85, title='area under curve',
-                    title_fontsize=8)
+        handles = [
+            Patch(facecolor=colour, edgecolor='#707070', linewidth=0.5, label=f'{values.mean():.3f}  {kind}')
+            for kind, colour, values in zip(KINDS, COLOURS, curves[:, :, a])
+        ]
+        axes.legend(
+            handles=handles[::-1],
+            loc='lower left',
+            fontsize=8,
+            framealpha=0.85,
+            title='area under curve',
+            title_fontsize=8,
+        )
     panels[0].set_ylabel('precision')
     figure.suptitle(name)
     return figure

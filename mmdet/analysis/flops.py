@@ -1,6 +1,6 @@
 """How much a detector computes."""
+
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 @dataclass
 class Row:
     """One module's share."""
+
     name: str  # '' for the whole model
     parameters: int
     macs: int  # multiply-adds
@@ -18,6 +19,7 @@ class Row:
 @dataclass
 class Count:
     """What one image of a size takes."""
+
     shape: tuple[int, int]  # height, width, padded, in pixels
     proposals: int  # that the box head looks at
     masks: int  # that the mask head draws
@@ -82,12 +84,15 @@ def count(model: nn.Module, height: int, width: int, divisor: int = 1, depth: in
             return counts.get(full, counts['Global'])
         return sum(macs(f'{name}.{child}', part) for child, part in module.named_children())
 
-    rows = [Row(name, sum(one.numel() for one in module.parameters()), macs(name, module))
-            for name, module in model.named_modules() if name.count('.') < depth]
+    rows = [
+        Row(name, sum(one.numel() for one in module.parameters()), macs(name, module))
+        for name, module in model.named_modules()
+        if name.count('.') < depth
+    ]
     return Count(shape, *work.numbers, [row for row in rows if row.macs])
 
 
-def short(number: float, unit: Optional[str] = None) -> str:
+def short(number: float, unit: str | None = None) -> str:
     """A number as people write it: 41.5 M; ``unit`` fixes the letter."""
     units = {'T': 1e12, 'G': 1e9, 'M': 1e6, 'K': 1e3, '': 1}
     unit = unit if unit is not None else next((one for one, size in units.items() if number >= size), '')

@@ -1,5 +1,7 @@
 """Mean and spread of images, and how much of the spread lies between one image and the next."""
-from typing import Iterable, NamedTuple
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 

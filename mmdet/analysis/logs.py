@@ -1,26 +1,29 @@
 """Reading what runs have logged."""
+
 import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 
 class RunLog(NamedTuple):
     """One run's records, sorted by iteration; of a resumed run the later word counts."""
+
     train: list[dict]  # 'iter' (counted over the whole run), 'epoch', 'lr', 'time' (s), 'loss', ...
     val: list[dict]  # 'step' (the epoch, or the iteration of runs counted in iterations), 'coco/bbox_mAP', ...
 
 
 class Curve(NamedTuple):
     """The values of one key."""
+
     kind: str  # 'train' or 'val'
     key: str  # as in the records, for instance 'coco/bbox_mAP'
     x: list[int]  # iterations (train); epochs, or iterations in a run without epochs (val)
     y: list[float]
 
 
-def find_files(path: Union[str, Path]) -> list[Path]:
+def find_files(path: str | Path) -> list[Path]:
     """The files of JSON lines that belong to a run, in the order of its sessions.
 
     Args:
@@ -39,11 +42,12 @@ def find_files(path: Union[str, Path]) -> list[Path]:
         files = sorted(file for file in path.glob(f'{pattern}*.json') if file.stem[:8].isdigit())
         if files and (pattern or path.name == 'vis_data'):
             return files
-    raise FileNotFoundError(f'{path}: no such log; give a work dir (with TIME/vis_data/scalars.json) or a file of JSON '
-                            'lines')
+    raise FileNotFoundError(
+        f'{path}: no such log; give a work dir (with TIME/vis_data/scalars.json) or a file of JSON lines'
+    )
 
 
-def read_log(path: Union[str, Path]) -> RunLog:
+def read_log(path: str | Path) -> RunLog:
     """Read a run's ``scalars.json``, or mmengine's ``TIME.json`` beside it, which is the same.
 
     Args:
@@ -86,26 +90,37 @@ def _read_lines(file: Path) -> list[dict]:
         if 'loss' in record and 'step' not in record and 'iter' not in record:
             raise ValueError(f"{file}, line {number}: no 'step' or 'iter' beside 'loss'; expected a scalars.json")
         for key, value in record.items():
-            kinds = int if key in ('step', 'iter', 'epoch') else (int, float) if key == 'time' else (
-                int, float, str, type(None))
+            kinds = (
+                int
+                if key in ('step', 'iter', 'epoch')
+                else (int, float)
+                if key == 'time'
+                else (int, float, str, type(None))
+            )
             finite = isinstance(value, int) or key == 'time'  # a loss may be nan
             if not isinstance(value, kinds) or finite and not abs(value) < 2**63:
-                raise ValueError(f'{file}, line {number}: {key} must be a number, got {str(value)[:40]!r}; expected a '
-                                 'scalars.json')
+                raise ValueError(
+                    f'{file}, line {number}: {key} must be a number, got {str(value)[:40]!r}; expected a scalars.json'
+                )
         records.append(record)
     return records
 
 
 def _numbers(records: list[dict], leave_out: tuple[str, ...]) -> list[str]:
-    keys = dict.fromkeys(key for record in records for key, value in record.items()
-                         if isinstance(value, (int, float)) and key not in leave_out)
+    keys = dict.fromkeys(
+        key
+        for record in records
+        for key, value in record.items()
+        if isinstance(value, (int, float)) and key not in leave_out
+    )
     return list(keys)
 
 
 def find_keys(log: RunLog) -> dict[str, list[str]]:
     """The keys that can be plotted, by 'train' and 'val'."""
-    return dict(train=_numbers(log.train, ('iter', 'epoch', 'step')),
-                val=_numbers(log.val, ('step', 'time', 'data_time')))
+    return dict(
+        train=_numbers(log.train, ('iter', 'epoch', 'step')), val=_numbers(log.val, ('step', 'time', 'data_time'))
+    )
 
 
 def get_curve(log: RunLog, key: str, start_epoch: int = 1, eval_interval: int = 1) -> Curve:
@@ -123,16 +138,25 @@ def get_curve(log: RunLog, key: str, start_epoch: int = 1, eval_interval: int = 
     keys = find_keys(log)
     if key in keys['train']:
         # A run counted in iterations has no epochs to leave out.
-        points = [(record['iter'], record[key]) for record in log.train
-                  if key in record and record.get('epoch', start_epoch) >= start_epoch]
+        points = [
+            (record['iter'], record[key])
+            for record in log.train
+            if key in record and record.get('epoch', start_epoch) >= start_epoch
+        ]
         return Curve('train', key, *map(list, zip(*points))) if points else Curve('train', key, [], [])
     found = [name for name in keys['val'] if key in (name, name.rpartition('/')[2])]
     if not found:
-        raise KeyError(f"no key {key!r}; training has {', '.join(keys['train']) or 'none'}; evaluation has "
-                       f"{', '.join(keys['val']) or 'none'}")
-    points = [(record['step'], record[found[0]]) for record in log.val
-              if record.get(found[0], -1) != -1  # COCO's word for "no such objects"
-              and record['step'] >= start_epoch and record['step'] % eval_interval == 0]
+        raise KeyError(
+            f'no key {key!r}; training has {", ".join(keys["train"]) or "none"}; evaluation has '
+            f'{", ".join(keys["val"]) or "none"}'
+        )
+    points = [
+        (record['step'], record[found[0]])
+        for record in log.val
+        if record.get(found[0], -1) != -1  # COCO's word for "no such objects"
+        and record['step'] >= start_epoch
+        and record['step'] % eval_interval == 0
+    ]
     return Curve('val', found[0], *map(list, zip(*points))) if points else Curve('val', found[0], [], [])
 
 
@@ -161,5 +185,9 @@ def time_summary(epochs: dict[int, list[float]]) -> dict:
     ``mean`` over all records."""
     means = {epoch: fmean(times) for epoch, times in epochs.items()}
     slowest, fastest = max(means, key=means.get), min(means, key=means.get)
-    return dict(slowest=(slowest, means[slowest]), fastest=(fastest, means[fastest]), std=pstdev(means.values()),
-                mean=fmean(time for times in epochs.values() for time in times))
+    return dict(
+        slowest=(slowest, means[slowest]),
+        fastest=(fastest, means[fastest]),
+        std=pstdev(means.values()),
+        mean=fmean(time for times in epochs.values() for time in times),
+    )

@@ -1,11 +1,13 @@
 """Time, peak memory, and a GPU's launches and waits of a piece of work."""
+
 import ctypes
 import gc
 import math
 import re
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -53,6 +55,7 @@ def peak_bytes(work: Callable[[], object], device: str) -> float:
 
 class Traffic(NamedTuple):
     """Between the processor and the GPU."""
+
     launches: int  # of kernels
     reads: int  # copies of the GPU's memory to the processor's, each of which waits
     waits: int  # for the stream, an event or the device

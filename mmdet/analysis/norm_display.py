@@ -1,8 +1,9 @@
 """How far a grid of trainings is: live in a terminal, plain lines elsewhere."""
+
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -25,8 +26,11 @@ def progress_of(run: Path, unit: str, last: int) -> str:
             record = json.loads(line)
             if 'loss' in record:
                 step = record['step']
-                where = (f'epoch {record["epoch"]} of {last}, iteration {step}' if unit == 'epoch'
-                         else f'iteration {step} of {last}')
+                where = (
+                    f'epoch {record["epoch"]} of {last}, iteration {step}'
+                    if unit == 'epoch'
+                    else f'iteration {step} of {last}'
+                )
                 return f'{where}, loss {record["loss"]:.3f}'
         except (KeyError, TypeError, ValueError):
             continue
@@ -67,7 +71,7 @@ class Display:
         else:
             print(text, flush=True)
 
-    def show(self, done: int, lines: Sequence[str], left: Optional[float]) -> None:
+    def show(self, done: int, lines: Sequence[str], left: float | None) -> None:
         """Numbers that change: trainings done (or failed), what the others do, seconds left."""
         if self.live is None:
             return

@@ -1,13 +1,15 @@
 """A grid of trainings that differ in norm, batch size, seed and rate, which can be interrupted and gone on with."""
+
 import json
 import os
 import platform
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -18,17 +20,22 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS, build_norm_layer
 
 #: where a norm can go: name for the command line, keys of the model
-PLACES = {'backbone': ('backbone', ), 'neck': ('neck', ), 'bbox_head': ('roi_head', 'bbox_head'),
-          'mask_head': ('roi_head', 'mask_head')}
+PLACES = {
+    'backbone': ('backbone',),
+    'neck': ('neck',),
+    'bbox_head': ('roi_head', 'bbox_head'),
+    'mask_head': ('roi_head', 'mask_head'),
+}
 
 
 @dataclass(frozen=True)
 class Cell:
     """One training of the grid."""
+
     norm: str
     batch_size: int  # images a process
     seed: int
-    lr: Optional[float] = None  # None: the config's
+    lr: float | None = None  # None: the config's
 
     @property
     def name(self) -> str:
@@ -41,7 +48,7 @@ def file_name(norm: str) -> str:
     return re.sub(r'[^A-Za-z0-9.-]', '_', norm.replace('+', 'plus'))
 
 
-def find_norms(names: Sequence[str], config: Config) -> dict[str, Optional[dict]]:
+def find_norms(names: Sequence[str], config: Config) -> dict[str, dict | None]:
     """The norm_cfg behind each name.
 
     Args:
@@ -53,7 +60,7 @@ def find_norms(names: Sequence[str], config: Config) -> dict[str, Optional[dict]
             another only in characters which file names cannot have.
     """
     known = config.get('norm_cfgs') or {}
-    norms: dict[str, Optional[dict]] = {}
+    norms: dict[str, dict | None] = {}
     for text in names:
         name, given, value = text.partition('=')
         if not file_name(name).strip('_.-'):
@@ -82,11 +89,12 @@ def _parse(text: str, value: str) -> dict:
     try:
         return Config.fromstring(f'norm_cfg = {value}', '.py').norm_cfg.to_dict()
     except Exception:
-        raise ValueError(f"--norms {text}: after the '=' comes a norm_cfg, for instance "
-                         "wide=dict(type='CBN', buffer_num=7)") from None
+        raise ValueError(
+            f"--norms {text}: after the '=' comes a norm_cfg, for instance wide=dict(type='CBN', buffer_num=7)"
+        ) from None
 
 
-def find_places(config: Config, wanted: Optional[Sequence[str]] = None) -> list[str]:
+def find_places(config: Config, wanted: Sequence[str] | None = None) -> list[str]:
     """Where the norm is exchanged: the ``wanted`` of :data:`PLACES`, or all, but for a backbone with frozen norms.
 
     Raises:
@@ -101,12 +109,19 @@ def find_places(config: Config, wanted: Optional[Sequence[str]] = None) -> list[
             places.append(place)
     missing = sorted(set(wanted or ()) - set(places))
     if missing:
-        raise KeyError(f"config {config.filename}: --where {' '.join(missing)}: the model has no such part")
+        raise KeyError(f'config {config.filename}: --where {" ".join(missing)}: the model has no such part')
     return places
 
 
-def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], places: Sequence[str],
-                options: Optional[dict] = None, scale_lr: bool = True) -> str:
+def cell_config(
+    config: Config,
+    path: Path,
+    cell: Cell,
+    norm: dict | None,
+    places: Sequence[str],
+    options: dict | None = None,
+    scale_lr: bool = True,
+) -> str:
     """Text of a config file at ``path`` that trains one cell: the config's, with what the cell sets.
 
     Args:
@@ -132,8 +147,9 @@ def cell_config(config: Config, path: Path, cell: Cell, norm: Optional[dict], pl
         part['norm_cfg'] = norm
         if norm is not None and isinstance(present.get('norm_cfg'), dict):
             part['norm_cfg'] = dict(norm, _delete_=True)
-    settings: dict = dict(model=model, train_dataloader=dict(batch_size=cell.batch_size),
-                          randomness=dict(seed=cell.seed))
+    settings: dict = dict(
+        model=model, train_dataloader=dict(batch_size=cell.batch_size), randomness=dict(seed=cell.seed)
+    )
     if cell.lr is not None:
         settings['optim_wrapper'] = dict(optimizer=dict(lr=cell.lr))
     if scale_lr and 'base_batch_size' in (config.get('auto_scale_lr') or {}):
@@ -176,8 +192,9 @@ def _write_results(evaluator: Any, prefix: str) -> dict:
             if isinstance(evaluator, dict):
                 return dict(val_evaluator=dict(outfile_prefix=prefix))
             # a list of a config replaces its base's as a whole
-            return dict(val_evaluator=[dict(each, outfile_prefix=prefix) if each is metric else each
-                                       for each in metrics])
+            return dict(
+                val_evaluator=[dict(each, outfile_prefix=prefix) if each is metric else each for each in metrics]
+            )
     return {}
 
 
@@ -185,8 +202,16 @@ class MissingEvaluation(ValueError):
     """A training has come to its end, but was killed in the last evaluation."""
 
 
-def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, command: str, processes: int,
-                seconds: float, examples: Sequence[int] = ()) -> dict:
+def cell_result(
+    folder: Path,
+    cell: Cell,
+    norm: dict | None,
+    config: str,
+    command: str,
+    processes: int,
+    seconds: float,
+    examples: Sequence[int] = (),
+) -> dict:
     """What is kept of a finished training.
 
     Args:
@@ -204,23 +229,39 @@ def cell_result(folder: Path, cell: Cell, norm: Optional[dict], config: str, com
     unit, last = training_length(values)
     if not log.val or log.val[-1]['step'] < last:
         raise MissingEvaluation(f'{folder / "run"}: the log holds no evaluation of {unit} {last}')
-    curve = [{'step': record['step'], **{key: value for key, value in record.items() if '/' in key}}
-             for record in log.val]
+    curve = [
+        {'step': record['step'], **{key: value for key, value in record.items() if '/' in key}} for record in log.val
+    ]
     steps = [record['time'] for record in log.train if 'time' in record]
     memory = [record['memory'] for record in log.train if 'memory' in record]
-    resident = [int(text) for file in (folder / 'run').glob('*/*.log')
-                for text in re.findall(r'peak resident memory: (\d+) MiB', file.read_text())]
+    resident = [
+        int(text)
+        for file in (folder / 'run').glob('*/*.log')
+        for text in re.findall(r'peak resident memory: (\d+) MiB', file.read_text())
+    ]
     return dict(
-        norm=cell.norm, norm_cfg=norm, batch_size=cell.batch_size, seed=cell.seed, lr=cell.lr, processes=processes,
-        unit=unit, metrics={key: value for key, value in curve[-1].items() if key != 'step'}, curve=curve,
+        norm=cell.norm,
+        norm_cfg=norm,
+        batch_size=cell.batch_size,
+        seed=cell.seed,
+        lr=cell.lr,
+        processes=processes,
+        unit=unit,
+        metrics={key: value for key, value in curve[-1].items() if key != 'step'},
+        curve=curve,
         losses=[[record['iter'], record['loss']] for record in log.train],
         iteration_seconds=median(steps) if steps else None,
         images_per_second=cell.batch_size * processes / median(steps) if steps else None,
-        gpu_memory_mib=max(memory, default=None), memory_mib=max(resident, default=None), seconds=round(seconds),
+        gpu_memory_mib=max(memory, default=None),
+        memory_mib=max(resident, default=None),
+        seconds=round(seconds),
         finished=time.strftime('%Y-%m-%d %H:%M'),
-        config=config, cell_config=(folder / 'config.py').read_text(), command=command,
+        config=config,
+        cell_config=(folder / 'config.py').read_text(),
+        command=command,
         machine=dict(torch=torch.__version__, device=device_name(), cores=os.cpu_count()),
-        detections=_detections(folder, examples))
+        detections=_detections(folder, examples),
+    )
 
 
 def training_length(config: dict) -> tuple[str, int]:

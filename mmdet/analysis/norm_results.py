@@ -1,15 +1,26 @@
 """The finished trainings of a grid, in one file."""
+
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from mmdet.analysis.config_text import first_difference
 from mmdet.utils.atomic_io import write_atomic
 
 KIND = 'mmdet norm comparison'
 #: what every cell has had from the beginning
-FIELDS = {'norm': str, 'batch_size': int, 'seed': int, 'metrics': dict, 'curve': list, 'losses': list, 'config': str,
-          'cell_config': str, 'command': str}
+FIELDS = {
+    'norm': str,
+    'batch_size': int,
+    'seed': int,
+    'metrics': dict,
+    'curve': list,
+    'losses': list,
+    'config': str,
+    'cell_config': str,
+    'command': str,
+}
 
 
 class Results:
@@ -64,8 +75,9 @@ class Results:
         if cell.get('processes', 1) != processes:
             difference = f'--processes {cell.get("processes", 1)}, now {processes}'
         if difference:
-            raise ValueError(f'{self.path}: {name} was trained with another config ({difference}); compare under '
-                             'another --work-dir')
+            raise ValueError(
+                f'{self.path}: {name} was trained with another config ({difference}); compare under another --work-dir'
+            )
         return True
 
 

@@ -1,4 +1,5 @@
 """Runs the trainings of a grid, each in processes of its own, and keeps their results."""
+
 import fcntl
 import logging
 import os
@@ -9,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Iterator, Optional
 
 import torch
 from mmengine.config import Config
@@ -21,8 +22,15 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmdet.analysis.norm_display import Display, progress_of
-from mmdet.analysis.norm_grid import (Cell, MissingEvaluation, cell_config, cell_result, find_norms, find_places,
-                                      training_length)
+from mmdet.analysis.norm_grid import (
+    Cell,
+    MissingEvaluation,
+    cell_config,
+    cell_result,
+    find_norms,
+    find_places,
+    training_length,
+)
 from mmdet.analysis.norm_results import Results
 from mmdet.analysis.norm_speed import measure_speed
 from mmdet.analysis.report import write_report
@@ -59,29 +67,48 @@ class Grid:
         self.places = find_places(self.config, args.where)
         self.results = Results(args.work_dir / 'results.json')
         # seed by seed, so that a grid which is stopped early has all norms
-        every = [Cell(norm, batch, seed, lr) for seed in args.seeds for lr in args.learning_rates or [None]
-                 for batch in args.batch_sizes for norm in self.norms]
+        every = [
+            Cell(norm, batch, seed, lr)
+            for seed in args.seeds
+            for lr in args.learning_rates or [None]
+            for batch in args.batch_sizes
+            for norm in self.norms
+        ]
         # the others' rate is chosen by the first seed
         self.cells = [cell for cell in every if cell.lr is None or cell.seed == args.seeds[0]]
         self.undecided = list(dict.fromkeys((cell.norm, cell.batch_size) for cell in every if cell.lr is not None))
         if args.processes > 1:
             check_processes(str(args.processes))
-        self.configs = {cell: self._write_config(cell) for cell in every
-                        if cell in self.cells or cell.name in self.results.cells}
+        self.configs = {
+            cell: self._write_config(cell) for cell in every if cell in self.cells or cell.name in self.results.cells
+        }
         # pretty_text takes a third of a second
-        self.waiting = [cell for cell in self.configs if cell.name not in self.results.cells
-                        or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)]
-        for cell in self.cells[:len(self.norms)]:
+        self.waiting = [
+            cell
+            for cell in self.configs
+            if cell.name not in self.results.cells
+            or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)
+        ]
+        for cell in self.cells[: len(self.norms)]:
             check_config(self.configs[cell], ('train', 'val'))
         self.running: dict[Cell, tuple] = {}
         self.again: set[Cell] = set()
         self.slots = list(range(args.jobs))
-        self.pictures: Optional[Pictures] = None
-        self._examples: Optional[list] = None
+        self.pictures: Pictures | None = None
+        self._examples: list | None = None
         self.results.data['grid'] = dict(
-            config=args.config, command=shlex.join(command), norms=self.norms, batch_sizes=args.batch_sizes,
-            seeds=args.seeds, learning_rates=args.learning_rates, processes=args.processes, jobs=args.jobs,
-            places=self.places, cells=[cell.name for cell in self.cells], versions=versions())
+            config=args.config,
+            command=shlex.join(command),
+            norms=self.norms,
+            batch_sizes=args.batch_sizes,
+            seeds=args.seeds,
+            learning_rates=args.learning_rates,
+            processes=args.processes,
+            jobs=args.jobs,
+            places=self.places,
+            cells=[cell.name for cell in self.cells],
+            versions=versions(),
+        )
         self._choose_rates()
 
     def folder(self, cell: Cell) -> Path:
@@ -89,8 +116,15 @@ class Grid:
 
     def _write_config(self, cell: Cell) -> Config:
         path = self.folder(cell) / 'config.py'
-        text = cell_config(self.config, path, cell, self.norms[cell.norm], self.places, self.args.cfg_options,
-                           not self.args.no_scale_lr)
+        text = cell_config(
+            self.config,
+            path,
+            cell,
+            self.norms[cell.norm],
+            self.places,
+            self.args.cfg_options,
+            not self.args.no_scale_lr,
+        )
         write_atomic(text.encode(), path)
         return load_config(str(path))
 
@@ -126,16 +160,25 @@ class Grid:
 
     def _start(self, cell: Cell, lock: int) -> None:
         run = self.folder(cell) / 'run'
-        words = [sys.executable if word == 'python' else str(self.root / word) if word.startswith('tools/') else word
-                 for word in self.command(cell)]
+        words = [
+            sys.executable if word == 'python' else str(self.root / word) if word.startswith('tools/') else word
+            for word in self.command(cell)
+        ]
         if run.is_dir() and find_checkpoint(str(run)):
             words.append('--resume')
         slot = self.slots.pop(0)
         with open(self.folder(cell) / 'output.txt', 'ab') as output:
             begin = output.tell()
             # In a session of its own, so that Ctrl-C comes here only. It keeps the lock of a runner that is killed.
-            process = subprocess.Popen(words, stdout=output, stderr=output, env=self._environment(slot),
-                                       stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock, ))
+            process = subprocess.Popen(
+                words,
+                stdout=output,
+                stderr=output,
+                env=self._environment(slot),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
         self.running[cell] = process, slot, time.time(), begin
 
     def _environment(self, slot: int) -> dict[str, str]:
@@ -156,12 +199,22 @@ class Grid:
         self.slots.insert(0, slot)
         folder, seconds = self.folder(cell), time.time() - start
         if process.returncode != 0:
-            return self._fail(cell, reason_of((folder / 'output.txt').read_bytes()[begin:].decode(errors='replace'),
-                                              process.returncode))
+            return self._fail(
+                cell,
+                reason_of((folder / 'output.txt').read_bytes()[begin:].decode(errors='replace'), process.returncode),
+            )
         try:
             examples = self._example_ids() if cell.seed == self.args.seeds[0] else ()
-            result = cell_result(folder, cell, self.norms[cell.norm], self.configs[cell].pretty_text,
-                                 shlex.join(self.command(cell)), self.args.processes, seconds, examples)
+            result = cell_result(
+                folder,
+                cell,
+                self.norms[cell.norm],
+                self.configs[cell].pretty_text,
+                shlex.join(self.command(cell)),
+                self.args.processes,
+                seconds,
+                examples,
+            )
         except MissingEvaluation as error:
             # Its last checkpoint is complete, so that going on from it would do nothing
             if cell in self.again:
@@ -176,8 +229,9 @@ class Grid:
         if self.args.remove_checkpoints:
             for path in (folder / 'run').glob('*.pth'):
                 path.unlink()
-        scores = ', '.join(f'{key.split("/")[-1]} {value:.3f}' for key, value in result['metrics'].items()
-                           if key.endswith('_mAP'))
+        scores = ', '.join(
+            f'{key.split("/")[-1]} {value:.3f}' for key, value in result['metrics'].items() if key.endswith('_mAP')
+        )
         return f'{cell.name}: {scores}; {seconds:.0f} s'
 
     def _fail(self, cell: Cell, reason: str) -> str:
@@ -201,8 +255,10 @@ class Grid:
             RuntimeError: another runner, or a training that one has left behind, works in the same folder.
         """
         with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(self.total) as display:
-            display.say(f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
-                        f'{self.args.work_dir / "index.html"}')
+            display.say(
+                f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
+                f'{self.args.work_dir / "index.html"}'
+            )
             self.results.save()
             self.report(display, True)
             try:
@@ -231,7 +287,7 @@ class Grid:
             lines.append(f'{cell.name}: {progress_of(self.folder(cell) / "run", unit, last)}')
         return lines
 
-    def _left(self) -> Optional[float]:
+    def _left(self) -> float | None:
         """Seconds that the rest will take, by those of the finished cells; None if nothing is known."""
         known: dict[int, list[float]] = {}
         for cell in self.results.cells.values():
@@ -241,8 +297,10 @@ class Grid:
         every = fmean(value for values in known.values() for value in values)
         means = {batch: fmean(values) for batch, values in known.items()}
         left = sum(means.get(cell.batch_size, every) for cell in self.waiting)
-        left += sum(max(0, means.get(cell.batch_size, every) - (time.time() - start))
-                    for cell, (_, _, start, _) in self.running.items())
+        left += sum(
+            max(0, means.get(cell.batch_size, every) - (time.time() - start))
+            for cell, (_, _, start, _) in self.running.items()
+        )
         left += sum(means.get(batch, every) * (len(self.args.seeds) - 1) for _, batch in self.undecided)
         return left / self.args.jobs
 
@@ -253,8 +311,10 @@ class Grid:
     def measure(self, display: Display) -> None:
         """Add what a training step of each norm costs to the results."""
         seed, lr = self.args.seeds[0], (self.args.learning_rates or [None])[0]
-        configs = {batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
-                   for batch in self.args.batch_sizes}
+        configs = {
+            batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
+            for batch in self.args.batch_sizes
+        }
         self.results.data['speed'] = measure_speed(configs, self.args.speed_seconds, display.say)
         self.results.save()
 
@@ -324,8 +384,10 @@ def _locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RuntimeError(f'{folder}: another compare_norms.py works here, or a training that one has left '
-                               'behind; wait for it, end it, or give another --work-dir') from None
+            raise RuntimeError(
+                f'{folder}: another compare_norms.py works here, or a training that one has left '
+                'behind; wait for it, end it, or give another --work-dir'
+            ) from None
         yield file.fileno()
 
 
@@ -344,10 +406,15 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _signals() -> Iterator[None]:
     """A lost terminal and a cluster that wants its machine back are treated as Ctrl-C."""
+
     def interrupt(signum, frame):
         raise KeyboardInterrupt
-    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)
-              if signal.getsignal(signum) != signal.SIG_IGN}  # nohup
+
+    before = {
+        signum: signal.signal(signum, interrupt)
+        for signum in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(signum) != signal.SIG_IGN
+    }  # nohup
     try:
         yield
     finally:

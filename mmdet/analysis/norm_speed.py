@@ -1,9 +1,10 @@
 """What each norm costs in a training step: the norms take turns, so that what else the machine does hits all."""
+
 import math
 import time
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from statistics import median
-from typing import Callable, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -50,8 +51,9 @@ class _Trainer:
         return sum(layer.window.nbytes for layer in self.layers)
 
 
-def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
-                  say: Callable[[str], None] = lambda text: None) -> dict:
+def measure_speed(
+    configs: dict[int, dict[str, Config]], seconds: float, say: Callable[[str], None] = lambda text: None
+) -> dict:
     """Time and memory of training steps, on the first GPU or else on the CPU.
 
     Args:
@@ -80,11 +82,16 @@ def measure_speed(configs: dict[int, dict[str, Config]], seconds: float,
         rounds.append(number)
         seconds -= time.monotonic() - begin
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(batch_sizes=result, reference=reference, note=(
-        f'{where}, torch {torch.__version__}; medians of {span(rounds)} rounds in which the norms take '
-        "turns, in one process, on batches of the config's own loader, with full windows; ms: the ratio times those "
-        f'of {reference}. Peak memory: the most that a step holds beyond what is held before it; window: what the '
-        'norm keeps of earlier batches.'))
+    return dict(
+        batch_sizes=result,
+        reference=reference,
+        note=(
+            f'{where}, torch {torch.__version__}; medians of {span(rounds)} rounds in which the norms take '
+            "turns, in one process, on batches of the config's own loader, with full windows; ms: the ratio times "
+            f'those of {reference}. Peak memory: the most that a step holds beyond what is held before it; window: what the '
+            'norm keeps of earlier batches.'
+        ),
+    )
 
 
 def _measure(norms: dict[str, Config], reference: str, device: str, end: float) -> tuple[dict[str, dict], int]:
@@ -104,8 +111,15 @@ def _measure(norms: dict[str, Config], reference: str, device: str, end: float) 
             times[norm].append(timed(trainer, device))
         rounds += 1
     ratios = {norm: median(a / b for a, b in zip(values, times[reference])) for norm, values in times.items()}
-    return {norm: dict(seconds=ratio * median(times[reference]), ratio=ratio, peak_mib=_finite(peaks[norm]),
-                       window_mib=trainers[norm].window_bytes() / 2**20) for norm, ratio in ratios.items()}, rounds
+    return {
+        norm: dict(
+            seconds=ratio * median(times[reference]),
+            ratio=ratio,
+            peak_mib=_finite(peaks[norm]),
+            window_mib=trainers[norm].window_bytes() / 2**20,
+        )
+        for norm, ratio in ratios.items()
+    }, rounds
 
 
 def span(numbers: list[int]) -> str:
@@ -113,5 +127,5 @@ def span(numbers: list[int]) -> str:
     return ' to '.join(map(str, sorted({min(numbers), max(numbers)})))
 
 
-def _finite(value: float) -> Optional[float]:
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

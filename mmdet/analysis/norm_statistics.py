@@ -1,7 +1,8 @@
 """The statistics that batch norms evaluate with, exchanged: running averages, the batch's own, or recomputed ones."""
+
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -109,6 +110,7 @@ def between_shares(model: nn.Module, batches: Iterable[dict]) -> dict[str, tuple
                 if values.numel():
                     moments[name][2 * i].append(values.mean(2))
                     moments[name][2 * i + 1].append(values.var(2, correction=0))
+
         return hook
 
     model.eval()
@@ -118,5 +120,7 @@ def between_shares(model: nn.Module, batches: Iterable[dict]) -> dict[str, tuple
                 stack.callback(layer.register_forward_hook(watch(name)).remove)
         for batch in batches:
             model(**model.data_preprocessor(batch, False), mode='predict')
-    return {name: tuple(float(between_share(torch.cat(found[i]), torch.cat(found[i + 1]))[1].mean()) for i in (0, 2))
-            for name, found in moments.items()}
+    return {
+        name: tuple(float(between_share(torch.cat(found[i]), torch.cat(found[i + 1]))[1].mean()) for i in (0, 2))
+        for name, found in moments.items()
+    }

@@ -1,13 +1,45 @@
 """What a grid's numbers say: means, spread, and which differences are larger than chance."""
+
 import math
+from collections.abc import Iterable
 from statistics import fmean, stdev
-from typing import Iterable, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
 #: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, rounded up
-T95 = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23, 2.21, 2.18, 2.17, 2.15, 2.14, 2.12, 2.11, 2.11,
-       2.10, 2.09, 2.08, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05)
+T95 = (
+    12.71,
+    4.31,
+    3.19,
+    2.78,
+    2.58,
+    2.45,
+    2.37,
+    2.31,
+    2.27,
+    2.23,
+    2.21,
+    2.18,
+    2.17,
+    2.15,
+    2.14,
+    2.12,
+    2.11,
+    2.11,
+    2.10,
+    2.09,
+    2.08,
+    2.08,
+    2.07,
+    2.07,
+    2.06,
+    2.06,
+    2.06,
+    2.05,
+    2.05,
+    2.05,
+)
 #: names of metrics, from their keys without the prefix
 KINDS = {'segm': 'mask AP', 'bbox': 'box AP'}
 SUFFIXES = {'': '', '_50': '50', '_75': '75', '_s': ' small', '_m': ' medium', '_l': ' large'}
@@ -15,12 +47,13 @@ SUFFIXES = {'': '', '_50': '50', '_75': '75', '_s': ' small', '_m': ' medium', '
 
 class Stat(NamedTuple):
     """Mean and standard deviation (n - 1 in the denominator; None for one value) of n values."""
+
     mean: float
-    sd: Optional[float]
+    sd: float | None
     n: int
 
 
-def stat(values: Iterable[float]) -> Optional[Stat]:
+def stat(values: Iterable[float]) -> Stat | None:
     """None for no values."""
     values = list(values)
     if not values:
@@ -28,7 +61,7 @@ def stat(values: Iterable[float]) -> Optional[Stat]:
     return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
-def differ(a: Stat, b: Stat) -> Optional[bool]:
+def differ(a: Stat, b: Stat) -> bool | None:
     """Whether two means differ by Welch's t test at 95 %, without correction for the number of comparisons.
 
     Its degrees of freedom are interpolated between whole ones in their inverse, and 30 at most.
@@ -37,29 +70,30 @@ def differ(a: Stat, b: Stat) -> Optional[bool]:
     """
     if a.sd is None or b.sd is None:
         return None
-    squared = [a.sd ** 2 / a.n, b.sd ** 2 / b.n]
+    squared = [a.sd**2 / a.n, b.sd**2 / b.n]
     total = sum(squared)
     if total == 0:
         return a.mean != b.mean
-    freedom = total ** 2 / (squared[0] ** 2 / (a.n - 1) + squared[1] ** 2 / (b.n - 1))
+    freedom = total**2 / (squared[0] ** 2 / (a.n - 1) + squared[1] ** 2 / (b.n - 1))
     point = np.interp(1 / freedom, 1 / np.arange(len(T95), 0, -1), T95[::-1])
     return bool(abs(a.mean - b.mean) > point * math.sqrt(total))
 
 
-def over_seeds(cells: Iterable[dict], key: str) -> Optional[Stat]:
+def over_seeds(cells: Iterable[dict], key: str) -> Stat | None:
     """Of a metric in the last evaluation; -1 stands for no objects of this size."""
     return stat(cell['metrics'][key] for cell in cells if cell['metrics'].get(key, -1) != -1)
 
 
-def best_rate(rates: dict[Optional[float], list[dict]], key: Optional[str]) -> Optional[float]:
+def best_rate(rates: dict[float | None, list[dict]], key: str | None) -> float | None:
     """The learning rate, of those with the most cells, that has the highest mean of a metric; None without any.
 
     Args:
         rates: the finished cells of one norm and batch size by learning rate.
         key: of the metric.
     """
-    return max(rates, key=lambda lr: (len(rates[lr]), fmean(cell['metrics'].get(key, -1) for cell in rates[lr])),
-               default=None)
+    return max(
+        rates, key=lambda lr: (len(rates[lr]), fmean(cell['metrics'].get(key, -1) for cell in rates[lr])), default=None
+    )
 
 
 class Numbers:
@@ -81,11 +115,12 @@ class Numbers:
         self.seeds = sorted({*asked.get('seeds', ()), *(cell['seed'] for cell in self.cells)})
         found = {key: None for cell in self.cells for key in cell['metrics']}
         # -1 stands for no objects of this size
-        self.keys = sorted((key for key in found if any(cell['metrics'].get(key, -1) != -1 for cell in self.cells)),
-                           key=_rank)
+        self.keys = sorted(
+            (key for key in found if any(cell['metrics'].get(key, -1) != -1 for cell in self.cells)), key=_rank
+        )
 
     @property
-    def main(self) -> Optional[str]:
+    def main(self) -> str | None:
         """The metric that the summary speaks of: mask AP, or box AP."""
         return self.keys[0] if self.keys else None
 
@@ -94,12 +129,15 @@ class Numbers:
         """The metrics of the short table: AP and AP50 of each kind."""
         return [key for key in self.keys if _suffix(key) in ('', '_50')] or self.keys[:4]
 
-    def rates(self, norm: str, total: int) -> dict[Optional[float], list[dict]]:
+    def rates(self, norm: str, total: int) -> dict[float | None, list[dict]]:
         """The cells of each learning rate, by seed."""
-        cells = sorted((cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
-                       key=lambda cell: cell['seed'])
-        return {lr: [cell for cell in cells if cell.get('lr') == lr]
-                for lr in _in_order(cell.get('lr') for cell in cells)}
+        cells = sorted(
+            (cell for cell in self.cells if cell['norm'] == norm and total_batch(cell) == total),
+            key=lambda cell: cell['seed'],
+        )
+        return {
+            lr: [cell for cell in cells if cell.get('lr') == lr] for lr in _in_order(cell.get('lr') for cell in cells)
+        }
 
     def select(self, norm: str, total: int) -> list[dict]:
         """The cells of the best learning rate, by seed."""
@@ -120,7 +158,7 @@ class Numbers:
         """Whether the last command line asked for it; the cells of earlier ones stay in the results."""
         return norm in self.asked_norms and total in self.asked_totals
 
-    def stat(self, norm: str, total: int, key: str) -> Optional[Stat]:
+    def stat(self, norm: str, total: int, key: str) -> Stat | None:
         """Over seeds, of the last evaluation."""
         return over_seeds(self.select(norm, total), key)
 
@@ -130,7 +168,7 @@ class Numbers:
         known = {norm: value for norm, value in stats.items() if value is not None}
         return dict(sorted(known.items(), key=lambda item: -item[1].mean))
 
-    def clear_best(self, total: int, key: str) -> Optional[str]:
+    def clear_best(self, total: int, key: str) -> str | None:
         """The norm that differs from every other, and is above them; None if there is no such norm."""
         column = self.column(total, key)
         if len(column) < 2:
@@ -144,12 +182,12 @@ def total_batch(cell: dict) -> int:
     return cell['batch_size'] * cell.get('processes', 1)
 
 
-def rate_name(lr: Optional[float]) -> str:
+def rate_name(lr: float | None) -> str:
     """'lr 0.01'."""
     return "config's lr" if lr is None else f'lr {lr:g}'
 
 
-def _in_order(rates: Iterable[Optional[float]]) -> list[Optional[float]]:
+def _in_order(rates: Iterable[float | None]) -> list[float | None]:
     return sorted(set(rates), key=lambda lr: lr or 0)
 
 
@@ -157,15 +195,19 @@ def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def _suffix(key: str) -> Optional[str]:
+def _suffix(key: str) -> str | None:
     return key.rpartition('_mAP')[2] if '_mAP' in key else None
 
 
 def _rank(key: str) -> tuple:
     kind = key.rpartition('/')[2].partition('_mAP')[0]
     suffix = _suffix(key)
-    return (suffix is None, list(SUFFIXES).index(suffix) if suffix in SUFFIXES else 9,
-            list(KINDS).index(kind) if kind in KINDS else 9, key)
+    return (
+        suffix is None,
+        list(SUFFIXES).index(suffix) if suffix in SUFFIXES else 9,
+        list(KINDS).index(kind) if kind in KINDS else 9,
+        key,
+    )
 
 
 def metric_name(key: str) -> str:
@@ -178,7 +220,7 @@ def _signed(difference: float) -> str:
     return f'{100 * difference:+.1f}'.replace('-', '−')
 
 
-def per_cent(value: Optional[Stat]) -> str:
+def per_cent(value: Stat | None) -> str:
     """'31.2 ± 0.4' for a metric from 0 to 1."""
     if value is None:
         return '–'
@@ -206,14 +248,15 @@ def summary(numbers: Numbers) -> list[str]:
             if low and high:
                 changes.append(f'{norm} {_signed(low.mean - high.mean)}{_remark(differ(low, high))}')
         if changes:
-            lines.append(f'{name[0].upper() + name[1:]} at batch size {small} minus that at {large}: '
-                         f'{", ".join(changes)}.')
+            lines.append(
+                f'{name[0].upper() + name[1:]} at batch size {small} minus that at {large}: {", ".join(changes)}.'
+            )
         lines += _against_large(numbers, key, small, large)
     lines += at_edge(numbers)
     return lines or ['Nothing is finished yet.']
 
 
-def _remark(different: Optional[bool]) -> str:
+def _remark(different: bool | None) -> str:
     return {None: ' (one seed)', False: ' (within the spread)', True: ''}[different]
 
 
@@ -231,10 +274,12 @@ def _compare(column: dict[str, Stat], name: str) -> str:
         line += '; clearly above ' + ', '.join(f'{other} ({per_cent(column[other])})' for other in worse)
     if alike:
         line += '; within the spread of the seeds of ' + ', '.join(
-            f'{other} ({per_cent(column[other])})' for other in alike)
+            f'{other} ({per_cent(column[other])})' for other in alike
+        )
     if unknown:
         line += '; with one seed, chance cannot be ruled out in the difference to ' + ', '.join(
-            f'{other} ({per_cent(column[other])})' for other in unknown)
+            f'{other} ({per_cent(column[other])})' for other in unknown
+        )
     return line + '.'
 
 
@@ -244,11 +289,13 @@ def _against_large(numbers: Numbers, key: str, small: int, large: int) -> list[s
     for reference in ('BN', 'SyncBN', 'GN'):
         goal = numbers.stat(reference, large, key)
         found = {norm: numbers.stat(norm, small, key) for norm in numbers.norms if norm != reference}
-        parts = [f'{norm} {_signed(value.mean - goal.mean)}{_remark(differ(value, goal))}'
-                 for norm, value in found.items() if value and goal]
+        parts = [
+            f'{norm} {_signed(value.mean - goal.mean)}{_remark(differ(value, goal))}'
+            for norm, value in found.items()
+            if value and goal
+        ]
         if parts:
-            lines.append(f'Batch size {small} minus {reference} at {large} ({per_cent(goal)}): '
-                         f'{", ".join(parts)}.')
+            lines.append(f'Batch size {small} minus {reference} at {large} ({per_cent(goal)}): {", ".join(parts)}.')
     return lines
 
 
@@ -263,24 +310,34 @@ def at_edge(numbers: Numbers) -> list[str]:
                 found.append(f'{norm} ({numbers.rate(norm, total)})')
         if found:
             parts.append(f'{", ".join(found)} at batch size {total}')
-    return ['The best learning rate is at the edge of what was tried, so that a better one may lie beyond it, for '
-            f'{"; ".join(parts)}.'] if parts else []
+    return (
+        [
+            'The best learning rate is at the edge of what was tried, so that a better one may lie beyond it, for '
+            f'{"; ".join(parts)}.'
+        ]
+        if parts
+        else []
+    )
 
 
-def table_rows(numbers: Numbers, keys: list[str]) -> list[tuple[str, list[tuple[Optional[Stat], bool]]]]:
+def table_rows(numbers: Numbers, keys: list[str]) -> list[tuple[str, list[tuple[Stat | None, bool]]]]:
     """Norm, and for each metric and batch size the number and whether it is clearly the best."""
     best = {(key, total): numbers.clear_best(total, key) for key in keys for total in numbers.totals}
-    return [(norm, [(numbers.stat(norm, total, key), best[key, total] == norm)
-                    for key in keys for total in numbers.totals]) for norm in numbers.norms]
+    return [
+        (norm, [(numbers.stat(norm, total, key), best[key, total] == norm) for key in keys for total in numbers.totals])
+        for norm in numbers.norms
+    ]
 
 
 def best_of_rates(numbers: Numbers) -> str:
     """Which learning rate the tables are of."""
-    return ('Each norm and batch size is shown at its best learning rate: of those with the most seeds the one with '
-            f'the highest mean {metric_name(numbers.main or "")}.')
+    return (
+        'Each norm and batch size is shown at its best learning rate: of those with the most seeds the one with '
+        f'the highest mean {metric_name(numbers.main or "")}.'
+    )
 
 
-def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
+def markdown(numbers: Numbers, speed: dict | None = None) -> str:
     """The tables for a document."""
     lines = []
     for key in numbers.shown:
@@ -293,8 +350,13 @@ def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
             lines.append(f'| {norm} | {" | ".join(cells)} |')
         lines.append('')
     number = len(numbers.seeds)
-    lines += [f'Mean ± standard deviation over {number} seeds, of the last evaluation; bold: above every other norm by '
-              "Welch's t test (95 %)." if number > 1 else 'Of the last evaluation; one seed.', '']
+    lines += [
+        f'Mean ± standard deviation over {number} seeds, of the last evaluation; bold: above every other norm by '
+        "Welch's t test (95 %)."
+        if number > 1
+        else 'Of the last evaluation; one seed.',
+        '',
+    ]
     if numbers.compared and numbers.main:
         lines += [' '.join([best_of_rates(numbers), *at_edge(numbers)]), '']
     for total, rows in speed_rows(speed).items():
@@ -305,13 +367,19 @@ def markdown(numbers: Numbers, speed: Optional[dict] = None) -> str:
     return '\n'.join(lines)
 
 
-def speed_rows(speed: Optional[dict]) -> dict[int, dict[str, list[str]]]:
+def speed_rows(speed: dict | None) -> dict[int, dict[str, list[str]]]:
     """Batch size, norm, and the texts: step in ms, images/s, ratio of times to the reference, peak memory and
     window in MiB."""
     tables: dict[int, dict[str, list[str]]] = {}
     for batch, norms in ((speed or {}).get('batch_sizes') or {}).items():
         tables[int(batch)] = {
-            norm: [f'{1e3 * one["seconds"]:.0f}', f'{int(batch) / one["seconds"]:.1f}', f'{one["ratio"]:.2f}',
-                   '–' if one['peak_mib'] is None else f'{one["peak_mib"]:.0f}', f'{one["window_mib"]:.1f}']
-            for norm, one in norms.items()}
+            norm: [
+                f'{1e3 * one["seconds"]:.0f}',
+                f'{int(batch) / one["seconds"]:.1f}',
+                f'{one["ratio"]:.2f}',
+                '–' if one['peak_mib'] is None else f'{one["peak_mib"]:.0f}',
+                f'{one["window_mib"]:.1f}',
+            ]
+            for norm, one in norms.items()
+        }
     return tables

@@ -1,8 +1,10 @@
 """Detections of several trainings on the same images, as SVG: each image is in the page once."""
+
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,7 +47,7 @@ class Pictures:
                 if str(info['img_id']) in images:
                     self._read(str(info['img_id']), info)
             if images and not self.images:
-                self.problem = "The data set has none of the images whose detections were kept."
+                self.problem = 'The data set has none of the images whose detections were kept.'
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             self.problem = f'The example images cannot be shown: {error}'
 
@@ -60,14 +62,20 @@ class Pictures:
             pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         data = cv2.imencode('.webp', pixels, (cv2.IMWRITE_WEBP_QUALITY, 80))[1].tobytes()
         self.images[image] = dict(
-            name=path.name, width=width, height=height, instances=info['instances'],
-            uri='data:image/webp;base64,' + base64.b64encode(data).decode())
+            name=path.name,
+            width=width,
+            height=height,
+            instances=info['instances'],
+            uri='data:image/webp;base64,' + base64.b64encode(data).decode(),
+        )
 
     def definitions(self) -> str:
         """Goes into the page before the pictures that refer to it."""
         images = ''.join(
             f'<image id="i{number}" width="{one["width"]}" height="{one["height"]}" preserveAspectRatio="none" '
-            f'href="{one["uri"]}"/>' for number, one in enumerate(self.images.values()))
+            f'href="{one["uri"]}"/>'
+            for number, one in enumerate(self.images.values())
+        )
         return f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{images}</defs></svg>'
 
     def truth(self, image: str) -> str:
@@ -79,10 +87,16 @@ class Pictures:
     def found(self, image: str, detections: Sequence[dict], whose: str) -> str:
         """Detections in COCO's format of results: those that match an object, those that don't, and objects missed."""
         objects = self._objects(image)
-        shapes = [dict(label=self.labels[item['category_id']], mask=item.get('segmentation'), box=item.get('bbox'),
-                       score=item['score'])
-                  for item in sorted(detections, key=lambda item: -item['score'])
-                  if item['category_id'] in self.labels]
+        shapes = [
+            dict(
+                label=self.labels[item['category_id']],
+                mask=item.get('segmentation'),
+                box=item.get('bbox'),
+                score=item['score'],
+            )
+            for item in sorted(detections, key=lambda item: -item['score'])
+            if item['category_id'] in self.labels
+        ]
         one = self.images[image]
         matched = match(shapes, objects, one['height'], one['width'])
         missed = [shape for number, shape in enumerate(objects) if number not in matched and not shape['ignored']]
@@ -95,8 +109,15 @@ class Pictures:
         shapes = []
         for instance in self.images[image]['instances']:
             x1, y1, x2, y2 = instance['bbox']
-            shapes.append(dict(label=instance['bbox_label'], mask=instance.get('mask') or None, score=None,
-                               box=(x1, y1, x2 - x1, y2 - y1), ignored=bool(instance.get('ignore_flag'))))
+            shapes.append(
+                dict(
+                    label=instance['bbox_label'],
+                    mask=instance.get('mask') or None,
+                    score=None,
+                    box=(x1, y1, x2 - x1, y2 - y1),
+                    ignored=bool(instance.get('ignore_flag')),
+                )
+            )
         return shapes
 
     def _picture(self, image: str, shapes: Sequence[tuple[dict, str]], text: str) -> str:
@@ -107,14 +128,20 @@ class Pictures:
         words = {'ig': 'ignored ', 'no': 'missed '}
         body = []
         for shape, kind in shapes:
-            name = (words.get(kind, '') + self.classes[shape['label']]
-                    + ('' if shape['score'] is None else f' {shape["score"]:.2f}'))
-            body.append(f'<path class="{kind}" d="{self._outline(shape, width, height)}"><title>{escape(name)}</title>'
-                        '</path>')
+            name = (
+                words.get(kind, '')
+                + self.classes[shape['label']]
+                + ('' if shape['score'] is None else f' {shape["score"]:.2f}')
+            )
+            body.append(
+                f'<path class="{kind}" d="{self._outline(shape, width, height)}"><title>{escape(name)}</title></path>'
+            )
         label = f'{one["name"]}, {text}'
         boxes = ' class="boxes"' if all(shape['mask'] is None for shape, _ in shapes) else ''
-        return (f'<svg{boxes} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-                f'<use href="#i{number}"/>{"".join(body)}</svg>{escape(text.rpartition(": ")[2])}')
+        return (
+            f'<svg{boxes} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+            f'<use href="#i{number}"/>{"".join(body)}</svg>{escape(text.rpartition(": ")[2])}'
+        )
 
     def _outline(self, shape: dict, width: int, height: int) -> str:
         """What an SVG path draws: a mask's outline, or a box."""
@@ -131,8 +158,7 @@ class Pictures:
             # Twice as large, so that the outline of a thin object has an inside
             plane = cv2.resize(plane, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
             found, _ = cv2.findContours(plane, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-            self._outlines[key] = ''.join(
-                _path(cv2.approxPolyDP(line, 1.2, True)[:, 0] / 2 + 0.25) for line in found)
+            self._outlines[key] = ''.join(_path(cv2.approxPolyDP(line, 1.2, True)[:, 0] / 2 + 0.25) for line in found)
         return self._outlines[key]
 
 
@@ -142,8 +168,9 @@ def _path(points: np.ndarray) -> str:
     return 'M' + ' '.join(f'{x:.4g} {y:.4g}' for x, y in points) + 'z'
 
 
-def match(detections: Sequence[dict], objects: Sequence[dict], height: int, width: int,
-          least: float = 0.5) -> list[Optional[int]]:
+def match(
+    detections: Sequence[dict], objects: Sequence[dict], height: int, width: int, least: float = 0.5
+) -> list[int | None]:
     """Which object each detection is, as in COCO's evaluation: the best ones choose first, each object once.
 
     Args:
@@ -159,10 +186,13 @@ def match(detections: Sequence[dict], objects: Sequence[dict], height: int, widt
         sides = [np.array([shape['box'] for shape in shapes], dtype=float) for shapes in (detections, objects)]
     overlaps = coco_mask.iou(*sides, [int(shape['ignored']) for shape in objects])
     taken: set[int] = set()
-    result: list[Optional[int]] = []
+    result: list[int | None] = []
     for detection, row in zip(detections, overlaps):
-        free = [(not shape['ignored'], row[i], i) for i, shape in enumerate(objects)
-                if shape['label'] == detection['label'] and row[i] >= least and (shape['ignored'] or i not in taken)]
+        free = [
+            (not shape['ignored'], row[i], i)
+            for i, shape in enumerate(objects)
+            if shape['label'] == detection['label'] and row[i] >= least and (shape['ignored'] or i not in taken)
+        ]
         number = max(free)[2] if free else None
         if number is not None:
             taken.add(number)
@@ -182,6 +212,6 @@ def example_ids(cells: Sequence[dict]) -> list[str]:
     return list(dict.fromkeys(image for cell in cells for image in cell.get('detections', {})))
 
 
-def first_with_detections(cells: Sequence[dict]) -> Optional[dict]:
+def first_with_detections(cells: Sequence[dict]) -> dict | None:
     """Of one norm and batch size, the cell whose detections are shown."""
     return next((cell for cell in cells if cell.get('detections')), None)

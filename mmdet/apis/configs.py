@@ -1,4 +1,5 @@
 """Configs by name, and from the text that a checkpoint holds."""
+
 import ast
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,16 +30,21 @@ def find_config(name: str) -> Path:
     """
     names = config_names()
     if len(names.get(name, ())) > 1:
-        raise KeyError(f"model {name!r}: several configs have this name; give the path of one: "
-                       f"{', '.join(map(str, names[name]))}")
+        raise KeyError(
+            f'model {name!r}: several configs have this name; give the path of one: {", ".join(map(str, names[name]))}'
+        )
     if name in names:
         return names[name][0]
     if name.endswith(('.py', '.json', '.yaml', '.yml')) or '/' in name or not names:
-        raise FileNotFoundError(f'config {name}: no such file' + ('' if names else (
-            f', and there are no configs in {CONFIGS}; give the path of a config file')))
+        raise FileNotFoundError(
+            f'config {name}: no such file'
+            + ('' if names else (f', and there are no configs in {CONFIGS}; give the path of a config file'))
+        )
     nearest = get_close_matches(name.lower(), names, 3, 0.5)
-    raise KeyError(f"model {name!r}: no config has this name; nearest: {', '.join(nearest) or 'none'}. Give one of "
-                   'these or the path of a config file')
+    raise KeyError(
+        f'model {name!r}: no config has this name; nearest: {", ".join(nearest) or "none"}. Give one of '
+        'these or the path of a config file'
+    )
 
 
 class _Literals(ast.NodeTransformer):
@@ -50,8 +56,9 @@ class _Literals(ast.NodeTransformer):
             raise ValueError(f'line {node.lineno}: {ast.unparse(node)[:60]} is no plain value')
         if node.args:  # dict({'a-b': 1}), with keys that are no names
             return self.visit(node.args[0])
-        return ast.Dict([ast.Constant(word.arg) for word in node.keywords],
-                        [self.visit(word.value) for word in node.keywords])
+        return ast.Dict(
+            [ast.Constant(word.arg) for word in node.keywords], [self.visit(word.value) for word in node.keywords]
+        )
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         return ast.Constant(ast.unparse(node))  # a class, which a registry finds by its dotted name
@@ -82,8 +89,10 @@ def parse_config(text: str, source: str) -> Config:
     except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise ValueError(f'{source}: its config cannot be read ({error}); give the config file') from None
     if 'model' not in values or 'test_dataloader' not in values:
-        raise ValueError(f"{source}: its config has no 'model' or no 'test_dataloader', as those of mmdetection 2.x; "
-                         'give the config file')
+        raise ValueError(
+            f"{source}: its config has no 'model' or no 'test_dataloader', as those of mmdetection 2.x; "
+            'give the config file'
+        )
     return cfg
 
 

@@ -1,13 +1,15 @@
 """Detections and pictures of many images, into memory and files."""
+
 import copy
 import itertools
 import json
 import logging
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -54,9 +56,17 @@ class DetInferencer(BaseInferencer):
         FileNotFoundError, KeyError, TypeError, ValueError: as :func:`init_detector`; a name that no config has.
     """
 
-    def __init__(self, model: Union[None, str, Path, dict, Config] = None, weights: Optional[str] = None,
-                 device: Optional[str] = None, scope: str = 'mmdet', palette: Any = 'none',
-                 show_progress: bool = True, *, trust_checkpoint: bool = False) -> None:
+    def __init__(
+        self,
+        model: None | str | Path | dict | Config = None,
+        weights: str | None = None,
+        device: str | None = None,
+        scope: str = 'mmdet',
+        palette: Any = 'none',
+        show_progress: bool = True,
+        *,
+        trust_checkpoint: bool = False,
+    ) -> None:
         if model is None and weights is None:
             raise ValueError('DetInferencer: give a model (a config or its name), weights, or both')
         init_default_scope(scope)
@@ -76,7 +86,7 @@ class DetInferencer(BaseInferencer):
 
     # -- the parts, as BaseInferencer asks for them --------------------------------------------------------------
 
-    def _init_model(self, cfg: Config, weights: Optional[str], device: str = 'cpu') -> nn.Module:
+    def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         return build_detector(cfg, self._saved, str(weights), self.palette, device)
 
     def _init_pipeline(self, cfg: Config) -> Callable[[dict], dict]:
@@ -96,10 +106,21 @@ class DetInferencer(BaseInferencer):
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def __call__(self, inputs: Union[Image, Sequence[Image]], batch_size: int = 1, return_vis: bool = False,
-                 show: bool = False, wait_time: float = 0, no_save_vis: bool = False, draw_pred: bool = True,
-                 pred_score_thr: float = 0.3, return_datasamples: bool = False, print_result: bool = False,
-                 no_save_pred: bool = True, out_dir: str = '') -> dict:
+    def __call__(
+        self,
+        inputs: Image | Sequence[Image],
+        batch_size: int = 1,
+        return_vis: bool = False,
+        show: bool = False,
+        wait_time: float = 0,
+        no_save_vis: bool = False,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        return_datasamples: bool = False,
+        print_result: bool = False,
+        no_save_pred: bool = True,
+        out_dir: str = '',
+    ) -> dict:
         """Detect, draw, write.
 
         Args:
@@ -137,7 +158,8 @@ class DetInferencer(BaseInferencer):
             if return_vis or show or (out_dir and not no_save_vis):
                 folder = '' if no_save_vis else out_dir
                 results['visualization'] += self.visualize(
-                    some, samples, own_names, show, wait_time, draw_pred, pred_score_thr, folder)
+                    some, samples, own_names, show, wait_time, draw_pred, pred_score_thr, folder
+                )
             folder = '' if no_save_pred else out_dir
             results['predictions'] += self.postprocess(samples, own_names, return_datasamples, folder)
             self.num_images += len(samples)
@@ -145,9 +167,13 @@ class DetInferencer(BaseInferencer):
             pprint(dict(predictions=results['predictions']))
         return results
 
-    def batches(self, images: Sequence[Image], names: Sequence[str], batch_size: int,
-                skip: Optional[Callable[[Image, Exception], None]] = None
-                ) -> Iterator[tuple[list[Image], list[str], list[DetDataSample]]]:
+    def batches(
+        self,
+        images: Sequence[Image],
+        names: Sequence[str],
+        batch_size: int,
+        skip: Callable[[Image, Exception], None] | None = None,
+    ) -> Iterator[tuple[list[Image], list[str], list[DetDataSample]]]:
         """Detections a batch at a time: the images, their names and their data samples.
 
         Args:
@@ -168,33 +194,50 @@ class DetInferencer(BaseInferencer):
             if read:
                 yield [images[i] for i in read], [names[i] for i in read], self.forward(self.collate_fn(data))
 
-    def _inputs_to_list(self, inputs: Union[Image, Sequence[Image]]) -> list[Image]:
+    def _inputs_to_list(self, inputs: Image | Sequence[Image]) -> list[Image]:
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
         if isinstance(inputs, (str, Path)) and os.path.isdir(inputs):
             found = sorted(path for path in Path(inputs).iterdir() if path.suffix.lower() in ENDINGS)
             if not found:
-                print_log(f"folder {inputs}: holds no images ({' '.join(ENDINGS)})", 'current', logging.WARNING)
+                print_log(f'folder {inputs}: holds no images ({" ".join(ENDINGS)})', 'current', logging.WARNING)
             return [str(path) for path in found]
         return [inputs]
 
-    def visualize(self, inputs: Sequence[Image], preds: Sequence[DetDataSample], names: Sequence[str],
-                  show: bool = False, wait_time: float = 0, draw_pred: bool = True, pred_score_thr: float = 0.3,
-                  out_dir: str = '') -> list[np.ndarray]:
+    def visualize(
+        self,
+        inputs: Sequence[Image],
+        preds: Sequence[DetDataSample],
+        names: Sequence[str],
+        show: bool = False,
+        wait_time: float = 0,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        out_dir: str = '',
+    ) -> list[np.ndarray]:
         """Pictures of detections, written into ``out_dir``/vis unless that is empty."""
         pictures = []
         for image, sample, name in zip(inputs, preds, names):
             is_array = isinstance(image, np.ndarray)
             rgb = image[..., ::-1] if is_array else mmcv.imfrombytes(fileio.get(str(image)), channel_order='rgb')
             self.visualizer.add_datasample(
-                name, rgb, sample, draw_gt=False, draw_pred=draw_pred, show=show, wait_time=wait_time,
-                out_file=os.path.join(out_dir, 'vis', name) if out_dir else None, pred_score_thr=pred_score_thr)
+                name,
+                rgb,
+                sample,
+                draw_gt=False,
+                draw_pred=draw_pred,
+                show=show,
+                wait_time=wait_time,
+                out_file=os.path.join(out_dir, 'vis', name) if out_dir else None,
+                pred_score_thr=pred_score_thr,
+            )
             picture = self.visualizer.get_image()
             pictures.append(picture[..., ::-1] if is_array else picture)
         return pictures
 
-    def postprocess(self, preds: Sequence[DetDataSample], names: Sequence[str], return_datasamples: bool = False,
-                    out_dir: str = '') -> list[Union[dict, DetDataSample]]:
+    def postprocess(
+        self, preds: Sequence[DetDataSample], names: Sequence[str], return_datasamples: bool = False, out_dir: str = ''
+    ) -> list[dict | DetDataSample]:
         """What is returned of the detections; as JSON in ``out_dir``/preds, too, unless that is empty."""
         dicts = [self.pred2dict(sample) for sample in preds] if out_dir or not return_datasamples else []
         if out_dir:
@@ -211,7 +254,7 @@ class DetInferencer(BaseInferencer):
         return result
 
     @staticmethod
-    def list_models(scope: Optional[str] = None, patterns: str = '.*') -> list[str]:
+    def list_models(scope: str | None = None, patterns: str = '.*') -> list[str]:
         """Names of this repository's configs that match a regular expression from their beginning."""
         return [name for name in config_names() if re.match(patterns, name)]
 
@@ -236,8 +279,11 @@ def unique_names(images: Sequence[Image], number: int, warn: bool = False) -> li
         if stem in taken:
             own = next(f'{stem}_{i}' for i in itertools.count(1) if f'{stem}_{i}' not in stems | taken)
             if warn:
-                print_log(f'{image}: another image is called {stem}, too; its files are called {own}', 'current',
-                          logging.WARNING)
+                print_log(
+                    f'{image}: another image is called {stem}, too; its files are called {own}',
+                    'current',
+                    logging.WARNING,
+                )
         taken.add(own)
         names.append(own + ending)
     return names

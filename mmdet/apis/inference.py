@@ -1,9 +1,11 @@
 """A detector from a config and a checkpoint, and what it detects in images."""
+
 import copy
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -30,9 +32,14 @@ Image = Union[str, Path, np.ndarray]
 LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
 
 
-def init_detector(config: Union[str, Path, Config], checkpoint: Optional[str] = None, device: str = 'cpu',
-                  cfg_options: Optional[dict] = None, palette: Any = 'none', trust_checkpoint: bool = False
-                  ) -> nn.Module:
+def init_detector(
+    config: str | Path | Config,
+    checkpoint: str | None = None,
+    device: str = 'cpu',
+    cfg_options: dict | None = None,
+    palette: Any = 'none',
+    trust_checkpoint: bool = False,
+) -> nn.Module:
     """A detector, ready for :func:`inference_detector`.
 
     Args:
@@ -72,8 +79,11 @@ def read_checkpoint(path: str, trust: bool = False) -> dict:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
 
 
-def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, device: Optional[str]) -> nn.Module:
-    """A detector in evaluation mode; ``cfg`` becomes its config. ``saved``: a checkpoint's contents, read at ``path``.
+def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, device: str | None) -> nn.Module:
+    """A detector in evaluation mode; ``cfg`` becomes its config.
+
+    Args:
+        saved: a checkpoint's contents, read at ``path``, or None for random weights.
     """
     get_palette(palette, 1)  # refused before the model is built
     device = pick_device(device)
@@ -84,8 +94,9 @@ def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, 
         cfg.model.backbone.pop('init_cfg', None)
     model = build_model(cfg)
     if saved is None:
-        print_log('there is no checkpoint: the weights are random, and so are the detections', 'current',
-                  logging.WARNING)
+        print_log(
+            'there is no checkpoint: the weights are random, and so are the detections', 'current', logging.WARNING
+        )
     else:
         model.load_state_dict(check_state_dict(model, saved, path), strict=False)
     model.cfg = cfg
@@ -93,7 +104,7 @@ def build_detector(cfg: Config, saved: Optional[dict], path: str, palette: Any, 
     return model.to(device).eval()
 
 
-def pick_device(device: Optional[str]) -> str:
+def pick_device(device: str | None) -> str:
     """``device``, or the best there is; ValueError if there is no such."""
     if device is None:
         return get_device()
@@ -106,13 +117,11 @@ def pick_device(device: Optional[str]) -> str:
     return device
 
 
-def find_meta(cfg: Config, saved: Optional[dict], path: str, palette: Any = 'none') -> dict:
-    """``classes`` and ``palette`` from a checkpoint, or the config's data sets (no annotations are read), or COCO's.
-    """
+def find_meta(cfg: Config, saved: dict | None, path: str, palette: Any = 'none') -> dict:
+    """``classes`` and ``palette`` from a checkpoint, or the config's data sets (no annotations are read), or COCO's."""
     meta = (None if saved is None else dataset_meta(saved)) or _config_meta(cfg)
     if meta is None:
-        print_log("neither the checkpoint nor the config names the classes: taking COCO's", 'current',
-                  logging.WARNING)
+        print_log("neither the checkpoint nor the config names the classes: taking COCO's", 'current', logging.WARNING)
         meta = dict(classes=COCO_CLASSES)
     colours = meta.get('palette') if palette in (None, 'none') else palette
     try:
@@ -125,7 +134,7 @@ def find_meta(cfg: Config, saved: Optional[dict], path: str, palette: Any = 'non
     return dict(meta, palette=[tuple(colour) for colour in colours.tolist()])
 
 
-def _config_meta(cfg: Config) -> Optional[dict]:
+def _config_meta(cfg: Config) -> dict | None:
     for part in ('test', 'train'):
         dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
         while dataset and ('dataset' in dataset or dataset.get('datasets')):
@@ -152,9 +161,10 @@ def build_pipeline(cfg: Config) -> Callable[[dict], dict]:
     kinds = [_kind(step) for step in steps]
     at = next((i for i, kind in enumerate(kinds) if kind in LOADERS), None)
     if at is None:
-        raise ValueError(f"test_dataloader.dataset.pipeline: must begin with LoadImageFromFile, has {', '.join(kinds)}")
+        raise ValueError(f'test_dataloader.dataset.pipeline: must begin with LoadImageFromFile, has {", ".join(kinds)}')
     from_file, from_array = (
-        Compose(steps[:at] + [dict(steps[at], type=f'mmdet.{kind}')] + steps[at + 1:]) for kind in LOADERS)
+        Compose(steps[:at] + [dict(steps[at], type=f'mmdet.{kind}')] + steps[at + 1 :]) for kind in LOADERS
+    )
     return lambda image: (from_array if 'img' in image else from_file)(image)
 
 
@@ -174,8 +184,9 @@ def describe(image: Image) -> dict:
     return dict(img_path=str(image))
 
 
-def inference_detector(model: nn.Module, imgs: Union[Image, Sequence[Image]],
-                       test_pipeline: Optional[Callable] = None) -> Union[DetDataSample, list[DetDataSample]]:
+def inference_detector(
+    model: nn.Module, imgs: Image | Sequence[Image], test_pipeline: Callable | None = None
+) -> DetDataSample | list[DetDataSample]:
     """Detect objects in images, one after the other.
 
     Args:
@@ -195,13 +206,17 @@ def inference_detector(model: nn.Module, imgs: Union[Image, Sequence[Image]],
     pipeline = build_pipeline(model.cfg) if test_pipeline is None else test_pipeline
     was_training = model.training
     if was_training:
-        print_log('inference_detector: the model is in training mode; detecting in evaluation mode', 'current',
-                  logging.WARNING)
+        print_log(
+            'inference_detector: the model is in training mode; detecting in evaluation mode',
+            'current',
+            logging.WARNING,
+        )
         model.eval()
     try:
         with torch.no_grad():
-            results = [model.test_step(pseudo_collate([pipeline(dict(describe(image), img_id=0))]))[0]
-                       for image in images]
+            results = [
+                model.test_step(pseudo_collate([pipeline(dict(describe(image), img_id=0))]))[0] for image in images
+            ]
     finally:
         model.train(was_training)
     return results if many else results[0]

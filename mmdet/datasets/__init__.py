@@ -1,4 +1,5 @@
 """Data sets and their transforms."""
+
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from mmdet.registry import DATASETS

@@ -1,8 +1,9 @@
 """Data sets in COCO's format."""
+
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -14,14 +15,87 @@ from mmdet.registry import DATASETS
 from .coco_table import CocoTable, read_table
 
 COCO_CLASSES = (
-    'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',
-    'fire hydrant', 'stop sign', 'parking meter', 'bench', 'bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant',
-    'bear', 'zebra', 'giraffe', 'backpack', 'umbrella', 'handbag', 'tie', 'suitcase', 'frisbee', 'skis', 'snowboard',
-    'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard', 'surfboard', 'tennis racket', 'bottle',
-    'wine glass', 'cup', 'fork', 'knife', 'spoon', 'bowl', 'banana', 'apple', 'sandwich', 'orange', 'broccoli',
-    'carrot', 'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet',
-    'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone', 'microwave', 'oven', 'toaster', 'sink',
-    'refrigerator', 'book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
+    'person',
+    'bicycle',
+    'car',
+    'motorcycle',
+    'airplane',
+    'bus',
+    'train',
+    'truck',
+    'boat',
+    'traffic light',
+    'fire hydrant',
+    'stop sign',
+    'parking meter',
+    'bench',
+    'bird',
+    'cat',
+    'dog',
+    'horse',
+    'sheep',
+    'cow',
+    'elephant',
+    'bear',
+    'zebra',
+    'giraffe',
+    'backpack',
+    'umbrella',
+    'handbag',
+    'tie',
+    'suitcase',
+    'frisbee',
+    'skis',
+    'snowboard',
+    'sports ball',
+    'kite',
+    'baseball bat',
+    'baseball glove',
+    'skateboard',
+    'surfboard',
+    'tennis racket',
+    'bottle',
+    'wine glass',
+    'cup',
+    'fork',
+    'knife',
+    'spoon',
+    'bowl',
+    'banana',
+    'apple',
+    'sandwich',
+    'orange',
+    'broccoli',
+    'carrot',
+    'hot dog',
+    'pizza',
+    'donut',
+    'cake',
+    'chair',
+    'couch',
+    'potted plant',
+    'bed',
+    'dining table',
+    'toilet',
+    'tv',
+    'laptop',
+    'mouse',
+    'remote',
+    'keyboard',
+    'cell phone',
+    'microwave',
+    'oven',
+    'toaster',
+    'sink',
+    'refrigerator',
+    'book',
+    'clock',
+    'vase',
+    'scissors',
+    'teddy bear',
+    'hair drier',
+    'toothbrush',
+)
 BAD_BOX = 'boxes without area or outside the image left out'
 BAD_POLYGON = 'polygons of fewer than three points left out'
 
@@ -29,14 +103,13 @@ BAD_POLYGON = 'polygons of fewer than three points left out'
 class _Images(Sequence):
     """Some of a table's images as mmengine's data_list, each made when it is asked for."""
 
-    def __init__(self, table: CocoTable, prefix: str, labels: np.ndarray, kept: np.ndarray,
-                 index: np.ndarray) -> None:
+    def __init__(self, table: CocoTable, prefix: str, labels: np.ndarray, kept: np.ndarray, index: np.ndarray) -> None:
         self.table, self.prefix, self.labels, self.kept, self.index = table, prefix, labels, kept, index
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, item: Union[int, slice, np.ndarray]) -> Union[dict, '_Images']:
+    def __getitem__(self, item: int | slice | np.ndarray) -> Union[dict, '_Images']:
         if not isinstance(item, (int, np.integer)):
             return _Images(self.table, self.prefix, self.labels, self.kept, self.index[item])
         image, table, arrays = self.index[item], self.table, self.table.arrays
@@ -45,10 +118,16 @@ class _Images(Sequence):
         columns = (objects, arrays['box'][objects], self.labels[arrays['category'][objects]], arrays['crowd'][objects])
         instances = [
             dict(bbox=[x, y, x + width, y + height], bbox_label=label, mask=table.mask(i), ignore_flag=int(crowd))
-            for i, (x, y, width, height), label, crowd in zip(*(column.tolist() for column in columns))]
+            for i, (x, y, width, height), label, crowd in zip(*(column.tolist() for column in columns))
+        ]
         key, name = table.name(image)
-        return dict(img_id=key, img_path=os.path.join(self.prefix, name), height=int(arrays['height'][image]),
-                    width=int(arrays['width'][image]), instances=instances)
+        return dict(
+            img_id=key,
+            img_path=os.path.join(self.prefix, name),
+            height=int(arrays['height'][image]),
+            width=int(arrays['width'][image]),
+            instances=instances,
+        )
 
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """The shorter side in pixels and the number of objects, of each image."""
@@ -82,15 +161,17 @@ class CocoDataset(BaseDataset):
 
     METAINFO = dict(classes=COCO_CLASSES)
 
-    def __init__(self, *args, backend_args: Optional[dict] = None, skip_broken: float = 0, cache: bool = True,
-                 **kwargs) -> None:
+    def __init__(
+        self, *args, backend_args: dict | None = None, skip_broken: float = 0, cache: bool = True, **kwargs
+    ) -> None:
         if isinstance(skip_broken, bool) or not isinstance(skip_broken, (int, float)) or not 0 <= skip_broken < 1:
-            raise ValueError(f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got '
-                             f'{skip_broken!r}')
+            raise ValueError(
+                f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got {skip_broken!r}'
+            )
         self.backend_args = backend_args
         self.skip_broken = skip_broken
         self.cache = cache
-        self._images: Optional[_Images] = None
+        self._images: _Images | None = None
         self._broken = torch.zeros(0, dtype=torch.bool)
         super().__init__(*args, **kwargs)
 
@@ -133,14 +214,18 @@ class CocoDataset(BaseDataset):
         wanted = (labels[arrays['category']] >= 0) & ~arrays['ignored']
         kept = wanted & arrays['usable']
         images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
-        left_out = {BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(),
-                    BAD_POLYGON: arrays['spoilt'][kept].sum(),
-                    'images without objects': (images.sizes()[1] == 0).sum()}
+        left_out = {
+            BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(),
+            BAD_POLYGON: arrays['spoilt'][kept].sum(),
+            'images without objects': (images.sizes()[1] == 0).sum(),
+        }
         said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
         level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
         print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
-        changed = any(getattr(type(self), name) is not getattr(CocoDataset, name)
-                      for name in ('full_init', 'load_data_list', 'filter_data'))
+        changed = any(
+            getattr(type(self), name) is not getattr(CocoDataset, name)
+            for name in ('full_init', 'load_data_list', 'filter_data')
+        )
         return list(images) if changed else images
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,20 +247,25 @@ class CocoDataset(BaseDataset):
         """The labels of an image's objects, for data sets that draw rare classes more often."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
 
-    def _labels(self, categories: Sequence[tuple]) -> dict[Union[int, str], int]:
+    def _labels(self, categories: Sequence[tuple]) -> dict[int | str, int]:
         classes = list(self.metainfo['classes'])
         names = {name: key for key, name in categories}
         unknown = [name for name in classes if name not in names]
         if unknown:
-            raise ValueError(f"ann_file {self.ann_file}: has no category {', '.join(map(repr, unknown[:5]))} of "
-                             f"metainfo.classes; its categories are {', '.join(map(repr, names))}. Set "
-                             'metainfo=dict(classes=(...)) of the dataset to names in the file.')
+            raise ValueError(
+                f'ann_file {self.ann_file}: has no category {", ".join(map(repr, unknown[:5]))} of '
+                f'metainfo.classes; its categories are {", ".join(map(repr, names))}. Set '
+                'metainfo=dict(classes=(...)) of the dataset to names in the file.'
+            )
         in_file = [name for name in names if name in classes]
         if in_file != classes:
-            print_log(f"{self.ann_file}: its categories are in another order ({', '.join(in_file)}) than "
-                      f"metainfo.classes ({', '.join(classes)}). Labels follow metainfo.classes; in mmdetection they "
-                      'follow the file, so a model trained there needs the classes in the order of the file',
-                      'current', logging.WARNING)
+            print_log(
+                f'{self.ann_file}: its categories are in another order ({", ".join(in_file)}) than '
+                f'metainfo.classes ({", ".join(classes)}). Labels follow metainfo.classes; in mmdetection they '
+                'follow the file, so a model trained there needs the classes in the order of the file',
+                'current',
+                logging.WARNING,
+            )
         labels = {name: label for label, name in enumerate(classes)}
         return {key: labels[name] for key, name in categories if name in labels}
 
@@ -188,9 +278,14 @@ class CocoDataset(BaseDataset):
             shorter, objects = self.data_list.sizes()
             kept = self.data_list[(shorter >= smallest) & (objects >= int(empty))]
         else:
-            kept = [image for image in self.data_list
-                    if (image['instances'] or not empty) and min(image['width'], image['height']) >= smallest]
+            kept = [
+                image
+                for image in self.data_list
+                if (image['instances'] or not empty) and min(image['width'], image['height']) >= smallest
+            ]
         if not len(kept):
-            raise ValueError(f'ann_file {self.ann_file}: none of {len(self.data_list)} images has an object and '
-                             f'sides of at least {smallest} pixels (filter_cfg={self.filter_cfg})')
+            raise ValueError(
+                f'ann_file {self.ann_file}: none of {len(self.data_list)} images has an object and '
+                f'sides of at least {smallest} pixels (filter_cfg={self.filter_cfg})'
+            )
         return kept

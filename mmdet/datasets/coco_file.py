@@ -1,9 +1,10 @@
 """COCO annotation files: read, and checked."""
+
 import json
 import os
 import reprlib
 from array import array
-from typing import Any, Optional
+from typing import Any
 
 import mmengine
 import numpy as np
@@ -22,7 +23,7 @@ def check_ann_file(path: str) -> None:
         raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
 
 
-def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
+def read_coco(path: str, backend_args: dict | None = None) -> dict:
     """The contents of a COCO annotation file.
 
     Raises:
@@ -42,13 +43,19 @@ def read_coco(path: str, backend_args: Optional[dict] = None) -> dict:
 def check_coco(path: str, data: Any) -> None:
     """The contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
     if not isinstance(data, dict):
-        raise ValueError(f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
-                         f"'annotations' and 'categories', found a {type(data).__name__}")
-    for key, fields in (('images', ('id', 'file_name', 'height', 'width')), ('annotations', ('image_id', 'bbox')),
-                        ('categories', ('id', 'name'))):
+        raise ValueError(
+            f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
+            f"'annotations' and 'categories', found a {type(data).__name__}"
+        )
+    for key, fields in (
+        ('images', ('id', 'file_name', 'height', 'width')),
+        ('annotations', ('image_id', 'bbox')),
+        ('categories', ('id', 'name')),
+    ):
         if not isinstance(data.get(key), list):
-            raise ValueError(f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has "
-                             f'{sorted(data)}')
+            raise ValueError(
+                f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has {sorted(data)}"
+            )
         for i, item in enumerate(data[key]):
             if not isinstance(item, dict):
                 raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] is no object but {item!r}")
@@ -76,11 +83,15 @@ def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
         if not isinstance(item['id'], (int, str)):
             raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
         if item['id'] in seen:
-            raise ValueError(f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
-                             f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ')
+            raise ValueError(
+                f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
+                f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ'
+            )
         if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
-            raise ValueError(f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
-                             'ids must be all numbers or all texts')
+            raise ValueError(
+                f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
+                'ids must be all numbers or all texts'
+            )
         seen[item['id']] = i
 
 
@@ -91,10 +102,15 @@ def _check_images(path: str, images: list[dict]) -> None:
             raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
         for key in ('height', 'width'):
             value = image[key]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
-                    1 <= value <= LARGEST and value == int(value)):
-                raise ValueError(f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
-                                 f'of pixels from 1 to {LARGEST}, got {value!r}')
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not (1 <= value <= LARGEST and value == int(value))
+            ):
+                raise ValueError(
+                    f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
+                    f'of pixels from 1 to {LARGEST}, got {value!r}'
+                )
             image[key] = int(value)
 
 
@@ -117,8 +133,10 @@ def _check_annotation(annotation: dict, sizes: dict) -> None:
         if problem:
             raise ValueError(f'segmentation {problem}')
     elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):
-        raise ValueError(f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
-                         f'run-length encoding, got {reprlib.repr(mask)}')
+        raise ValueError(
+            f'segmentation must be a list of polygons [[x1, y1, x2, y2, ...], ...] or a '
+            f'run-length encoding, got {reprlib.repr(mask)}'
+        )
 
 
 def outline(polygon: np.ndarray) -> float:
@@ -144,10 +162,15 @@ class _Coordinates:
                 for polygon in mask:
                     self.values.extend(polygon)
                     # no step is longer than all coordinates are apart
-                    if polygon and len(polygon) * (max(polygon) - min(polygon)) > LONGEST and outline(
-                            np.array(polygon[:len(polygon) // 2 * 2], dtype=float)) > LONGEST:
-                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: segmentation is a polygon with '
-                                         f'an outline of more than {LONGEST} pixels')
+                    if (
+                        polygon
+                        and len(polygon) * (max(polygon) - min(polygon)) > LONGEST
+                        and outline(np.array(polygon[: len(polygon) // 2 * 2], dtype=float)) > LONGEST
+                    ):
+                        raise ValueError(
+                            f'ann_file {self.path}: annotations[{index}]: segmentation is a polygon with '
+                            f'an outline of more than {LONGEST} pixels'
+                        )
         except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
             self._name()
         if len(self.values) > 1 << 20:
@@ -163,10 +186,13 @@ class _Coordinates:
         for index, annotation in self.waiting:
             mask = annotation.get('segmentation')
             parts = [('bbox', annotation['bbox'])] + [
-                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())]
+                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())
+            ]
             for key, numbers in parts:
                 for value in numbers:
                     if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
-                        raise ValueError(f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
-                                         f'pixels, at most {LARGEST}, got {reprlib.repr(value)} in '
-                                         f'{reprlib.repr(numbers)}')
+                        raise ValueError(
+                            f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
+                            f'pixels, at most {LARGEST}, got {reprlib.repr(value)} in '
+                            f'{reprlib.repr(numbers)}'
+                        )

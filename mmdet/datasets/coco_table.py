@@ -1,4 +1,5 @@
 """COCO annotation files in flat arrays, read as a stream and kept beside large files."""
+
 import codecs
 import glob
 import hashlib
@@ -7,10 +8,10 @@ import mmap
 import os
 import time
 from array import array
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Iterable, Optional, Sequence, Union
 
 import mmengine
 import msgspec
@@ -54,24 +55,26 @@ class CocoTable:
     def part(self, name: str, owner: int) -> np.ndarray:
         """Of array ``name``, what belongs to image, object or polygon number ``owner``."""
         ends = self.arrays[f'{name}_end']
-        return self.arrays[name][ends[owner - 1] if owner else 0:ends[owner]]
+        return self.arrays[name][ends[owner - 1] if owner else 0 : ends[owner]]
 
-    def name(self, image: int) -> tuple[Union[int, str], str]:
+    def name(self, image: int) -> tuple[int | str, str]:
         """Id and file_name of an image."""
         return tuple(json.loads(self.part('names', image).tobytes()))
 
-    def mask(self, number: int) -> Union[list[list[float]], dict, None]:
+    def mask(self, number: int) -> list[list[float]] | dict | None:
         """An object's polygons or run-length encoding; None if it has no valid one."""
         rle = self.part('rle', number)
         if len(rle):
             return json.loads(rle.tobytes())
         ends = self.arrays['polygons_end']
         first, last = ends[number - 1] if number else 0, ends[number]
-        return [(self.part('floats', k) if self.part('floats', k).size else self.part('hundredths', k) / 100).tolist()
-                for k in range(first, last)] or None
+        return [
+            (self.part('floats', k) if self.part('floats', k).size else self.part('hundredths', k) / 100).tolist()
+            for k in range(first, last)
+        ] or None
 
 
-def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = True) -> CocoTable:
+def read_table(path: str, backend_args: dict | None = None, cache: bool = True) -> CocoTable:
     """A COCO annotation file as flat arrays.
 
     Args:
@@ -94,8 +97,9 @@ def read_table(path: str, backend_args: Optional[dict] = None, cache: bool = Tru
             with suppress(OSError, ValueError):
                 return _load(f'{path}.cache', key)
         # A mapped file that is cut off meanwhile ends the process: only where reading it would double the memory.
-        table = _read(path, file.read() if before.st_size < CACHE_FROM else mmap.mmap(
-            file.fileno(), 0, access=mmap.ACCESS_READ))
+        table = _read(
+            path, file.read() if before.st_size < CACHE_FROM else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        )
     if cache and int(os.environ.get('LOCAL_RANK', 0)) == 0:
         try:
             if os.stat(path).st_mtime_ns == before.st_mtime_ns:  # what was read is what the key is of
@@ -112,9 +116,17 @@ def _save(table: CocoTable, path: str, key: str) -> None:
                 left.unlink()
     with replace_when_done(path) as temporary:
         with open(temporary, 'wb') as file:
-            torch.save(dict(key=key, categories=table.categories, arrays={  # torch takes empty ones for one tensor
-                name: torch.from_numpy(values if values.size else values.copy())
-                for name, values in table.arrays.items()}), file)
+            torch.save(
+                dict(
+                    key=key,
+                    categories=table.categories,
+                    arrays={  # torch takes empty ones for one tensor
+                        name: torch.from_numpy(values if values.size else values.copy())
+                        for name, values in table.arrays.items()
+                    },
+                ),
+                file,
+            )
         seal(temporary)
 
 
@@ -135,25 +147,25 @@ def _load(path: str, key: str) -> CocoTable:
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: Union[int, str]
+    id: int | str
     file_name: str
     height: float
     width: float
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: Union[int, str]
+    id: int | str
     name: str
 
 
 class _Object(msgspec.Struct, gc=False):
-    image_id: Union[int, str]
+    image_id: int | str
     bbox: tuple[float, float, float, float]
-    category_id: Union[int, str, None] = None
-    area: Optional[float] = None
-    iscrowd: Union[int, float, bool, None] = None
-    ignore: Union[int, float, bool, None] = None
-    segmentation: Union[list[list[float]], dict, None] = None
+    category_id: int | str | None = None
+    area: float | None = None
+    iscrowd: int | float | bool | None = None
+    ignore: int | float | bool | None = None
+    segmentation: list[list[float]] | dict | None = None
 
 
 class _File(msgspec.Struct, gc=False):
@@ -162,7 +174,7 @@ class _File(msgspec.Struct, gc=False):
     categories: list[_Category]
 
 
-def _read(path: str, data: Union[bytes, mmap.mmap], backend_args: Optional[dict] = None) -> CocoTable:
+def _read(path: str, data: bytes | mmap.mmap, backend_args: dict | None = None) -> CocoTable:
     """The fast way for a file that is as it should be; any other goes the plain way, which says what is wrong."""
     try:
         return _read_fast(data)
@@ -170,17 +182,18 @@ def _read(path: str, data: Union[bytes, mmap.mmap], backend_args: Optional[dict]
         return _read_plain(path, backend_args)
 
 
-def _read_fast(data: Union[bytes, mmap.mmap]) -> CocoTable:
+def _read_fast(data: bytes | mmap.mmap) -> CocoTable:
     decoder = codecs.getincrementaldecoder('utf-8')()  # msgspec does not look at texts that it leaves out
     for start in range(0, len(data), 1 << 20):
-        decoder.decode(data[start:start + (1 << 20)], start + (1 << 20) >= len(data))
+        decoder.decode(data[start : start + (1 << 20)], start + (1 << 20) >= len(data))
     file = msgspec.json.decode(data, type=_File)
     for items in (file.images, file.categories):
         if len({one.id for one in items}) < len(items) or len({type(one.id) for one in items}) > 1:
             raise ValueError
     for image in file.images:
-        if not image.file_name or not all(1 <= side <= LARGEST and side == int(side)
-                                          for side in (image.height, image.width)):
+        if not image.file_name or not all(
+            1 <= side <= LARGEST and side == int(side) for side in (image.height, image.width)
+        ):
             raise ValueError
     builder = _Builder(file.images, file.categories)
     objects = map(msgspec.json.Decoder(_Object).decode, file.annotations)
@@ -190,11 +203,12 @@ def _read_fast(data: Union[bytes, mmap.mmap]) -> CocoTable:
     return builder.build()
 
 
-def _read_plain(path: str, backend_args: Optional[dict] = None) -> CocoTable:
+def _read_plain(path: str, backend_args: dict | None = None) -> CocoTable:
     plain = read_coco(path, backend_args)
-    images, categories, objects = ([kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
-                                   for key, kind in (('images', _Image), ('categories', _Category),
-                                                     ('annotations', _Object)))
+    images, categories, objects = (
+        [kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
+        for key, kind in (('images', _Image), ('categories', _Category), ('annotations', _Object))
+    )
     builder = _Builder(images, categories)
     builder.add(objects)
     return builder.build()
@@ -246,9 +260,11 @@ class _Builder:
             self.spoilt.append(spoilt)
             self.polygons_end.append(polygons + len(lengths))
             self.rle_end.append(len(self.rle))
-        for values, most in ((np.asarray(coordinates), LARGEST),
-                             (np.asarray(self.box)[4 * before:], LARGEST),
-                             (np.asarray(self.area)[before:], LARGEST**2)):
+        for values, most in (
+            (np.asarray(coordinates), LARGEST),
+            (np.asarray(self.box)[4 * before :], LARGEST),
+            (np.asarray(self.area)[before:], LARGEST**2),
+        ):
             if not (np.abs(values) <= most).all():
                 raise ValueError
         if lengths:
@@ -257,22 +273,37 @@ class _Builder:
 
     def _add_polygons(self, values: np.ndarray, lengths: np.ndarray) -> None:
         if lengths.max() * (values.max() - values.min()) > LONGEST and any(
-                outline(polygon) > LONGEST for polygon in np.split(values, np.cumsum(lengths)[:-1])):
+            outline(polygon) > LONGEST for polygon in np.split(values, np.cumsum(lengths)[:-1])
+        ):
             raise ValueError
         scaled = np.rint(values * 100)
         exact = np.logical_and.reduceat(scaled / 100 == values, np.cumsum(lengths) - lengths)
-        for kept, ends, numbers, those in ((self.hundredths, self.hundredths_end, scaled.astype(np.int32), exact),
-                                           (self.floats, self.floats_end, values, ~exact)):
+        for kept, ends, numbers, those in (
+            (self.hundredths, self.hundredths_end, scaled.astype(np.int32), exact),
+            (self.floats, self.floats_end, values, ~exact),
+        ):
             ends.frombytes((len(kept) + np.cumsum(lengths * those)).tobytes())
             kept.frombytes(numbers[np.repeat(those, lengths)].tobytes())
 
     def build(self) -> CocoTable:
-        arrays = {name: np.asarray(getattr(self, name)) for name in (
-            'category', 'spoilt', 'rle', 'rle_end', 'polygons_end', 'hundredths', 'hundredths_end', 'floats',
-            'floats_end')}
+        arrays = {
+            name: np.asarray(getattr(self, name))
+            for name in (
+                'category',
+                'spoilt',
+                'rle',
+                'rle_end',
+                'polygons_end',
+                'hundredths',
+                'hundredths_end',
+                'floats',
+                'floats_end',
+            )
+        }
         arrays.update({name: np.asarray(getattr(self, name)).view(bool) for name in ('crowd', 'ignored')})
-        height, width = (np.array([getattr(image, side) for image in self.images], dtype=np.int32)
-                         for side in ('height', 'width'))
+        height, width = (
+            np.array([getattr(image, side) for image in self.images], dtype=np.int32) for side in ('height', 'width')
+        )
         owner, box = np.asarray(self.image), np.asarray(self.box).reshape(-1, 4)
         x, y, w, h = box.T
         inside = owner >= 0  # an object of no image is in no image's list
@@ -282,9 +313,13 @@ class _Builder:
         names = [json.dumps([image.id, image.file_name]).encode() for image in self.images]
         known = np.flatnonzero(owner >= 0)
         arrays.update(
-            height=height, width=width, box=box, usable=inside & (np.asarray(self.area) > 0),
+            height=height,
+            width=width,
+            box=box,
+            usable=inside & (np.asarray(self.area) > 0),
             names=np.asarray(array('B', b''.join(names))),
             names_end=np.cumsum([len(name) for name in names], dtype=np.int64),
             order=known[np.argsort(owner[known], kind='stable')],
-            order_end=np.cumsum(np.bincount(owner[known], minlength=len(height)), dtype=np.int64))
+            order_end=np.cumsum(np.bincount(owner[known], minlength=len(height)), dtype=np.int64),
+        )
         return CocoTable(arrays, self.categories)

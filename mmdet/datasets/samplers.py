@@ -1,5 +1,6 @@
 """Batches of images of alike shape."""
-from typing import Iterator, Sequence
+
+from collections.abc import Iterator, Sequence
 
 from torch.utils.data import BatchSampler, Sampler
 
@@ -30,6 +31,6 @@ class AspectRatioBatchSampler(BatchSampler):
         # What is left of both kinds fills the last batches: as many batches as __len__ says.
         rest = buckets[0] + buckets[1]
         for i in range(0, len(rest), self.batch_size):
-            batch = rest[i:i + self.batch_size]
+            batch = rest[i : i + self.batch_size]
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch

@@ -1,8 +1,10 @@
 """Randomness counted, not drawn: a training sample's augmentation follows from where it stands in the run."""
+
 import hashlib
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import BatchSampler, Sampler
 
 class SeededIndex(NamedTuple):
     """What :class:`SeededBatchSampler` asks of :class:`SeededDataset`: a sample, and the seed to make it with."""
+
     index: int
     seed: int
 
@@ -54,7 +57,7 @@ class SeededDataset:
     def __init__(self, dataset: Any) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
-    def __getitem__(self, index: Union[int, SeededIndex]) -> Any:
+    def __getitem__(self, index: int | SeededIndex) -> Any:
         if not isinstance(index, SeededIndex):
             return self.dataset[index]
         with seeded(index.seed):
@@ -79,13 +82,15 @@ class SeededBatchSampler(Sampler):
         batch_sampler: config of the batch sampler; torch's without one.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int, batch_sampler: Union[dict, Sampler, None] = None,
-                 drop_last: bool = False) -> None:
+    def __init__(
+        self, sampler: Sampler, batch_size: int, batch_sampler: dict | Sampler | None = None, drop_last: bool = False
+    ) -> None:
         if batch_sampler is None:
             batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         elif isinstance(batch_sampler, dict):
-            batch_sampler = DATA_SAMPLERS.build(batch_sampler, default_args=dict(sampler=sampler,
-                                                                                 batch_size=batch_size))
+            batch_sampler = DATA_SAMPLERS.build(
+                batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
+            )
         self.batch_sampler = batch_sampler
         self.sampler = sampler
         self.batch_size = batch_size
@@ -112,7 +117,7 @@ class SeededBatchSampler(Sampler):
 def seeded_dataloader(cfg: dict) -> dict:
     """A data loader's config with :class:`SeededDataset` and :class:`SeededBatchSampler` put around its parts."""
     cfg = dict(cfg)
-    inner: Optional[dict] = cfg.pop('batch_sampler', None)
+    inner: dict | None = cfg.pop('batch_sampler', None)
     cfg['batch_sampler'] = dict(type=SeededBatchSampler, batch_sampler=inner, drop_last=cfg.pop('drop_last', False))
     cfg['dataset'] = dict(type=SeededDataset, dataset=cfg['dataset'])
     return cfg

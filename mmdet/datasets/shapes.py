@@ -1,4 +1,5 @@
 """Synthetic images of overlapping circles, squares and triangles, in COCO's format."""
+
 import cv2
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -21,8 +22,9 @@ def _background(rng: np.random.Generator, size: int, bounds: tuple[float, float]
     return np.broadcast_to(image, (size, size, 3)).copy()
 
 
-def make_image(seed: int, size: int = 128, max_objects: int = 6,
-               background: tuple[float, float] = (90, 165)) -> tuple[np.ndarray, list[dict]]:
+def make_image(
+    seed: int, size: int = 128, max_objects: int = 6, background: tuple[float, float] = (90, 165)
+) -> tuple[np.ndarray, list[dict]]:
     """One image and its objects; the same seed gives the same image.
 
     Args:
@@ -59,6 +61,12 @@ def make_image(seed: int, size: int = 128, max_objects: int = 6,
         if not area or visible.sum() < max(LEAST_VISIBLE * area, 12):
             continue
         rle = coco_mask.encode(np.asfortranarray(visible))
-        objects.append(dict(category=kind, bbox=coco_mask.toBbox(rle).tolist(), area=int(visible.sum()),
-                            segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+        objects.append(
+            dict(
+                category=kind,
+                bbox=coco_mask.toBbox(rle).tolist(),
+                area=int(visible.sum()),
+                segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+            )
+        )
     return image.clip(0, 255).astype(np.uint8), objects

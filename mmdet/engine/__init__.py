@@ -1,10 +1,22 @@
 """Pieces of our own for mmengine's runner."""
+
 from mmdet.utils.atomic_io import AtomicLocalBackend, write_atomic
 
 from .amp import AmpOptimWrapper, amp_dtype
 from .hooks import CBNHook, CheckpointCheckHook, ProgressHook, ResourceHook
 from .runner import DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
-__all__ = ['AmpOptimWrapper', 'AtomicLocalBackend', 'CBNHook', 'CheckpointCheckHook', 'DetRunner',
-           'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ProgressHook', 'ResourceHook', 'ValLoop', 'amp_dtype',
-           'write_atomic']
+__all__ = [
+    'AmpOptimWrapper',
+    'AtomicLocalBackend',
+    'CBNHook',
+    'CheckpointCheckHook',
+    'DetRunner',
+    'EpochBasedTrainLoop',
+    'IterBasedTrainLoop',
+    'ProgressHook',
+    'ResourceHook',
+    'ValLoop',
+    'amp_dtype',
+    'write_atomic',
+]

@@ -1,5 +1,4 @@
 """Mixed precision, on a GPU and on the CPU."""
-from typing import Optional, Union
 
 import torch
 from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
@@ -8,7 +7,7 @@ from mmengine.optim import OptimWrapper
 from mmdet.registry import OPTIM_WRAPPERS
 
 
-def amp_dtype(dtype: Union[str, torch.dtype, None]) -> torch.dtype:
+def amp_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """What autocast casts to; None: float16 on a GPU, bfloat16 on the CPU.
 
     Raises:
@@ -21,8 +20,10 @@ def amp_dtype(dtype: Union[str, torch.dtype, None]) -> torch.dtype:
     if name not in ('float16', 'bfloat16'):
         raise ValueError(f"optim_wrapper.dtype must be 'float16' or 'bfloat16', got {name!r}")
     if name == 'float16' and not cuda:
-        raise ValueError('mixed precision in float16 (--amp fp16) needs a loss scale, and that needs CUDA, which is '
-                         "not here; on a CPU take bfloat16: --amp bf16, or optim_wrapper.dtype='bfloat16'")
+        raise ValueError(
+            'mixed precision in float16 (--amp fp16) needs a loss scale, and that needs CUDA, which is '
+            "not here; on a CPU take bfloat16: --amp bf16, or optim_wrapper.dtype='bfloat16'"
+        )
     return getattr(torch, name)
 
 
@@ -35,7 +36,7 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         dtype: ``'float16'`` or ``'bfloat16'``, see :func:`amp_dtype`.
     """
 
-    def __init__(self, loss_scale: Union[str, float, dict] = 'dynamic', dtype: Optional[str] = None, **kwargs) -> None:
+    def __init__(self, loss_scale: str | float | dict = 'dynamic', dtype: str | None = None, **kwargs) -> None:
         self.cast_dtype = amp_dtype(dtype)
         if self.cast_dtype == torch.float16:
             super().__init__(loss_scale, self.cast_dtype, **kwargs)

@@ -1,4 +1,5 @@
 """Evaluation."""
+
 from .coco_metric import CocoMetric, DumpDetResults
 
 __all__ = ['CocoMetric', 'DumpDetResults']

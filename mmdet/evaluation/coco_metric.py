@@ -1,12 +1,13 @@
 """COCO's average precision."""
+
 import contextlib
 import io
 import itertools
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence, Union
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -36,8 +37,16 @@ def encode_masks(masks) -> list[dict]:
 
 def item_names(max_dets: Sequence[int]) -> list[str]:
     """Of the numbers of :func:`summarize`, in their order."""
-    return ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *(f'AR@{number}' for number in max_dets),
-            *(f'AR_{size}@{max_dets[-1]}' for size in 'sml')]
+    return [
+        'mAP',
+        'mAP_50',
+        'mAP_75',
+        'mAP_s',
+        'mAP_m',
+        'mAP_l',
+        *(f'AR@{number}' for number in max_dets),
+        *(f'AR_{size}@{max_dets[-1]}' for size in 'sml'),
+    ]
 
 
 def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
@@ -49,7 +58,7 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
 
     def mean(values):
         values = values[values > -1]
-        return float(values.mean()) if values.size else -1.
+        return float(values.mean()) if values.size else -1.0
 
     def precision(threshold=None, area=0):
         values = evaluation.eval['precision'][:, :, :, area, -1]
@@ -60,9 +69,19 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
     def recall(area=0, detections=-1):
         return mean(evaluation.eval['recall'][:, :, area, detections])
 
-    return OrderedDict(zip(item_names(max_dets), [
-        precision(), precision(0.5), precision(0.75), *(precision(area=i) for i in (1, 2, 3)),
-        *(recall(detections=i) for i in range(len(max_dets))), *(recall(area=i) for i in (1, 2, 3))]))
+    return OrderedDict(
+        zip(
+            item_names(max_dets),
+            [
+                precision(),
+                precision(0.5),
+                precision(0.75),
+                *(precision(area=i) for i in (1, 2, 3)),
+                *(recall(detections=i) for i in range(len(max_dets))),
+                *(recall(area=i) for i in (1, 2, 3)),
+            ],
+        )
+    )
 
 
 @METRICS.register_module()
@@ -88,11 +107,20 @@ class CocoMetric(BaseMetric):
 
     default_prefix = 'coco'
 
-    def __init__(self, ann_file: str, metric: Union[str, Sequence[str]] = 'bbox', classwise: bool = True,
-                 proposal_nums: Sequence[int] = (100, 300, 1000), iou_thrs: Union[float, Sequence[float], None] = None,
-                 metric_items: Optional[Sequence[str]] = None, format_only: bool = False,
-                 outfile_prefix: Optional[str] = None, backend_args: Optional[dict] = None,
-                 collect_device: str = 'cpu', prefix: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        metric: str | Sequence[str] = 'bbox',
+        classwise: bool = True,
+        proposal_nums: Sequence[int] = (100, 300, 1000),
+        iou_thrs: float | Sequence[float] | None = None,
+        metric_items: Sequence[str] | None = None,
+        format_only: bool = False,
+        outfile_prefix: str | None = None,
+        backend_args: dict | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         for name in self.metrics:
@@ -114,10 +142,10 @@ class CocoMetric(BaseMetric):
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
-        self._coco: Optional[COCO] = None
+        self._coco: COCO | None = None
 
     @property
-    def dataset_meta(self) -> Optional[dict]:
+    def dataset_meta(self) -> dict | None:
         """The data set's, whose ``classes`` must be categories of the file."""
         return self._dataset_meta
 
@@ -125,20 +153,28 @@ class CocoMetric(BaseMetric):
     def dataset_meta(self, meta: dict) -> None:
         unknown = [name for name in (meta or {}).get('classes') or () if name not in self._categories]
         if unknown:
-            raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the data set\'s '
-                             f"classes; its categories are {', '.join(map(repr, self._categories))}")
+            raise ValueError(
+                f"CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the data set's "
+                f'classes; its categories are {", ".join(map(repr, self._categories))}'
+            )
         self._dataset_meta = meta
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             found = sample['pred_instances']
-            result = dict(img_id=sample['img_id'], bboxes=found['bboxes'].cpu().numpy(),
-                          scores=found['scores'].cpu().numpy(), labels=found['labels'].cpu().numpy())
+            result = dict(
+                img_id=sample['img_id'],
+                bboxes=found['bboxes'].cpu().numpy(),
+                scores=found['scores'].cpu().numpy(),
+                labels=found['labels'].cpu().numpy(),
+            )
             if 'masks' in found:
                 result['masks'] = encode_masks(found['masks'].cpu().numpy())
             elif 'segm' in self.metrics:
-                raise ValueError("CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
-                                 "metric='bbox', or a detector with a mask head")
+                raise ValueError(
+                    "CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
+                    "metric='bbox', or a detector with a mask head"
+                )
             self.results.append(result)
 
     def evaluate(self, size: int) -> dict:
@@ -168,8 +204,10 @@ class CocoMetric(BaseMetric):
         image_ids = [result['img_id'] for result in results]
         strange = [key for key in image_ids if key not in self._coco.imgs]
         if strange:
-            raise ValueError(f'CocoMetric: ann_file {self.ann_file} has no image with the id {strange[0]!r}, and '
-                             f'{len(strange) - 1} more of the data set; give the annotations of the data set')
+            raise ValueError(
+                f'CocoMetric: ann_file {self.ann_file} has no image with the id {strange[0]!r}, and '
+                f'{len(strange) - 1} more of the data set; give the annotations of the data set'
+            )
         numbers = {}
         for metric in self.metrics:
             kind = 'segm' if metric == 'segm' else 'bbox'
@@ -181,8 +219,12 @@ class CocoMetric(BaseMetric):
         if self._coco is None:
             self._coco, self._coco_masks, without_mask = read_truth(self.ann_file, self.backend_args)
             if without_mask and 'segm' in self.metrics:
-                print_log(f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
-                          'in which detections do not count', 'current', logging.WARNING)
+                print_log(
+                    f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
+                    'in which detections do not count',
+                    'current',
+                    logging.WARNING,
+                )
             names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
             classes = (self.dataset_meta or {}).get('classes') or list(names)
             self._classes = list(classes)
@@ -229,15 +271,15 @@ class CocoMetric(BaseMetric):
             rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
             for name, cat_id in zip(self._classes, self._cat_ids):
                 i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
-                one = evaluation.eval['precision'][:, :, i:i + 1]
-                part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i:i + 1]))
+                one = evaluation.eval['precision'][:, :, i : i + 1]
+                part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i : i + 1]))
                 values = list(summarize(part, self.proposal_nums).values())[:6]
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
             text += '\n' + AsciiTable(rows).table
         print_log(text, MMLogger.get_current_instance())
 
 
-def read_truth(path: str, backend_args: Optional[dict] = None) -> tuple[COCO, COCO, int]:
+def read_truth(path: str, backend_args: dict | None = None) -> tuple[COCO, COCO, int]:
     """COCO annotations as pycocotools wants them.
 
     Returns:
@@ -268,8 +310,11 @@ def read_truth(path: str, backend_args: Optional[dict] = None) -> tuple[COCO, CO
             annotation['segmentation'] = mask
     boxes = masks = _index(data)
     if without_mask:
-        masks = _index(dict(data, annotations=[
-            without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]))
+        masks = _index(
+            dict(
+                data, annotations=[without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]
+            )
+        )
     return boxes, masks, len(without_mask)
 
 
@@ -296,8 +341,11 @@ class DumpDetResults(DumpResults):
     def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
         slim = []
         for sample in predictions:
-            kept = {key: value for key, value in sample.items()
-                    if key not in ('gt_instances', 'ignored_instances', 'proposals')}
+            kept = {
+                key: value
+                for key, value in sample.items()
+                if key not in ('gt_instances', 'ignored_instances', 'proposals')
+            }
             found = dict(kept['pred_instances'])
             if 'masks' in found:
                 found['masks'] = encode_masks(found['masks'].cpu().numpy())

@@ -1,10 +1,12 @@
 """Functions on boxes: (N, 4) tensors of x1, y1, x2, y2 in pixels, corners not offset by one."""
+
 import torch
 from torch import Tensor
 
 
-def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False,
-                  eps: float = 1e-6) -> Tensor:
+def bbox_overlaps(
+    bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False, eps: float = 1e-6
+) -> Tensor:
     """Overlap of boxes.
 
     Args:
@@ -20,16 +22,19 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligne
         raise ValueError(f"bbox_overlaps: mode must be 'iou', 'iof' or 'giou', got {mode!r}")
     left1, top1, right1, bottom1 = bboxes1.unbind(1) if is_aligned else bboxes1[:, None].unbind(-1)
     left2, top2, right2, bottom2 = bboxes2.unbind(1)
-    inner = ((torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0) *
-             (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0))
+    inner = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0) * (
+        torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
+    ).clamp(min=0)
     area1, area2 = (right1 - left1) * (bottom1 - top1), (right2 - left2) * (bottom2 - top2)
     union = area1.expand_as(inner) if mode == 'iof' else area1 + area2 - inner
     union = union.clamp(min=eps)
     overlap = inner / union
     if mode != 'giou':
         return overlap
-    hull = ((torch.maximum(right1, right2) - torch.minimum(left1, left2)).clamp(min=0) *
-            (torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)).clamp(min=0)).clamp(min=eps)
+    hull = (
+        (torch.maximum(right1, right2) - torch.minimum(left1, left2)).clamp(min=0)
+        * (torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)).clamp(min=0)
+    ).clamp(min=eps)
     return overlap - (hull - union) / hull
 
 

@@ -1,4 +1,5 @@
 """What is known of one image, and what a detector says of it."""
+
 from typing import Optional
 
 from mmengine.structures import BaseDataElement, InstanceData

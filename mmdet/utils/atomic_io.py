@@ -1,19 +1,21 @@
 """Files are written whole or not at all: an interrupted checkpoint never replaces a good one."""
+
 import hashlib
 import os
 import shutil
 import struct
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Union
+from typing import Any, BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
 
 
 @contextmanager
-def replace_when_done(path: Union[str, Path]) -> Iterator[str]:
+def replace_when_done(path: str | Path) -> Iterator[str]:
     """A name beside ``path`` to write to, with the same ending; at the end that file is moved to ``path``.
 
     Parent folders are made. If the block raises, nothing is left of it; of a process that is killed
@@ -34,14 +36,14 @@ def replace_when_done(path: Union[str, Path]) -> Iterator[str]:
         raise
 
 
-def remove_leftovers(folder: Union[str, Path]) -> None:
+def remove_leftovers(folder: str | Path) -> None:
     """Remove what killed processes have left of their writes in a folder that no other process writes to."""
     for pattern in ('.*.????????.tmp*', '.*_*.????????.pth'):  # the second before November 2026
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
 
 
-def write_atomic(data: bytes, path: Union[str, Path]) -> None:
+def write_atomic(data: bytes, path: str | Path) -> None:
     """Write ``data`` beside ``path`` and move it there once it is on disk; parent folders are made.
 
     What :func:`torch.save` has made is sealed, see :func:`is_whole`.
@@ -56,8 +58,11 @@ def write_atomic(data: bytes, path: Union[str, Path]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise type(error)(error.errno, f'{path}: cannot be written: {error.strerror or error}; it needs '
-                          f'{len(data) / 2**20:.1f} MiB{_free(Path(path).parent)}') from error
+        raise type(error)(
+            error.errno,
+            f'{path}: cannot be written: {error.strerror or error}; it needs '
+            f'{len(data) / 2**20:.1f} MiB{_free(Path(path).parent)}',
+        ) from error
 
 
 def _free(folder: Path) -> str:
@@ -74,7 +79,7 @@ _END, _NO_COMMENT = b'PK\5\6', b'\0\0'
 _LENGTH = 72  # of 'sha256 ', 64 digits and a line's end
 
 
-def sealed(data: bytes) -> Iterator[Union[bytes, memoryview]]:
+def sealed(data: bytes) -> Iterator[bytes | memoryview]:
     """``data`` in parts; a zip archive without a comment gets one, the SHA-256 of all before it."""
     view = memoryview(data)
     if len(data) < 22 or view[:2] != b'PK' or view[-22:-18] != _END or view[-2:] != _NO_COMMENT:
@@ -88,7 +93,7 @@ def sealed(data: bytes) -> Iterator[Union[bytes, memoryview]]:
     yield f'sha256 {digest.hexdigest()}\n'.encode()
 
 
-def seal(path: Union[str, Path]) -> None:
+def seal(path: str | Path) -> None:
     """As :func:`sealed`, of a zip archive that is a file."""
     with open(path, 'r+b') as file:
         size = file.seek(0, os.SEEK_END)
@@ -118,7 +123,7 @@ def is_whole(file: BinaryIO) -> bool:
     file.seek(max(0, size - 1024))
     tail = file.read()
     end = tail.rfind(_END)
-    length = int.from_bytes(tail[end + 20:end + 22], 'little')
+    length = int.from_bytes(tail[end + 20 : end + 22], 'little')
     if end < 0 or len(tail) - end - 22 != length:  # cut off, or something behind it
         return False
     file.seek(0)
@@ -136,10 +141,10 @@ def is_whole(file: BinaryIO) -> bool:
 class AtomicLocalBackend(LocalBackend):
     """mmengine's local files, written with :func:`write_atomic`."""
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         write_atomic(obj, filepath)
 
-    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         write_atomic(obj.encode(encoding), filepath)
 
 

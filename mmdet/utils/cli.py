@@ -1,10 +1,11 @@
 """What the command-line tools share: how they end."""
+
 import gc
 import multiprocessing
 import os
 import sys
 import traceback
-from typing import Callable
+from collections.abc import Callable
 
 import torch.distributed as dist
 

@@ -1,8 +1,10 @@
 """Checks that a config names parts and arguments that there are, before anything is built."""
+
 import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -14,16 +16,26 @@ from mmdet import registry as own
 
 #: where a part under this key is looked for, whatever section it is in
 PLACES = {
-    'init_cfg': (own.WEIGHT_INITIALIZERS, ), 'dataset': (own.DATASETS, ), 'datasets': (own.DATASETS, ),
-    'pipeline': (own.TRANSFORMS, ), 'transforms': (own.TRANSFORMS, ), 'batch_sampler': (own.DATA_SAMPLERS, ),
-    'collate_fn': (FUNCTIONS, ), 'metrics': (own.METRICS, ), 'optimizer': (own.OPTIMIZERS, ),
-    'vis_backends': (own.VISBACKENDS, )}
+    'init_cfg': (own.WEIGHT_INITIALIZERS,),
+    'dataset': (own.DATASETS,),
+    'datasets': (own.DATASETS,),
+    'pipeline': (own.TRANSFORMS,),
+    'transforms': (own.TRANSFORMS,),
+    'batch_sampler': (own.DATA_SAMPLERS,),
+    'collate_fn': (FUNCTIONS,),
+    'metrics': (own.METRICS,),
+    'optimizer': (own.OPTIMIZERS,),
+    'vis_backends': (own.VISBACKENDS,),
+}
 MODEL = (own.MODELS, own.TASK_UTILS)
 #: sections besides the model's and the parts' (train, val, test)
 SECTIONS = {
-    'default_hooks': (own.HOOKS, ), 'custom_hooks': (own.HOOKS, ), 'visualizer': (own.VISUALIZERS, ),
-    'log_processor': (own.LOG_PROCESSORS, )}
-TRAINING = {'optim_wrapper': (own.OPTIM_WRAPPERS, ), 'param_scheduler': (own.PARAM_SCHEDULERS, )}
+    'default_hooks': (own.HOOKS,),
+    'custom_hooks': (own.HOOKS,),
+    'visualizer': (own.VISUALIZERS,),
+    'log_processor': (own.LOG_PROCESSORS,),
+}
+TRAINING = {'optim_wrapper': (own.OPTIM_WRAPPERS,), 'param_scheduler': (own.PARAM_SCHEDULERS,)}
 #: dicts of the model that no registry builds; the part that reads them checks them
 PLAIN = ('norm_cfg', 'roi_layer', 'upsample_cfg', 'metainfo')
 NMS = ('nms', 'soft_nms')
@@ -98,11 +110,27 @@ def _failed_part(error: Exception, cfg: Config) -> str:
         if trace.tb_frame.f_code.co_name == 'build_from_cfg':
             built = trace.tb_frame.f_locals.get('cfg')
             if isinstance(built, dict):  # the config's dict, with keys that its parent has added
-                found = next((path for path, node in nodes if node and path.startswith(found)
-                              and all(built.get(key) == value for key, value in node.items())), found)
+                found = next(
+                    (
+                        path
+                        for path, node in nodes
+                        if node
+                        and path.startswith(found)
+                        and all(built.get(key) == value for key, value in node.items())
+                    ),
+                    found,
+                )
             else:
-                found = next((f'{found}.{key}' for path, node in nodes if path == found for key, value in node.items()
-                              if value == built and type(value) is type(built)), found)
+                found = next(
+                    (
+                        f'{found}.{key}'
+                        for path, node in nodes
+                        if path == found
+                        for key, value in node.items()
+                        if value == built and type(value) is type(built)
+                    ),
+                    found,
+                )
         trace = trace.tb_next
     return found
 
@@ -115,9 +143,9 @@ def check_parts(cfg: Config, parts: Sequence[str]) -> None:
     """
     sections = dict(SECTIONS, **(TRAINING if 'train' in parts else {}))
     for part in parts:
-        sections[f'{part}_dataloader'] = (own.DATA_SAMPLERS, )  # what PLACES does not name is the sampler
+        sections[f'{part}_dataloader'] = (own.DATA_SAMPLERS,)  # what PLACES does not name is the sampler
         sections[f'{part}_evaluator'] = (own.METRICS, own.EVALUATOR)
-        sections[f'{part}_cfg'] = (own.LOOPS, )
+        sections[f'{part}_cfg'] = (own.LOOPS,)
     for key, registries in sections.items():
         _check(_plain(cfg.get(key)), f'{_name(cfg)}, {key}', registries)
 
@@ -143,10 +171,13 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
         if kind is None:
             raise KeyError(_unknown(node['type'], path, registries))
     if kind is not None:
-        if not any(kind is part for one in registries for registry in _tree(one)
-                   for part in registry.module_dict.values()):
-            raise ValueError(f'{path}.type: {_full_name(kind)} is in no registry; a part of your own is to be '
-                             f'registered (@{registries[0].name.upper().replace(" ", "_")}S.register_module())')
+        if not any(
+            kind is part for one in registries for registry in _tree(one) for part in registry.module_dict.values()
+        ):
+            raise ValueError(
+                f'{path}.type: {_full_name(kind)} is in no registry; a part of your own is to be '
+                f'registered (@{registries[0].name.upper().replace(" ", "_")}S.register_module())'
+            )
         package = getattr(kind, '__module__', '').partition('.')[0]
         if package == 'mmdet':
             _check_arguments(kind, node, path)
@@ -156,7 +187,7 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
     for key, value in node.items():
         if key == 'nms' and isinstance(value, dict):
             if value.get('type', 'nms') not in NMS:
-                raise ValueError(f"{path}.nms.type must be one of {', '.join(NMS)}, got {value['type']!r}")
+                raise ValueError(f'{path}.nms.type must be one of {", ".join(NMS)}, got {value["type"]!r}')
         elif key not in PLAIN:
             _check(value, f'{path}.{key}', PLACES.get(key, registries))
 
@@ -210,28 +241,41 @@ def check_saved_config(cfg: Config, source: str) -> None:
         if package in scopes and '.' not in rest:  # looked up in the registries only, see no_imports
             continue
         name = kind.rpartition('.')[2]
-        found = next((f'{registry.scope}.{key}' for registry in trees for key, part in registry.module_dict.items()
-                      if getattr(part, '__name__', None) == name and part.__module__.split('.')[0] == package), None)
+        found = next(
+            (
+                f'{registry.scope}.{key}'
+                for registry in trees
+                for key, part in registry.module_dict.items()
+                if getattr(part, '__name__', None) == name and part.__module__.split('.')[0] == package
+            ),
+            None,
+        )
         if found is None:
             raise ValueError(_refusal(source, f'{path}.type'.lstrip('.'), kind))
         node['type'] = found
 
 
 def _refusal(source: str, path: str, value: Any) -> str:
-    return (f'{source}: its config names {value!r} ({path}), which is no registered part; to import it could run any '
-            'code, so it is refused. If you trust it, give the config file')
+    return (
+        f'{source}: its config names {value!r} ({path}), which is no registered part; to import it could run any '
+        'code, so it is refused. If you trust it, give the config file'
+    )
 
 
 @contextmanager
 def no_imports() -> Iterator[None]:
     """Within, registries build what they hold already, and import nothing for a name in a config."""
-    known = {package for parent in _registries() for registry in _tree(parent)
-             for package in (registry.scope, *(location.partition('.')[0] for location in registry._locations))}
+    known = {
+        package
+        for parent in _registries()
+        for registry in _tree(parent)
+        for package in (registry.scope, *(location.partition('.')[0] for location in registry._locations))
+    }
     load, look_up = engine.import_module, engine.get_object_from_string
 
     def load_known(name: str) -> Any:
         if name.partition('.')[0] not in known:
-            raise ImportError(f'{name} is not imported for a config that may be a stranger\'s')
+            raise ImportError(f"{name} is not imported for a config that may be a stranger's")
         return load(name)
 
     engine.import_module, engine.get_object_from_string = load_known, lambda name: None
@@ -266,16 +310,19 @@ def _unknown(kind: str, path: str, registries: Sequence[Registry]) -> str:
     scope, _, name = kind.rpartition('.')
     if scope not in ('', 'mmdet', 'mmengine', 'mmcv'):
         return f'{path}.type: there is no {kind!r}; is its package installed, and named in custom_imports?'
-    return (f'{path}.type: there is no {kind!r}{_nearest(name, names)}. A part of your own, or of another package, is '
-            'to be named in custom_imports')
+    return (
+        f'{path}.type: there is no {kind!r}{_nearest(name, names)}. A part of your own, or of another package, is '
+        'to be named in custom_imports'
+    )
 
 
-def arguments(kind: Any) -> Optional[set[str]]:
+def arguments(kind: Any) -> set[str] | None:
     """Names of the keyword arguments of a class or function, those that ``**kwargs`` hands on to a base class among
     them; None if it takes any."""
     names = set()
-    functions = [c.__dict__['__init__'] for c in kind.__mro__ if '__init__' in c.__dict__] if inspect.isclass(kind) \
-        else [kind]
+    functions = (
+        [c.__dict__['__init__'] for c in kind.__mro__ if '__init__' in c.__dict__] if inspect.isclass(kind) else [kind]
+    )
     for function in functions:
         if function is object.__init__:
             break

@@ -1,11 +1,12 @@
 """Signals that ask a training to stop: Ctrl-C, SIGTERM and SIGUSR1 (a cluster takes the machine back), SIGHUP (a lost
 terminal)."""
+
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_rank
@@ -21,11 +22,11 @@ class Interrupted(KeyboardInterrupt):
         checkpoint: where the state was saved.
     """
 
-    def __init__(self, signum: int, checkpoint: Optional[str] = None) -> None:
+    def __init__(self, signum: int, checkpoint: str | None = None) -> None:
         super().__init__(signum, checkpoint)
         self.signum = signum
         self.checkpoint = checkpoint
-        self.resume_command: Optional[str] = None
+        self.resume_command: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -40,9 +41,10 @@ class Interrupted(KeyboardInterrupt):
 
 class _State:
     """What the handler knows; one for the process, as signals are."""
+
     owner = 0  # workers that are forked inherit the handler
     signum = 0
-    since = 0.
+    since = 0.0
     terminals: tuple[int, ...] = ()  # standard output and error, where they are one
 
 
@@ -72,8 +74,9 @@ def _handle(signum: int, frame) -> None:
         _leave_terminal()
     if not _State.signum:
         _State.signum, _State.since = signum, now
-        _say(f'{signal.Signals(signum).name}: finishing the iteration and saving a checkpoint; once more to quit at '
-             'once')
+        _say(
+            f'{signal.Signals(signum).name}: finishing the iteration and saving a checkpoint; once more to quit at once'
+        )
     # The same request may come twice: from the cluster, and passed on by torchrun. Nobody is there to ask twice after
     # a SIGHUP, which kernel and shell both send; Slurm warns and then insists.
     elif _means_it(signum) and now - _State.since > (5 if 'TORCHELASTIC_RUN_ID' in os.environ else 1):
@@ -130,7 +133,7 @@ def _wait_for_trainer(trainer: int) -> None:
     os._exit(0)
 
 
-def shield_worker(then: Optional[Callable[[int], None]], worker_id: int) -> None:
+def shield_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
     """A data loader worker's initialization that leaves signals to the trainer, and then calls ``then``.
 
     Ctrl-C and clusters signal every process; a trainer without its workers could not finish the iteration. SIGTERM
@@ -140,6 +143,6 @@ def shield_worker(then: Optional[Callable[[int], None]], worker_id: int) -> None
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, 'sigtimedwait'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_wait_for_trainer, args=(os.getppid(), ), daemon=True).start()
+        threading.Thread(target=_wait_for_trainer, args=(os.getppid(),), daemon=True).start()
     if then is not None:
         then(worker_id)

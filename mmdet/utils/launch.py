@@ -1,4 +1,5 @@
 """torchrun for the shell scripts: python -m mmdet.utils.launch GPUS [options of torchrun] SCRIPT ARGS..."""
+
 import os
 import sys
 
@@ -17,8 +18,9 @@ def check_processes(text: str) -> int:
     if gpus and number > gpus:
         raise ValueError(f'GPUS={text}: this machine has {gpus} GPUs; ask for at most {gpus}')
     if not gpus and number > 4 * cores:
-        raise ValueError(f'GPUS={text}: this machine has no GPU and {cores} cores; ask for at most {4 * cores} '
-                         'processes')
+        raise ValueError(
+            f'GPUS={text}: this machine has no GPU and {cores} cores; ask for at most {4 * cores} processes'
+        )
     return number
 
 

@@ -1,7 +1,7 @@
 """What scripts written for mmdetection 3.x import from ``mmdet.utils``."""
+
 import importlib
 import os
-from typing import Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope as set_default_scope
@@ -18,7 +18,7 @@ def register_all_modules(init_default_scope: bool = True) -> None:
         set_default_scope('mmdet')
 
 
-def get_test_pipeline_cfg(cfg: Union[str, Config, ConfigDict]) -> ConfigDict:
+def get_test_pipeline_cfg(cfg: str | Config | ConfigDict) -> ConfigDict:
     """The transforms of ``test_dataloader``'s data set, inside wrappers as well.
 
     Args:
@@ -36,8 +36,9 @@ def get_test_pipeline_cfg(cfg: Union[str, Config, ConfigDict]) -> ConfigDict:
         elif dataset.get('datasets'):
             dataset = dataset['datasets'][0]
         else:
-            raise KeyError(f"config {getattr(cfg, 'filename', None) or ''}: there is no "
-                           'test_dataloader.dataset.pipeline')
+            raise KeyError(
+                f'config {getattr(cfg, "filename", None) or ""}: there is no test_dataloader.dataset.pipeline'
+            )
     return dataset.pipeline
 
 
@@ -47,6 +48,7 @@ def collect_env() -> dict:
     from mmengine.utils.dl_utils import collect_env as collect
 
     from mmdet.version import __version__
+
     return dict(collect(), MMDetection=f'{__version__}+{get_git_hash()[:7]}')
 
 
@@ -56,4 +58,5 @@ def setup_cache_size_limit_of_dynamo() -> None:
     Images of many sizes would otherwise be compiled for without end.
     """
     import torch._dynamo
+
     torch._dynamo.config.cache_size_limit = int(os.environ.get('DYNAMO_CACHE_SIZE_LIMIT', 4))

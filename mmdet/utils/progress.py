@@ -2,13 +2,15 @@
 
 A terminal gets the live line unless MMDET_PROGRESS=0, CI is set or TERM is 'dumb'. Files and pipes get plain lines.
 """
+
 import atexit
 import logging
 import os
 import sys
 import time
 from collections import deque
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from mmengine.logging import MMLogger
 from rich.console import Console
@@ -24,8 +26,13 @@ BAR = 20
 def wants_live() -> bool:
     """Whether this process shows a live line: the first one, on a terminal, and nobody has said no."""
     env = os.environ
-    return (sys.stdout.isatty() and env.get('RANK', '0') == '0' and env.get('MMDET_PROGRESS', '1') != '0'
-            and env.get('CI', '').lower() in ('', '0', 'false') and env.get('TERM', 'dumb') not in ('dumb', 'unknown'))
+    return (
+        sys.stdout.isatty()
+        and env.get('RANK', '0') == '0'
+        and env.get('MMDET_PROGRESS', '1') != '0'
+        and env.get('CI', '').lower() in ('', '0', 'false')
+        and env.get('TERM', 'dumb') not in ('dumb', 'unknown')
+    )
 
 
 def duration(seconds: float) -> str:
@@ -38,6 +45,7 @@ def duration(seconds: float) -> str:
 
 class Field(NamedTuple):
     """A part of the line; where it is narrow, those of lower ``rank`` stay."""
+
     text: str
     rank: int
     style: str = ''
@@ -107,20 +115,20 @@ class LiveLine:
     cursor stays visible, so that a killed process leaves the terminal as it was.
     """
 
-    def __init__(self, console: Optional[Console] = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._live = Live(console=self.console, auto_refresh=False, transient=True,
-                          redirect_stderr=sys.stderr.isatty())
+        self._live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stderr=sys.stderr.isatty())
         self._streams: list[tuple[logging.StreamHandler, object]] = []
-        self._drawn = 0.
+        self._drawn = 0.0
         self._length = 0
 
     def start(self) -> None:
         terminal = {sys.stdout} | ({sys.stderr} if sys.stderr.isatty() else set())
         self._live.start()
         self.console.show_cursor(True)
-        handlers = [handler for logger in [logging.root, *MMLogger._instance_dict.values()]
-                    for handler in logger.handlers]
+        handlers = [
+            handler for logger in [logging.root, *MMLogger._instance_dict.values()] for handler in logger.handlers
+        ]
         for handler in handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream in terminal:
                 self._streams.append((handler, handler.setStream(_Above(self.console))))
@@ -160,7 +168,7 @@ class LiveLine:
         atexit.unregister(self.stop)
 
 
-def track(iterable: Iterable[T], description: str, total: Optional[int] = None) -> Iterator[T]:
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield what is in ``iterable`` and show how much of it is done.
 
     Args:
@@ -181,9 +189,15 @@ def track(iterable: Iterable[T], description: str, total: Optional[int] = None) 
             rate = done / max(now - began, 1e-9)
             left = f'ETA {duration((total - done) / rate)}'
             if line is not None and line.due():
-                line.show([Field(description, 0, 'bold'), Field(line.bar(done / max(total, 1)), 4, 'cyan'),
-                           Field(f'{done:{len(str(total))}d}/{total}', 1), Field(f'{rate:.1f}/s', 3),
-                           Field(left, 2)])
+                line.show(
+                    [
+                        Field(description, 0, 'bold'),
+                        Field(line.bar(done / max(total, 1)), 4, 'cyan'),
+                        Field(f'{done:{len(str(total))}d}/{total}', 1),
+                        Field(f'{rate:.1f}/s', 3),
+                        Field(left, 2),
+                    ]
+                )
             elif line is None and now - said > PLAIN:
                 said = now
                 print(f'{description}: {done}/{total}, {rate:.1f}/s, {left}', flush=True)

@@ -1,4 +1,5 @@
 """The processes of one job: what each says when it fails, and who has stopped answering."""
+
 import datetime
 import os
 import re
@@ -6,8 +7,9 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,8 +17,11 @@ import torch.distributed as dist
 #: seconds after which a silent rank ends the job, unless env_cfg.dist_cfg.timeout says otherwise (torch's for gloo)
 TIMEOUT = 1800
 # What gloo and NCCL say in the others when one process has ended
-_LOST = re.compile('connection (closed|reset|refused)|broken pipe|connectfullmesh|remote process exited|'
-                   'ncclremoteerror|timed out waiting|socket timeout|failed to recv', re.I)
+_LOST = re.compile(
+    'connection (closed|reset|refused)|broken pipe|connectfullmesh|remote process exited|'
+    'ncclremoteerror|timed out waiting|socket timeout|failed to recv',
+    re.I,
+)
 _WORKER = re.compile(r'Caught (\w+) in DataLoader worker process (\d+)\.\n')
 
 
@@ -53,13 +58,17 @@ def slurm_environment() -> None:
         KeyError: this process was not started by srun.
     """
     if 'SLURM_PROCID' not in os.environ:
-        raise KeyError('--launcher slurm: SLURM_PROCID is not set; start the command with srun, see '
-                       'tools/slurm_train.sh')
+        raise KeyError(
+            '--launcher slurm: SLURM_PROCID is not set; start the command with srun, see tools/slurm_train.sh'
+        )
     env = os.environ
     local = int(env.get('SLURM_LOCALID', '0'))
     gpus = torch.cuda.device_count()  # 1 where Slurm shows each process its own only
-    env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env.get('SLURM_NTASKS', '1'),
-               LOCAL_RANK=str(local % gpus if gpus else local))
+    env.update(
+        RANK=env['SLURM_PROCID'],
+        WORLD_SIZE=env.get('SLURM_NTASKS', '1'),
+        LOCAL_RANK=str(local % gpus if gpus else local),
+    )
     if 'MASTER_ADDR' not in env:
         nodes = env.get('SLURM_STEP_NODELIST') or env.get('SLURM_NODELIST') or ''
         env['MASTER_ADDR'] = _first_host(nodes)
@@ -71,11 +80,13 @@ def _first_host(nodes: str) -> str:
     if not re.search(r'[\[,]', nodes):
         return nodes or '127.0.0.1'
     try:
-        return subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True,
-                              check=True).stdout.split()[0]
+        return subprocess.run(
+            ['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True
+        ).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise RuntimeError(f'--launcher slurm: scontrol cannot say the first machine of {nodes} ({error}); set '
-                           'MASTER_ADDR') from None
+        raise RuntimeError(
+            f'--launcher slurm: scontrol cannot say the first machine of {nodes} ({error}); set MASTER_ADDR'
+        ) from None
 
 
 def check_timeout(dist_cfg: dict, source: str) -> float:
@@ -100,9 +111,9 @@ class Watch:
 
     def __init__(self, timeout: float) -> None:
         self.limit = 0.8 * timeout
-        self.interval = min(5., timeout / 20)
+        self.interval = min(5.0, timeout / 20)
         self._end = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> 'Watch':
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and 'MASTER_ADDR' in os.environ:
@@ -119,8 +130,12 @@ class Watch:
         rank, world = dist.get_rank(), dist.get_world_size()
         try:
             # a connection of its own: a store's calls wait for each other
-            store = dist.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
-                                  timeout=datetime.timedelta(seconds=self.limit))
+            store = dist.TCPStore(
+                os.environ['MASTER_ADDR'],
+                int(os.environ['MASTER_PORT']),
+                is_master=False,
+                timeout=datetime.timedelta(seconds=self.limit),
+            )
             store = dist.PrefixStore(f'mmdet/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}', store)
             who = f'{socket.gethostname()}, process {os.getpid()}'
             names = [f'{other}' for other in range(world)]
@@ -131,7 +146,7 @@ class Watch:
                 if self._slept(now):
                     seen.clear()
                 for other, value in zip(names, store.multi_get(names)):
-                    if value != seen.get(other, (b'', 0.))[0] or value == b'done':
+                    if value != seen.get(other, (b'', 0.0))[0] or value == b'done':
                         seen[other] = value, now
                     elif now - seen[other][1] > self.limit:
                         self._give_up(other, value.decode().partition(' ')[2], now - seen[other][1])
@@ -152,8 +167,10 @@ class Watch:
         return gap > 3 * self.interval
 
     def _give_up(self, rank: str, who: str, silent: float) -> None:
-        text = (f'\n{rank_label()}error: rank {rank} ({who}) has not answered for {silent:.0f} s; the job ends '
-                f'(env_cfg.dist_cfg.timeout={self.limit / 0.8:g}). Start again with --resume\n')
+        text = (
+            f'\n{rank_label()}error: rank {rank} ({who}) has not answered for {silent:.0f} s; the job ends '
+            f'(env_cfg.dist_cfg.timeout={self.limit / 0.8:g}). Start again with --resume\n'
+        )
         os.write(2, text.encode())
         host, _, process = who.partition(', process ')
         if host == socket.gethostname():  # a stopped process does not hear torchrun's SIGTERM; later, to fail second

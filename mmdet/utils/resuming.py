@@ -1,6 +1,8 @@
 """Whether a run can go on from what is in a checkpoint beside weights."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,20 @@ def blame(path: str) -> Iterator[None]:
 
 
 #: of torch's optimizers
-_LIKE_THE_PARAMETER = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'square_avg',
-                       'grad_avg', 'acc_delta', 'ax', 'prev', 'step_size', 'sum')
+_LIKE_THE_PARAMETER = (
+    'momentum_buffer',
+    'exp_avg',
+    'exp_avg_sq',
+    'max_exp_avg_sq',
+    'exp_inf',
+    'square_avg',
+    'grad_avg',
+    'acc_delta',
+    'ax',
+    'prev',
+    'step_size',
+    'sum',
+)
 
 
 def check_resumable(checkpoint: dict, known: dict) -> None:
@@ -44,18 +58,25 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
         if not _is_count(meta.get(key)):
             raise ValueError(f'meta.{key} must be a number of 0 or more, got {shorten(meta.get(key))}')
     if not isinstance(meta.get('seed', 0), (int, type(None))) or not 0 <= (meta.get('seed') or 0) < 2**32:
-        raise ValueError(f"meta.seed must be a number from 0 to 2**32 - 1, got {shorten(meta['seed'])}")
+        raise ValueError(f'meta.seed must be a number from 0 to 2**32 - 1, got {shorten(meta["seed"])}')
     for key in ('message_hub', 'optimizer', 'param_schedulers'):
         if key in known and (key in checkpoint or key == 'message_hub'):  # save_optimizer=False leaves it out
             _check_alike(checkpoint.get(key), known[key], key)
     hub = checkpoint['message_hub']
     for key, value in hub['log_scalars'].items():
-        history = [vars(value).get(f'_{name}_history') for name in ('log', 'count')] if isinstance(
-            value, HistoryBuffer) else []
-        if not history or not all(isinstance(one, np.ndarray) and one.ndim == 1 and one.dtype.kind in 'iufb'
-                                  and len(one) == len(history[0]) for one in history):
-            raise ValueError(f'message_hub.log_scalars.{key} must be a HistoryBuffer with as many values as counts, '
-                             f'got {shorten(value)}')
+        history = (
+            [vars(value).get(f'_{name}_history') for name in ('log', 'count')]
+            if isinstance(value, HistoryBuffer)
+            else []
+        )
+        if not history or not all(
+            isinstance(one, np.ndarray) and one.ndim == 1 and one.dtype.kind in 'iufb' and len(one) == len(history[0])
+            for one in history
+        ):
+            raise ValueError(
+                f'message_hub.log_scalars.{key} must be a HistoryBuffer with as many values as counts, '
+                f'got {shorten(value)}'
+            )
     for key, value in hub['resumed_keys'].items():
         if not isinstance(value, bool) or not (key in hub['log_scalars'] or key in hub['runtime_info']):
             raise ValueError(f'message_hub.resumed_keys.{key} must be true or false, of a key that there is')
@@ -71,8 +92,9 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
     ids = [one for group in checkpoint['optimizer']['param_groups'] for one in group.get('params', ())]
     parameters = dict(zip(ids, known['parameters']))
     if len(parameters) != len(ids) or len(ids) != len(known['parameters']):
-        raise ValueError(f"optimizer.param_groups must hold {len(known['parameters'])} parameters, each once, got "
-                         f'{len(parameters)}')
+        raise ValueError(
+            f'optimizer.param_groups must hold {len(known["parameters"])} parameters, each once, got {len(parameters)}'
+        )
     for index, state in checkpoint['optimizer']['state'].items():
         where = f'optimizer.state.{index}'
         if index not in parameters or not isinstance(state, dict):
@@ -97,8 +119,12 @@ def _check_alike(value: Any, known: Any, where: str) -> None:
     if value is None and isinstance(known, float) and where.startswith('param_schedulers'):  # eta_min not set
         return
     kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), str, object) if isinstance(known, kinds))
-    if not isinstance(value, kinds) or kinds == (int, float) and not abs(value) < 2**63 or (
-            where.endswith('.param_name') and value != known):
+    if (
+        not isinstance(value, kinds)
+        or kinds == (int, float)
+        and not abs(value) < 2**63
+        or (where.endswith('.param_name') and value != known)
+    ):
         raise ValueError(f'{where} must be as {shorten(known)}, got {shorten(value)}')
     if isinstance(known, (list, tuple)):
         value, known = dict(enumerate(value)), dict(enumerate(known))

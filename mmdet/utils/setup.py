@@ -1,10 +1,10 @@
 """From a config file and command-line options to a config that the runner can run."""
+
 import logging
 import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Optional
 
 import torch
 from mmengine.config import Config
@@ -20,7 +20,7 @@ from mmdet.utils.ranks import check_timeout, slurm_environment
 RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ProgressHook', 'ResourceHook')
 
 
-def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None) -> Config:
+def load_config(path: str, options: dict | None = None, work_dir: str | None = None) -> Config:
     """Read a config file and merge command-line options into it.
 
     Args:
@@ -102,13 +102,17 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
 def _check_paths(config: str, path: str, dataset: dict) -> None:
     root = dataset.get('data_root') or ''
     wanted = [('data_root', root), ('ann_file', os.path.join(root, dataset['ann_file']))]
-    wanted += [(f'data_prefix.{key}', os.path.join(root, value))
-               for key, value in (dataset.get('data_prefix') or {}).items() if isinstance(value, str)]
+    wanted += [
+        (f'data_prefix.{key}', os.path.join(root, value))
+        for key, value in (dataset.get('data_prefix') or {}).items()
+        if isinstance(value, str)
+    ]
     for key, target in wanted:
         if target and '://' not in target and not os.path.exists(target):
             raise FileNotFoundError(
                 f'config {config}, {path}.{key}: {target} does not exist. See INSTALL.md for the layout of the data, '
-                f'or set the key, for instance --cfg-options {path}.data_root=...')
+                f'or set the key, for instance --cfg-options {path}.data_root=...'
+            )
 
 
 def _check_classes(cfg: Config, path: str, dataset: dict) -> None:
@@ -118,12 +122,14 @@ def _check_classes(cfg: Config, path: str, dataset: dict) -> None:
         return
     for key, node in walk(cfg.model.to_dict().get('roi_head'), 'model.roi_head'):
         if node.get('num_classes', len(classes)) != len(classes):
-            raise ValueError(f"config {cfg.filename}, {key}.num_classes: {node['num_classes']}, but {path} has "
-                             f"{len(classes)} classes (metainfo.classes): {', '.join(map(repr, classes[:5]))}"
-                             f"{', ...' if len(classes) > 5 else ''}")
+            raise ValueError(
+                f'config {cfg.filename}, {key}.num_classes: {node["num_classes"]}, but {path} has '
+                f'{len(classes)} classes (metainfo.classes): {", ".join(map(repr, classes[:5]))}'
+                f'{", ..." if len(classes) > 5 else ""}'
+            )
 
 
-def restarted() -> Optional[float]:
+def restarted() -> float | None:
     """Since when the run is going on if a launcher has started this process again (torchrun, Slurm), else None.
 
     Seconds since 1970; 0 if that is not known.
@@ -133,7 +139,7 @@ def restarted() -> Optional[float]:
     return None
 
 
-def find_checkpoint(work_dir: str, since: float = 0) -> Optional[str]:
+def find_checkpoint(work_dir: str, since: float = 0) -> str | None:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, or else the newest whole one.
 
     ``last_checkpoint`` may be lost with the machine, damaged, or name the place from which the work dir was moved.
@@ -165,8 +171,9 @@ def find_checkpoint(work_dir: str, since: float = 0) -> Optional[str]:
                 problems.append(error)
         else:
             if problems:
-                print_log(f"--resume: {'; '.join(map(str, problems))}; going on from {path}", 'current',
-                          logging.WARNING)
+                print_log(
+                    f'--resume: {"; ".join(map(str, problems))}; going on from {path}', 'current', logging.WARNING
+                )
             return path
     if problems:
         raise problems[0]
@@ -189,7 +196,8 @@ def prepare(cfg: Config, launcher: str) -> None:
     hooks = list((cfg.get('default_hooks') or {}).values()) + list(cfg.get('custom_hooks') or [])
     present = {hook.get('type') for hook in hooks if isinstance(hook, dict)}
     cfg.custom_hooks = list(cfg.get('custom_hooks') or []) + [
-        dict(type=hook) for hook in RUN_HOOKS if hook not in present]
+        dict(type=hook) for hook in RUN_HOOKS if hook not in present
+    ]
     cfg.setdefault('default_scope', 'mmdet')
     env = cfg.setdefault('env_cfg', {})
     dist_cfg = env.setdefault('dist_cfg', {})
@@ -198,8 +206,11 @@ def prepare(cfg: Config, launcher: str) -> None:
     if launcher != 'none' and not torch.cuda.is_available():
         # mmengine names a CUDA device, both to start the group and to wrap the model.
         cfg.model_wrapper_cfg = dict(
-            type='mmdet.CPUDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
+            type='mmdet.CPUDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         if launcher == 'pytorch' and not is_distributed():
             # mmengine makes a timedelta of the timeout, too
             torch.distributed.init_process_group(**dict(dist_cfg, timeout=timedelta(seconds=timeout)))

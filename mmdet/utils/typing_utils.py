@@ -1,4 +1,5 @@
 """Types by the names that parts written for mmdetection 3.x use."""
+
 from typing import Optional, Union
 
 from mmengine.config import ConfigDict

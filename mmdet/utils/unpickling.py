@@ -1,8 +1,9 @@
 """What pickled files of strangers may hold beside tensors: NumPy's arrays and scalars, made without its own unpickling,
 which takes memory's layout and even pointers from the file."""
+
 import pickle
 import pickletools
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, BinaryIO
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -29,7 +30,7 @@ class Dtype:
 class Array:
     """In the place of numpy.ndarray."""
 
-    value: Optional[np.ndarray] = None
+    value: np.ndarray | None = None
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, data = state
@@ -60,10 +61,18 @@ def _no_bytes() -> bytes:
 
 #: by the names that NumPy 1 and 2, and pickle's protocols before 3 and since, give them
 REPLACEMENTS = {
-    'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes, 'numpy.ndarray': Array, 'numpy.dtype': Dtype,
-    'numpy.core.numeric._frombuffer': _array, 'numpy._core.numeric._frombuffer': _array,
-    **{f'numpy.{core}.multiarray.{name}': function for core in ('core', '_core')
-       for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))}}
+    'builtins.bytes': _no_bytes,
+    '__builtin__.bytes': _no_bytes,
+    'numpy.ndarray': Array,
+    'numpy.dtype': Dtype,
+    'numpy.core.numeric._frombuffer': _array,
+    'numpy._core.numeric._frombuffer': _array,
+    **{
+        f'numpy.{core}.multiarray.{name}': function
+        for core in ('core', '_core')
+        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))
+    },
+}
 
 
 def restore(value: Any) -> Any:
@@ -86,7 +95,7 @@ def restore(value: Any) -> Any:
     return value
 
 
-def check_depth(file: Union[bytes, BinaryIO], size: int) -> None:
+def check_depth(file: bytes | BinaryIO, size: int) -> None:
     """Read the opcodes of a pickle without doing what they say.
 
     Raises:

@@ -1,4 +1,5 @@
 """Drawing."""
+
 from .display import check_display
 from .draw import draw_instances, readable_factor
 from .local_visualizer import DetLocalVisualizer

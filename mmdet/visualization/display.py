@@ -1,4 +1,5 @@
 """Whether windows can be opened here."""
+
 #: Matplotlib's backends that only write files
 FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 
@@ -6,6 +7,7 @@ FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 def check_display(advice: str = '') -> None:
     """RuntimeError where no window can be opened, with the reason and ``advice``, what to do instead."""
     import matplotlib  # slow to import
+
     backend = matplotlib.get_backend()
     if backend.lower() in FILE_BACKENDS:
         reason = f'no display here (Matplotlib has only the backend {backend!r}, which writes files)'

@@ -1,5 +1,6 @@
 """Boxes, masks and labels on an image."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ MAX_SIDE, MIN_OBJECT = 1280, 48
 IGNORED = np.array((225, 225, 225), dtype=np.uint8)
 
 
-def readable_factor(image: np.ndarray, bboxes: Optional[np.ndarray] = None) -> int:
+def readable_factor(image: np.ndarray, bboxes: np.ndarray | None = None) -> int:
     """By which whole number an image (H, W, 3) is to be enlarged; ``bboxes`` (N, 4) in its pixels."""
     height, width = image.shape[:2]
     factor = max(1, -(-MIN_SIDE // min(height, width)))
@@ -37,11 +38,21 @@ def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor), interpolation=cv2.INTER_CUBIC)
 
 
-def draw_instances(image: np.ndarray, bboxes: np.ndarray, labels: np.ndarray, classes: Sequence[str],
-                   colours: np.ndarray, scores: Optional[np.ndarray] = None, masks: Optional[np.ndarray] = None,
-                   mask_colours: Optional[np.ndarray] = None, text_colours: Optional[np.ndarray] = None,
-                   line_width: Optional[float] = None, alpha: float = 0.45, factor: int = 1,
-                   ignored: Optional[np.ndarray] = None) -> np.ndarray:
+def draw_instances(
+    image: np.ndarray,
+    bboxes: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    colours: np.ndarray,
+    scores: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    mask_colours: np.ndarray | None = None,
+    text_colours: np.ndarray | None = None,
+    line_width: float | None = None,
+    alpha: float = 0.45,
+    factor: int = 1,
+    ignored: np.ndarray | None = None,
+) -> np.ndarray:
     """A copy of the image with instances on it, ``factor`` times as large.
 
     Labels that would hide other labels or small objects are left out.
@@ -80,15 +91,16 @@ def draw_instances(image: np.ndarray, bboxes: np.ndarray, labels: np.ndarray, cl
     return canvas
 
 
-def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, thickness: int, alpha: float, factor: int,
-               hatched: bool) -> None:
+def _draw_mask(
+    canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, thickness: int, alpha: float, factor: int, hatched: bool
+) -> None:
     mask = np.ascontiguousarray(mask)
     mask = mask.view(np.uint8) if mask.dtype == bool else mask.astype(np.uint8)
     x, y, width, height = cv2.boundingRect(mask)
     if not width:
         return
     x1, y1 = max(x - 1, 0), max(y - 1, 0)
-    mask = mask[y1:y + height + 1, x1:x + width + 1] * 255
+    mask = mask[y1 : y + height + 1, x1 : x + width + 1] * 255
     if factor > 1:
         mask = cv2.resize(mask, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     mask = (mask > 127).astype(np.uint8)
@@ -97,7 +109,7 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, thickne
     if hatched:
         rows, columns = np.indices(mask.shape, sparse=True)
         inside &= (rows + columns) // (2 * thickness + 1) % 2 == 0
-    part = canvas[y1:y1 + mask.shape[0], x1:x1 + mask.shape[1]]
+    part = canvas[y1 : y1 + mask.shape[0], x1 : x1 + mask.shape[1]]
     part[inside] = ((1 - alpha) * part[inside] + alpha * colour).astype(np.uint8)
     outline, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outline, -1, colour.tolist(), thickness, offset=(x1, y1))
@@ -117,19 +129,29 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray, colour: np.ndarray, thickness
             cv2.line(canvas, (x, y), (x, min(y + dash, y2)), colour.tolist(), thickness)
 
 
-def _texts(labels: np.ndarray, classes: Sequence[str], scores: Optional[np.ndarray], ignored: np.ndarray
-           ) -> tuple[list[str], list[str]]:
+def _texts(
+    labels: np.ndarray, classes: Sequence[str], scores: np.ndarray | None, ignored: np.ndarray
+) -> tuple[list[str], list[str]]:
     """What the labels say, in full and where there is little room."""
-    names = [('ignored ' if flag else '') + str(classes[label] if label < len(classes) else label)
-             for label, flag in zip(labels, ignored)]
+    names = [
+        ('ignored ' if flag else '') + str(classes[label] if label < len(classes) else label)
+        for label, flag in zip(labels, ignored)
+    ]
     if scores is None:
         return names, names
     numbers = [f'{score:.2f}' for score in scores]
     return [f'{name} {number}' for name, number in zip(names, numbers)], numbers if len(classes) == 1 else names
 
 
-def _fit_texts(full: list[str], short: list[str], boxes: np.ndarray, scores: Optional[np.ndarray], one_class: bool,
-               size: int, shape: tuple[int, int]) -> list[tuple[int, str, np.ndarray]]:
+def _fit_texts(
+    full: list[str],
+    short: list[str],
+    boxes: np.ndarray,
+    scores: np.ndarray | None,
+    one_class: bool,
+    size: int,
+    shape: tuple[int, int],
+) -> list[tuple[int, str, np.ndarray]]:
     """Index, text and corner of the labels that there is room for, those of the best scores first."""
     order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind='stable')
     # The name of the only class is written once where labels are wider than objects and the space between them; names
@@ -143,7 +165,7 @@ def _fit_texts(full: list[str], short: list[str], boxes: np.ndarray, scores: Opt
         if not (once and placed):
             texts = (full[i], short[i])
         elif scores is not None:
-            texts = (short[i], )
+            texts = (short[i],)
         else:
             break
         for text in dict.fromkeys(texts):

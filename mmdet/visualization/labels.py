@@ -1,7 +1,8 @@
 """Text beside boxes: its size, where it fits, and how it is written."""
-from functools import lru_cache
+
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 MAX_COVER = 0.5
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib  # slow to import
 
@@ -33,8 +34,9 @@ def readable_ink(ground: np.ndarray) -> np.ndarray:
     return np.array((0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.3 else (255, 255, 255))
 
 
-def draw_label(canvas: np.ndarray, text: str, corner: np.ndarray, size: int, ground: np.ndarray,
-               ink: Optional[np.ndarray] = None) -> None:
+def draw_label(
+    canvas: np.ndarray, text: str, corner: np.ndarray, size: int, ground: np.ndarray, ink: np.ndarray | None = None
+) -> None:
     """Write on a filled rectangle, in place.
 
     Args:
@@ -49,13 +51,14 @@ def draw_label(canvas: np.ndarray, text: str, corner: np.ndarray, size: int, gro
     opacity = np.asarray(letters)[..., None] / 255
     ink = readable_ink(ground) if ink is None else ink
     x, y = corner
-    part = canvas[y:y + height, x:x + width]
-    opacity = opacity[:part.shape[0], :part.shape[1]]
+    part = canvas[y : y + height, x : x + width]
+    opacity = opacity[: part.shape[0], : part.shape[1]]
     part[:] = np.round((1 - opacity) * ground + opacity * ink)
 
 
-def find_spot(size: tuple[int, int], box: np.ndarray, boxes: np.ndarray, taken: Sequence[np.ndarray],
-              shape: tuple[int, int]) -> Optional[np.ndarray]:
+def find_spot(
+    size: tuple[int, int], box: np.ndarray, boxes: np.ndarray, taken: Sequence[np.ndarray], shape: tuple[int, int]
+) -> np.ndarray | None:
     """Where a label goes: beside its box or in a corner of it, inside the picture, on no other label.
 
     Args:

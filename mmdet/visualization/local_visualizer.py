@@ -1,6 +1,8 @@
 """Draws data samples and hands the pictures to mmengine's backends."""
+
 import logging
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 import cv2
 import numpy as np
@@ -39,9 +41,18 @@ class DetLocalVisualizer(Visualizer):
         alpha: opacity of the masks, 0 to 1.
     """
 
-    def __init__(self, name: str = 'visualizer', image: Optional[np.ndarray] = None, vis_backends=None,
-                 save_dir: Optional[str] = None, bbox_color: Colour = None, text_color: Colour = None,
-                 mask_color: Colour = None, line_width: Optional[float] = None, alpha: float = 0.45) -> None:
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        image: np.ndarray | None = None,
+        vis_backends=None,
+        save_dir: str | None = None,
+        bbox_color: Colour = None,
+        text_color: Colour = None,
+        mask_color: Colour = None,
+        line_width: float | None = None,
+        alpha: float = 0.45,
+    ) -> None:
         super().__init__(name=name, image=image, vis_backends=vis_backends, save_dir=save_dir)
         for color in (bbox_color, text_color, mask_color):
             get_palette(color, 1)  # refused here and not at the first picture
@@ -53,9 +64,19 @@ class DetLocalVisualizer(Visualizer):
         self.line_width = line_width
         self.alpha = alpha
 
-    def add_datasample(self, name: str, image: np.ndarray, data_sample=None, draw_gt: bool = True,
-                       draw_pred: bool = True, show: bool = False, wait_time: float = 0,
-                       out_file: Optional[str] = None, pred_score_thr: float = 0.3, step: int = 0) -> None:
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample=None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | None = None,
+        pred_score_thr: float = 0.3,
+        step: int = 0,
+    ) -> None:
         """Draw one image: ground truth on the left and detections on the right where both are asked for.
 
         ``get_image()`` then returns the picture, as large as the image. In files, windows and backends small images
@@ -92,8 +113,15 @@ class DetLocalVisualizer(Visualizer):
             raise ValueError(f'{out_file}: no picture format of this ending; use .png or .jpg') from None
         write_atomic(data.tobytes(), out_file)
 
-    def picture(self, image: np.ndarray, data_sample: DetDataSample, draw_gt: bool, draw_pred: bool,
-                pred_score_thr: float, factor: int) -> np.ndarray:
+    def picture(
+        self,
+        image: np.ndarray,
+        data_sample: DetDataSample,
+        draw_gt: bool,
+        draw_pred: bool,
+        pred_score_thr: float,
+        factor: int,
+    ) -> np.ndarray:
         """What :meth:`add_datasample` draws, ``factor`` times as large as the image; it is not kept."""
         return self._draw(image, self._select(data_sample, draw_gt, draw_pred, pred_score_thr), factor)
 
@@ -108,8 +136,9 @@ class DetLocalVisualizer(Visualizer):
         try:
             check_display()  # mmengine would wait for a key for ever
         except RuntimeError as error:
-            print_log(f'{name}: {error}, so the picture is not shown; give out_file to write it', 'current',
-                      logging.WARNING)
+            print_log(
+                f'{name}: {error}, so the picture is not shown; give out_file to write it', 'current', logging.WARNING
+            )
             return
         self.show(picture, win_name=name, wait_time=wait_time)
 
@@ -138,7 +167,7 @@ class DetLocalVisualizer(Visualizer):
         classes = meta.get('classes', ())
         number = max(len(classes), labels.max(initial=-1) + 1)
 
-        def by_label(color: Colour) -> Optional[np.ndarray]:
+        def by_label(color: Colour) -> np.ndarray | None:
             return None if color is None else get_palette(color, number)[labels]
 
         mask_colours = by_label(self.mask_color)
@@ -149,18 +178,29 @@ class DetLocalVisualizer(Visualizer):
             mask_colours = colours if mask_colours is None else mask_colours
         else:
             colours = get_palette(meta.get('palette'), number)[labels]
-        return draw_instances(image, bboxes, labels, classes, colours,
-                              None if scores is None else scores.cpu().numpy(),
-                              None if masks is None else _mask_array(masks), mask_colours, by_label(self.text_color),
-                              self.line_width, self.alpha, factor, instances.get('ignored'))
+        return draw_instances(
+            image,
+            bboxes,
+            labels,
+            classes,
+            colours,
+            None if scores is None else scores.cpu().numpy(),
+            None if masks is None else _mask_array(masks),
+            mask_colours,
+            by_label(self.text_color),
+            self.line_width,
+            self.alpha,
+            factor,
+            instances.get('ignored'),
+        )
 
 
-def _mask_array(masks: Union[torch.Tensor, BitmapMasks, PolygonMasks]) -> np.ndarray:
+def _mask_array(masks: torch.Tensor | BitmapMasks | PolygonMasks) -> np.ndarray:
     """Masks as (N, H, W) bool or uint8."""
     return masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
 
 
-def _with_ignored(instances: InstanceData, ignored: Optional[InstanceData]) -> InstanceData:
+def _with_ignored(instances: InstanceData, ignored: InstanceData | None) -> InstanceData:
     """Both together, with a field ``ignored`` (N,) bool."""
     if ignored is None or not len(ignored):
         return instances
@@ -170,6 +210,12 @@ def _with_ignored(instances: InstanceData, ignored: Optional[InstanceData]) -> I
     if 'masks' in instances and 'masks' in ignored:
         masks = [_mask_array(each.masks) for each in (instances, ignored)]
         size = np.max([mask.shape[1:] for mask in masks], axis=0)  # in a batch only those of instances are padded
-        both.masks = torch.from_numpy(np.concatenate([np.pad(mask, [(0, 0), *(
-            (0, side - own) for side, own in zip(size, mask.shape[1:]))]) for mask in masks]))
+        both.masks = torch.from_numpy(
+            np.concatenate(
+                [
+                    np.pad(mask, [(0, 0), *((0, side - own) for side, own in zip(size, mask.shape[1:]))])
+                    for mask in masks
+                ]
+            )
+        )
     return both

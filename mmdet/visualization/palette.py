@@ -1,15 +1,37 @@
 """Colours of classes."""
+
 from collections import Counter
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 from mmengine.visualization.utils import color_str2rgb
 
 #: colours (RGB) that stay apart on light and dark ground
-PALETTE = np.array([(230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
-                    (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (220, 190, 255),
-                    (170, 110, 40), (255, 250, 200), (128, 0, 0), (170, 255, 195), (128, 128, 0), (255, 215, 180),
-                    (0, 0, 128), (128, 128, 128)], dtype=np.uint8)
+PALETTE = np.array(
+    [
+        (230, 25, 75),
+        (60, 180, 75),
+        (255, 225, 25),
+        (0, 130, 200),
+        (245, 130, 48),
+        (145, 30, 180),
+        (70, 240, 240),
+        (240, 50, 230),
+        (210, 245, 60),
+        (250, 190, 212),
+        (0, 128, 128),
+        (220, 190, 255),
+        (170, 110, 40),
+        (255, 250, 200),
+        (128, 0, 0),
+        (170, 255, 195),
+        (128, 128, 0),
+        (255, 215, 180),
+        (0, 0, 128),
+        (128, 128, 128),
+    ],
+    dtype=np.uint8,
+)
 #: those of PALETTE that stand out on dark and on stained ground
 BRIGHT = PALETTE[[0, 1, 2, 3, 4, 6, 7]]
 #: how much white (or black, where negative) the masks of the 1st, 2nd, ... instance of a class have
@@ -18,7 +40,7 @@ SHADES = (0, 0.4, -0.3, 0.2, -0.15)
 DATASETS = ('coco', 'voc', 'citys')
 
 
-def get_palette(palette: Union[None, str, Sequence], num_classes: int) -> np.ndarray:
+def get_palette(palette: None | str | Sequence, num_classes: int) -> np.ndarray:
     """Colours of classes 0, 1, ..., as (num_classes, 3) uint8, RGB.
 
     Args:
@@ -40,8 +62,10 @@ def get_palette(palette: Union[None, str, Sequence], num_classes: int) -> np.nda
         except (TypeError, ValueError):
             known = False
         if not known:
-            raise ValueError(f"palette {palette!r}: known are 'none', 'coco', 'voc', 'citys', 'random', the name of a "
-                             'colour, and (R, G, B) or a list of them, from 0 to 255')
+            raise ValueError(
+                f"palette {palette!r}: known are 'none', 'coco', 'voc', 'citys', 'random', the name of a "
+                'colour, and (R, G, B) or a list of them, from 0 to 255'
+            )
     return colours[np.arange(num_classes) % max(len(colours), 1)].astype(np.uint8)
 
 
@@ -60,7 +84,7 @@ def neighbour_colours(bboxes: np.ndarray) -> np.ndarray:
     centres = (bboxes[:, :2] + bboxes[:, 2:]) / 2
     chosen = np.zeros(len(bboxes), dtype=int)
     for i in range(1, len(bboxes)):
-        near = np.argsort(((centres[:i] - centres[i]) ** 2).sum(1))[:len(BRIGHT) - 1]
+        near = np.argsort(((centres[:i] - centres[i]) ** 2).sum(1))[: len(BRIGHT) - 1]
         free = [k for k in range(len(BRIGHT)) if k not in chosen[near]]
         uses = np.bincount(chosen[:i], minlength=len(BRIGHT))
         chosen[i] = min(free, key=lambda k: uses[k])

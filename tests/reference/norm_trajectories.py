@@ -3,6 +3,7 @@
 With the code whose answers are to be kept: python tests/reference/norm_trajectories.py tests/data/norm_trajectories.npz
 Only public names are used. Arrays are kept as their inner products with two fixed random vectors.
 """
+
 import copy
 import sys
 from pathlib import Path
@@ -108,5 +109,7 @@ def checkpoint(name: str) -> dict:
 
 if __name__ == '__main__':
     np.savez_compressed(sys.argv[1], **answers())
-    torch.save({name: checkpoint(name) for name in ('paper', 'secant', 'plus', 'naive', 'plus, naive')},
-               Path(sys.argv[1]).with_name('norm_windows.pth'))
+    torch.save(
+        {name: checkpoint(name) for name in ('paper', 'secant', 'plus', 'naive', 'plus, naive')},
+        Path(sys.argv[1]).with_name('norm_windows.pth'),
+    )

@@ -3,6 +3,7 @@
 Two autograd calls a layer for dmu/dw and dnu/dw, the weights and both derivatives kept for every earlier batch,
 ``E[y^2] - mu^2`` for the variance, gradients through the current batch.
 """
+
 from collections import deque
 
 import torch
@@ -33,12 +34,12 @@ class PaperCBN(nn.Module):
 
     def forward(self, conv, x):
         y = conv(x)
-        view = (1, -1) + (1, ) * (y.dim() - 2)
+        view = (1, -1) + (1,) * (y.dim() - 2)
         dims = [d for d in range(y.dim()) if d != 1]
         mu, nu = y.mean(dims), y.square().mean(dims)
         weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-        dmu, = torch.autograd.grad(mu.sum(), conv.weight, retain_graph=True)
-        dnu, = torch.autograd.grad(nu.sum(), conv.weight, retain_graph=True)
+        (dmu,) = torch.autograd.grad(mu.sum(), conv.weight, retain_graph=True)
+        (dnu,) = torch.autograd.grad(nu.sum(), conv.weight, retain_graph=True)
         mus, nus = [mu], [nu]
         for mu0, nu0, dmu0, dnu0, w0, b0 in self.earlier:
             step = self.rho * (weight - w0)
@@ -49,8 +50,9 @@ class PaperCBN(nn.Module):
                 nu_i, mu_i = nu_i + 2 * mu_i * shift + shift**2, mu_i + shift
             mus.append(mu_i)
             nus.append(torch.maximum(nu_i, mu_i**2))
-        self.earlier.append((mu.detach(), nu.detach(), dmu, dnu, weight.clone(),
-                             None if bias is None else bias.clone()))
+        self.earlier.append(
+            (mu.detach(), nu.detach(), dmu, dnu, weight.clone(), None if bias is None else bias.clone())
+        )
         mu, nu = torch.stack(mus).mean(0), torch.stack(nus).mean(0)
         scale = self.weight * (nu - mu**2 + self.eps).rsqrt()
         return (y - mu.view(view)) * scale.view(view) + self.bias.view(view)

@@ -17,6 +17,7 @@ nothing. Copies to the GPU are counted apart, in ``writes``: those not ``non_blo
 
 Not modelled: autocast, streams, resizing in place (it raises). Needs torch 2.10.
 """
+
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -33,8 +34,20 @@ import mmdet
 
 _PACKAGE = str(Path(mmdet.__file__).parent)
 _READS = dict.fromkeys(
-    ['_local_scalar_dense', 'nonzero', 'masked_select', '_unique', '_unique2', 'unique_dim', 'unique_consecutive',
-     'unique_dim_consecutive', 'equal', 'nms'], 1) | dict(bincount=2)
+    [
+        '_local_scalar_dense',
+        'nonzero',
+        'masked_select',
+        '_unique',
+        '_unique2',
+        'unique_dim',
+        'unique_consecutive',
+        'unique_dim_consecutive',
+        'equal',
+        'nms',
+    ],
+    1,
+) | dict(bincount=2)
 _INDEXED = ('index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put')
 _COPIES = ('_to_copy', 'copy_')
 _seen: Optional['Pretend'] = None
@@ -64,8 +77,14 @@ class OnGpu(Tensor):
     @staticmethod
     def __new__(cls, elem: Tensor, is_number: bool = False) -> 'OnGpu':
         own = Tensor._make_wrapper_subclass(
-            cls, elem.size(), strides=elem.stride(), storage_offset=elem.storage_offset(), dtype=elem.dtype,
-            layout=elem.layout, device=GPU)
+            cls,
+            elem.size(),
+            strides=elem.stride(),
+            storage_offset=elem.storage_offset(),
+            dtype=elem.dtype,
+            layout=elem.layout,
+            device=GPU,
+        )
         own.elem = elem
         own.is_number = is_number  # a number of Python's: a real GPU's indexing keeps it on the CPU
         return own
@@ -128,7 +147,7 @@ def move(model: nn.Module) -> nn.Module:
 
 def _place() -> str:
     own = [frame for frame in traceback.extract_stack() if frame.filename.startswith(_PACKAGE)]
-    return f'{own[-1].filename[len(_PACKAGE) + 1:]}:{own[-1].lineno}' if own else ''
+    return f'{own[-1].filename[len(_PACKAGE) + 1 :]}:{own[-1].lineno}' if own else ''
 
 
 def _count(name: str, times: int = 1, kind: str = 'reads') -> None:
@@ -144,8 +163,12 @@ def _reads(name: str, args: tuple, kwargs: dict, target) -> int:
     """How often an operation on the GPU reads back."""
     if name in _INDEXED:
         masks = sum(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-        fill = name != 'index' and masks == 1 == sum(index is not None for index in args[1]) and (
-            not isinstance(args[2], OnGpu) or args[2].is_number) and args[2].numel() == 1
+        fill = (
+            name != 'index'
+            and masks == 1 == sum(index is not None for index in args[1])
+            and (not isinstance(args[2], OnGpu) or args[2].is_number)
+            and args[2].numel() == 1
+        )
         return 0 if fill else masks
     if name in _COPIES:
         waits = not (kwargs.get('non_blocking') or len(args) > 2 and args[2])
@@ -209,7 +232,7 @@ def _run(func, args: tuple, kwargs: dict):
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    return values.double().view(1, -1, *(1, ) * (like.dim() - 2))
+    return values.double().view(1, -1, *(1,) * (like.dim() - 2))
 
 
 def _sum(t: Tensor) -> Tensor:
@@ -221,7 +244,7 @@ def _update_stats(y, running_mean, running_var, momentum):
     assert running_mean is None and running_var is None
     count = y.numel() // y.shape[1]
     mean = _sum(y.double()) / count
-    return mean.float(), (_sum((y.double() - _per_channel(mean, y))**2) / count).float()
+    return mean.float(), (_sum((y.double() - _per_channel(mean, y)) ** 2) / count).float()
 
 
 def _backward_reduce(grad, y, mean, invstd, weight, *wanted):
@@ -238,8 +261,11 @@ def _backward_elemt(grad, y, mean, invstd, weight, total, centred, count):
     return ((grad - total / count - (y - mean) * invstd**2 * centred / count) * scale).to(y.dtype)
 
 
-_CUDA_ONLY = dict(batch_norm_update_stats=_update_stats, batch_norm_backward_reduce=_backward_reduce,
-                  batch_norm_backward_elemt=_backward_elemt)
+_CUDA_ONLY = dict(
+    batch_norm_update_stats=_update_stats,
+    batch_norm_backward_reduce=_backward_reduce,
+    batch_norm_backward_elemt=_backward_elemt,
+)
 
 # -- what torch asks of a backend where no mode is active -------------------------------------------------------------
 

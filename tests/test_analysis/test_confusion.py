@@ -1,4 +1,5 @@
 """mmdet/analysis/confusion.py against loops and against pycocotools."""
+
 import contextlib
 import csv
 import io
@@ -10,8 +11,17 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet.analysis.confusion import (Detections, Objects, confusion, draw, read_predictions, shares, summary, suppress,
-                                      to_csv)
+from mmdet.analysis.confusion import (
+    Detections,
+    Objects,
+    confusion,
+    draw,
+    read_predictions,
+    shares,
+    summary,
+    suppress,
+    to_csv,
+)
 
 CLASSES = 3
 
@@ -26,12 +36,15 @@ def random_image(seed):
     generator = torch.Generator().manual_seed(seed)
 
     def integers(number, high=CLASSES):
-        return torch.randint(high, (number, ), generator=generator)
+        return torch.randint(high, (number,), generator=generator)
 
     objects = Objects(random_boxes(generator, 8), integers(8), integers(8, 4) == 0)
     near = objects.bboxes[integers(14, 8)] + 2 * torch.randn(14, 4, generator=generator, dtype=torch.float64)
-    found = Detections(torch.cat([near, random_boxes(generator, 6)]), integers(20),
-                       torch.rand(20, generator=generator, dtype=torch.float64))
+    found = Detections(
+        torch.cat([near, random_boxes(generator, 6)]),
+        integers(20),
+        torch.rand(20, generator=generator, dtype=torch.float64),
+    )
     return objects, found
 
 
@@ -62,8 +75,10 @@ def by_loops(objects, found, score_thr, iou_thr):
             if at is not None:
                 counts[labels[at]][label] += 1
                 free.remove(at)
-            elif not any(crowd[i] and labels[i] == label and common(box, boxes[i]) / area(box) >= iou_thr
-                         for i in range(len(boxes))):
+            elif not any(
+                crowd[i] and labels[i] == label and common(box, boxes[i]) / area(box) >= iou_thr
+                for i in range(len(boxes))
+            ):
                 unpaired.append((label, box))
         left = unpaired
     for label, _ in left:
@@ -73,7 +88,7 @@ def by_loops(objects, found, score_thr, iou_thr):
     return counts
 
 
-@pytest.mark.parametrize('score_thr, iou_thr', [(0., 0.5), (0.4, 0.3), (0.2, 0.75)])
+@pytest.mark.parametrize('score_thr, iou_thr', [(0.0, 0.5), (0.4, 0.3), (0.2, 0.75)])
 def test_against_loops(score_thr, iou_thr):
     kinds = np.zeros((CLASSES + 1, CLASSES + 1))
     for seed in range(25):
@@ -95,13 +110,23 @@ def test_diagonal_and_columns_are_those_of_pycocotools():
         coco.dataset['images'].append(dict(id=seed))
         for box, label, crowd in zip(*(values.tolist() for values in objects)):
             size = [box[2] - box[0], box[3] - box[1]]
-            coco.dataset['annotations'].append(dict(
-                id=len(coco.dataset['annotations']) + 1, image_id=seed, category_id=label, iscrowd=int(crowd),
-                bbox=box[:2] + size, area=size[0] * size[1]))
+            coco.dataset['annotations'].append(
+                dict(
+                    id=len(coco.dataset['annotations']) + 1,
+                    image_id=seed,
+                    category_id=label,
+                    iscrowd=int(crowd),
+                    bbox=box[:2] + size,
+                    area=size[0] * size[1],
+                )
+            )
         for box, label, score in zip(*(values.tolist() for values in found)):
             if score >= score_thr:
-                results.append(dict(image_id=seed, category_id=label, score=score,
-                                    bbox=box[:2] + [box[2] - box[0], box[3] - box[1]]))
+                results.append(
+                    dict(
+                        image_id=seed, category_id=label, score=score, bbox=box[:2] + [box[2] - box[0], box[3] - box[1]]
+                    )
+                )
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
@@ -127,16 +152,24 @@ def image_of(boxes, labels, crowd=None, scores=None):
 BOX, SHIFTED, FAR = [0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]
 
 
-@pytest.mark.parametrize('objects, found, expected', [
-    # its own class has the object, also from a detection with a better score that overlaps more
-    (image_of([BOX], [1]), image_of([BOX, SHIFTED], [0, 1], scores=[0.9, 0.5]), {(1, 1): 1, (3, 0): 1}),
-    (image_of([BOX], [1]), image_of([BOX, BOX], [1, 1], scores=[0.9, 0.5]), {(1, 1): 1, (3, 1): 1}),  # once
-    (image_of([BOX], [1]), image_of([BOX], [2], scores=[0.9]), {(1, 2): 1}),
-    (image_of([BOX], [1]), image_of([BOX], [1], scores=[0.2]), {(1, 3): 1}),
-    (image_of([[0, 0, 100, 100]], [1], [True]), image_of([BOX, FAR], [1, 1], scores=[0.9, 0.5]), {}),  # crowd
-    (image_of([[0, 0, 100, 100], BOX], [1, 2], [True, False]), image_of([BOX], [1], scores=[0.9]), {(2, 3): 1}),
-    (image_of([[0, 0, 100, 100]], [1], [True]), image_of([BOX], [2], scores=[0.9]), {(3, 2): 1}),  # of another class
-    (image_of([], []), image_of([], [], scores=[]), {})])
+@pytest.mark.parametrize(
+    'objects, found, expected',
+    [
+        # its own class has the object, also from a detection with a better score that overlaps more
+        (image_of([BOX], [1]), image_of([BOX, SHIFTED], [0, 1], scores=[0.9, 0.5]), {(1, 1): 1, (3, 0): 1}),
+        (image_of([BOX], [1]), image_of([BOX, BOX], [1, 1], scores=[0.9, 0.5]), {(1, 1): 1, (3, 1): 1}),  # once
+        (image_of([BOX], [1]), image_of([BOX], [2], scores=[0.9]), {(1, 2): 1}),
+        (image_of([BOX], [1]), image_of([BOX], [1], scores=[0.2]), {(1, 3): 1}),
+        (image_of([[0, 0, 100, 100]], [1], [True]), image_of([BOX, FAR], [1, 1], scores=[0.9, 0.5]), {}),  # crowd
+        (image_of([[0, 0, 100, 100], BOX], [1, 2], [True, False]), image_of([BOX], [1], scores=[0.9]), {(2, 3): 1}),
+        (
+            image_of([[0, 0, 100, 100]], [1], [True]),
+            image_of([BOX], [2], scores=[0.9]),
+            {(3, 2): 1},
+        ),  # of another class
+        (image_of([], []), image_of([], [], scores=[]), {}),
+    ],
+)
 def test_cases(objects, found, expected):
     counts = confusion(objects, found, CLASSES, 0.3, 0.5)
     assert {tuple(at): counts[tuple(at)] for at in np.argwhere(counts).tolist()} == expected
@@ -154,8 +187,10 @@ def test_what_is_written_of_counts():
     assert shares(COUNTS).tolist() == [[75, 25, 0], [0, 0, 0], [25, 75, 0]]
     rows = list(csv.reader(io.StringIO(to_csv(COUNTS, ['a, b', 'c']))))
     assert rows[0][1:] == ['a, b', 'c', 'background'] and rows[1] == ['a, b', '6', '2', '0']
-    assert summary(COUNTS, ['a', 'c'])[1:] == [['a', '8', '75.0 %', '7', '85.7 %', 'c (2)'],
-                                               ['c', '0', '-', '5', '0.0 %', '-']]
+    assert summary(COUNTS, ['a', 'c'])[1:] == [
+        ['a', '8', '75.0 %', '7', '85.7 %', 'c (2)'],
+        ['c', '0', '-', '5', '0.0 %', '-'],
+    ]
 
 
 @pytest.mark.parametrize('number', [1, 3, 40])
@@ -177,14 +212,27 @@ def test_figure_fits_its_names(number):
 
 class Evil:
     def __reduce__(self):
-        return print, ('run', )
+        return print, ('run',)
 
 
-@pytest.mark.parametrize('content, says', [
-    ([Evil()], 'asks for builtins.print'), ([dict(img_id=1)], "entry 0 has no 'img_id' and 'pred_instances'"),
-    ([3], 'entry 0'), (b'text', 'not written by tools/test.py --out'),
-    ([dict(img_id=7, pred_instances=dict(bboxes=torch.zeros(1, 4), scores=torch.ones(1),
-                                         labels=torch.tensor([5])))], 'image 7 has the label 5, .* has 3 classes')])
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        ([Evil()], 'asks for builtins.print'),
+        ([dict(img_id=1)], "entry 0 has no 'img_id' and 'pred_instances'"),
+        ([3], 'entry 0'),
+        (b'text', 'not written by tools/test.py --out'),
+        (
+            [
+                dict(
+                    img_id=7,
+                    pred_instances=dict(bboxes=torch.zeros(1, 4), scores=torch.ones(1), labels=torch.tensor([5])),
+                )
+            ],
+            'image 7 has the label 5, .* has 3 classes',
+        ),
+    ],
+)
 def test_bad_predictions(tmp_path, capsys, content, says):
     path = tmp_path / 'found.pkl'
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
@@ -197,8 +245,12 @@ def test_bad_predictions(tmp_path, capsys, content, says):
 
 def test_predictions_of_tensors_and_arrays(tmp_path):
     for convert in (torch.as_tensor, np.asarray):
-        found = dict(bboxes=convert([[0., 1, 2, 3]]), labels=convert([2]), scores=convert([0.5]),
-                     masks=[dict(size=[2, 2], counts=b'04')])
+        found = dict(
+            bboxes=convert([[0.0, 1, 2, 3]]),
+            labels=convert([2]),
+            scores=convert([0.5]),
+            masks=[dict(size=[2, 2], counts=b'04')],
+        )
         (tmp_path / 'found.pkl').write_bytes(pickle.dumps([dict(img_id=4, pred_instances=found)]))
         [(image, read)] = read_predictions(tmp_path / 'found.pkl', CLASSES).items()
         assert image == 4 and [values.tolist() for values in read] == [[[0, 1, 2, 3]], [2], [0.5]]

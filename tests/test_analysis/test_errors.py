@@ -1,4 +1,5 @@
 """mmdet/analysis/errors.py against loops over the definition, and its tool."""
+
 import csv
 import json
 from pathlib import Path
@@ -11,8 +12,12 @@ from conftest import load_tool
 from mmdet.analysis.errors import AREAS, KINDS, Analysis, analyze, draw, read_results, read_truth, to_rows
 from mmdet.utils.cli import run_main
 
-CATEGORIES = [dict(id=3, name='cat', supercategory='animal'), dict(id=5, name='dog', supercategory='animal'),
-              dict(id=9, name='cup', supercategory='thing'), dict(id=12, name='none of this', supercategory='thing')]
+CATEGORIES = [
+    dict(id=3, name='cat', supercategory='animal'),
+    dict(id=5, name='dog', supercategory='animal'),
+    dict(id=9, name='cup', supercategory='thing'),
+    dict(id=12, name='none of this', supercategory='thing'),
+]
 
 
 def polygon(box):
@@ -24,7 +29,7 @@ def encode(box):
     """A box of whole pixels as a mask."""
     mask = np.zeros((300, 300, 1), dtype=np.uint8, order='F')
     x, y, width, height = box
-    mask[y:y + height, x:x + width] = 1
+    mask[y : y + height, x : x + width] = 1
     [found] = coco_mask.encode(mask)
     return dict(size=found['size'], counts=found['counts'].decode())
 
@@ -37,14 +42,31 @@ def random_set(seed):
     for image in images:
         objects = [rng.uniform([0, 0, 10, 10], [120, 120, 150, 120]) for _ in range(9)]
         for box in objects:
-            annotations.append(dict(id=len(annotations), image_id=image['id'], bbox=box.tolist(),
-                                    iscrowd=int(rng.random() < 0.15), area=box[2] * box[3],
-                                    category_id=int(rng.choice([3, 5, 9])), segmentation=polygon(box.tolist())))
+            annotations.append(
+                dict(
+                    id=len(annotations),
+                    image_id=image['id'],
+                    bbox=box.tolist(),
+                    iscrowd=int(rng.random() < 0.15),
+                    area=box[2] * box[3],
+                    category_id=int(rng.choice([3, 5, 9])),
+                    segmentation=polygon(box.tolist()),
+                )
+            )
         for _ in range(30):
-            box = objects[rng.integers(9)] + rng.normal(0, 6, 4) if rng.random() < 0.7 else rng.uniform(
-                [0, 0, 10, 10], [200, 200, 60, 60])
-            results.append(dict(image_id=image['id'], category_id=int(rng.choice([3, 5, 9])),
-                                bbox=np.maximum(box, 1).tolist(), score=rng.random()))
+            box = (
+                objects[rng.integers(9)] + rng.normal(0, 6, 4)
+                if rng.random() < 0.7
+                else rng.uniform([0, 0, 10, 10], [200, 200, 60, 60])
+            )
+            results.append(
+                dict(
+                    image_id=image['id'],
+                    category_id=int(rng.choice([3, 5, 9])),
+                    bbox=np.maximum(box, 1).tolist(),
+                    score=rng.random(),
+                )
+            )
     return dict(images=images, annotations=annotations, categories=CATEGORIES), results
 
 
@@ -54,6 +76,7 @@ def files(tmp_path):
         (tmp_path / 'ann.json').write_text(json.dumps(truth))
         (tmp_path / 'found.bbox.json').write_text(json.dumps(results))
         return str(tmp_path / 'ann.json'), str(tmp_path / 'found.bbox.json')
+
     return write
 
 
@@ -68,8 +91,11 @@ def by_loops(truth, results, category, threshold, mates, area=(0, 1e10)):
     scored, total = [], 0
     for image in truth['images']:
         objects = [one for one in truth['annotations'] if one['image_id'] == image['id']]
-        mine = [one for one in objects if one['category_id'] == category and not one['iscrowd']
-                and area[0] <= one['area'] <= area[1]]
+        mine = [
+            one
+            for one in objects
+            if one['category_id'] == category and not one['iscrowd'] and area[0] <= one['area'] <= area[1]
+        ]
         ignored = [one for one in objects if one not in mine and one['category_id'] in {category, *mates}]
         total += len(mine)
         found = [one for one in results if (one['image_id'], one['category_id']) == (image['id'], category)]
@@ -87,8 +113,10 @@ def by_loops(truth, results, category, threshold, mates, area=(0, 1e10)):
                 scored.append((one['score'], right))
     hits = [right for _, right in sorted(scored, reverse=True)]
     points = [(sum(hits[:i]) / total, sum(hits[:i]) / i) for i in range(1, len(hits) + 1)]
-    return [max((precision for recall, precision in points if recall >= wanted - 1e-12), default=0)
-            for wanted in np.linspace(0, 1, 101)]
+    return [
+        max((precision for recall, precision in points if recall >= wanted - 1e-12), default=0)
+        for wanted in np.linspace(0, 1, 101)
+    ]
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -100,7 +128,7 @@ def test_against_loops(files, seed):
     assert found.classes == ['cat', 'dog', 'cup', 'none of this']
     cases = {'C75': (0.75, ()), 'C50': (0.5, ()), 'Loc': (0.1, ()), 'Sim': (0.1, (3, 5, None)), 'Oth': (0.1, (3, 5, 9))}
     for i, category in enumerate((3, 5, 9)):
-        for a, area in enumerate([(0, 1e10), (0, 32 ** 2), (32 ** 2, 96 ** 2)]):
+        for a, area in enumerate([(0, 1e10), (0, 32**2), (32**2, 96**2)]):
             if not found.objects[i, a]:
                 continue
             for kind, (threshold, mates) in cases.items():
@@ -113,8 +141,10 @@ def test_against_loops(files, seed):
     assert np.isnan(found.precision[:, :, 3]).all() and found.objects[3].tolist() == [0] * 4
     means = found.precision[:, :, :, 0].mean(1)
     assert (np.diff(means[:, :3], axis=0) >= -1e-9).all() and (means[3] > means[2] + 1e-3).any()
-    expected = [sum(one['category_id'] == category and not one['iscrowd'] for one in data['annotations'])
-                for category in (3, 5, 9)]
+    expected = [
+        sum(one['category_id'] == category and not one['iscrowd'] for one in data['annotations'])
+        for category in (3, 5, 9)
+    ]
     assert found.objects[:3, 0].tolist() == expected
     assert found.mean()[:, :, 0] == pytest.approx(found.precision[:, :, :3, 0].mean(2))
 
@@ -168,7 +198,13 @@ def test_tool(tool, files, tmp_path, capsys):
     tool.main([found, str(tmp_path / 'out'), '--ann', ann])
     out = tmp_path / 'out/bbox'
     assert sorted(path.name for path in out.iterdir()) == [
-        'bbox-01-cat.png', 'bbox-02-dog.png', 'bbox-03-cup.png', 'bbox-allclass.png', 'errors.csv', 'errors.json']
+        'bbox-01-cat.png',
+        'bbox-02-dog.png',
+        'bbox-03-cup.png',
+        'bbox-allclass.png',
+        'errors.csv',
+        'errors.json',
+    ]
     rows = list(csv.DictReader((out / 'errors.csv').open()))
     numbers = json.loads((out / 'errors.json').read_text())
     assert [row['class'] for row in rows[::4]] == ['all classes', 'cat', 'dog', 'cup', 'none of this'] == list(numbers)
@@ -183,15 +219,26 @@ def test_nothing_found(files):
     assert to_rows(analyze(truth, read_results(found, 'bbox', truth), 'bbox'))[1][3:] == [0] * 6 + [1]
 
 
-@pytest.mark.parametrize('content, options, says', [
-    ('{"a": 1}', [], 'expected a list of detections with image_id, category_id, score, bbox, found a dict'),
-    ('[{', [], 'not JSON'), ('[{"image_id": 4}]', [], "entry 0 has no 'category_id'"),
-    ('[{"image_id": 99, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}]', [], 'image_id 99 is not in the'),
-    ('[{"image_id": 4, "category_id": 1, "score": 1, "bbox": [1, 2, 3, 4]}]', [], 'category_id 1 is not in the'),
-    ('[{"image_id": 4, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}]', ['--types', 'segm'],
-     "has no 'segmentation', which --types segm needs; masks are in the .segm.json"),
-    ('[{"image_id": 4, "category_id": 3, "score": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}]', ['--types', 'segm'],
-     'entry 0: segmentation must be a compressed run-length encoding')])
+@pytest.mark.parametrize(
+    'content, options, says',
+    [
+        ('{"a": 1}', [], 'expected a list of detections with image_id, category_id, score, bbox, found a dict'),
+        ('[{', [], 'not JSON'),
+        ('[{"image_id": 4}]', [], "entry 0 has no 'category_id'"),
+        ('[{"image_id": 99, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}]', [], 'image_id 99 is not in the'),
+        ('[{"image_id": 4, "category_id": 1, "score": 1, "bbox": [1, 2, 3, 4]}]', [], 'category_id 1 is not in the'),
+        (
+            '[{"image_id": 4, "category_id": 3, "score": 1, "bbox": [1, 2, 3, 4]}]',
+            ['--types', 'segm'],
+            "has no 'segmentation', which --types segm needs; masks are in the .segm.json",
+        ),
+        (
+            '[{"image_id": 4, "category_id": 3, "score": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}]',
+            ['--types', 'segm'],
+            'entry 0: segmentation must be a compressed run-length encoding',
+        ),
+    ],
+)
 def test_errors(tool, files, tmp_path, capsys, content, options, says):
     ann, found = files(random_set(0)[0], [])
     Path(found).write_text(content)

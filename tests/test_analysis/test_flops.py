@@ -1,4 +1,5 @@
 """mmdet/analysis/flops.py against a count by hand, and tools/analysis_tools/get_flops.py."""
+
 import re
 
 import pytest
@@ -33,9 +34,11 @@ def by_hand(model, height, width):
         inner = module.in_features if isinstance(module, nn.Linear) else module.in_channels // module.groups
         found[name] = found.get(name, 0) + output.numel() * inner * kernel
 
-    handles = [module.register_forward_hook(lambda module, _, output, name=name: add(name, module, output))
-               for name, module in model.named_modules()
-               if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    handles = [
+        module.register_forward_hook(lambda module, _, output, name=name: add(name, module, output))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    ]
     with torch.no_grad():
         Workload(model)(torch.empty(1, 3, height, width, device='meta'))
     for handle in handles:
@@ -43,9 +46,15 @@ def by_hand(model, height, width):
     return found
 
 
-@pytest.mark.parametrize('config', ['nuclei/mask-rcnn_r18_fpn_cbnplus.py',
-                                    'mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py',
-                                    'gn+ws/mask-rcnn_x50-32x4d_fpn_gn-ws-all_2x_coco.py', 'tiny'])
+@pytest.mark.parametrize(
+    'config',
+    [
+        'nuclei/mask-rcnn_r18_fpn_cbnplus.py',
+        'mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py',
+        'gn+ws/mask-rcnn_x50-32x4d_fpn_gn-ws-all_2x_coco.py',
+        'tiny',
+    ],
+)
 def test_against_a_count_by_hand(config, request):
     path = request.getfixturevalue('tiny_config') if config == 'tiny' else ROOT / 'configs' / config
     model = build(path).to('meta').eval()
@@ -56,8 +65,11 @@ def test_against_a_count_by_hand(config, request):
         inside = [macs for name, macs in expected.items() if not row.name or f'{name}.'.startswith(f'{row.name}.')]
         assert row.macs == sum(inside) > 0, row.name
     names = [row.name for row in found.rows]
-    assert names[0] == '' and set(expected) <= set(names) and found.rows[0].parameters == sum(
-        one.numel() for one in model.parameters())
+    assert (
+        names[0] == ''
+        and set(expected) <= set(names)
+        and found.rows[0].parameters == sum(one.numel() for one in model.parameters())
+    )
 
 
 def test_known_numbers():
@@ -75,7 +87,13 @@ def test_numbers_of_proposals_and_masks():
 
 def test_short():
     assert [short(value) for value in (0, 12, 1500, 41.53e6, 2.6e11, 5e12)] == [
-        '0', '12', '1.50 K', '41.53 M', '260.00 G', '5.00 T']
+        '0',
+        '12',
+        '1.50 K',
+        '41.53 M',
+        '260.00 G',
+        '5.00 T',
+    ]
     assert short(4e6, 'G') == '0.00 G'
 
 
@@ -99,8 +117,12 @@ def test_errors(tool, tiny_config, capsys):
     command = [str(tiny_config), '--cfg-options', 'test_dataloader.dataset.data_root=absent/']
     assert run_main(lambda: tool.main(command)) == 1
     assert 'absent/ does not exist' in (error := capsys.readouterr().err) and 'or give --shape HEIGHT WIDTH' in error
-    for options in (['--shape', '0', '5'], ['--shape', '1', '2', '3'], ['--shape', '9', '--num-images', '3'],
-                    ['--num-images', '0']):
+    for options in (
+        ['--shape', '0', '5'],
+        ['--shape', '1', '2', '3'],
+        ['--shape', '9', '--num-images', '3'],
+        ['--num-images', '0'],
+    ):
         with pytest.raises(SystemExit) as error:
             tool.main([str(tiny_config), *options])
         assert error.value.code == 2

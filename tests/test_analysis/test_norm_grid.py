@@ -1,4 +1,5 @@
 """Cells of a grid: their norms, configs and results."""
+
 import io
 import json
 import re
@@ -31,10 +32,19 @@ def test_names_of_norms(nuclei):
     assert norms['wide'] == dict(type='CBN', buffer_num=7)
 
 
-@pytest.mark.parametrize('names, words', [
-    (['BM'], "norm_cfgs has BN, GN"), (['BN', 'BN'], 'there twice'), (['CBN+', 'CBNplus=dict(type="BN")'], 'too like'),
-    (["=dict(type='BN')"], 'a name is missing'), (['x=7'], "after the '='"), (['x=dict(type="CBN", bufer=3)'], 'bufer'),
-    (['x=dict(type="CBN", buffer_num=-1)'], 'buffer_num'), (['x=dict('], "after the '='")])
+@pytest.mark.parametrize(
+    'names, words',
+    [
+        (['BM'], 'norm_cfgs has BN, GN'),
+        (['BN', 'BN'], 'there twice'),
+        (['CBN+', 'CBNplus=dict(type="BN")'], 'too like'),
+        (["=dict(type='BN')"], 'a name is missing'),
+        (['x=7'], "after the '='"),
+        (['x=dict(type="CBN", bufer=3)'], 'bufer'),
+        (['x=dict(type="CBN", buffer_num=-1)'], 'buffer_num'),
+        (['x=dict('], "after the '='"),
+    ],
+)
 def test_bad_norms(nuclei, names, words):
     with pytest.raises((KeyError, TypeError, ValueError), match=words.replace('+', r'\+').replace('(', r'\(')):
         find_norms(names, nuclei)
@@ -60,15 +70,19 @@ def test_published_config_gets_the_norm_where_its_backbone_is_frozen(tmp_path):
 
 def test_learning_rate_of_a_cell(tiny_config, tmp_path):
     config, path, norm = load_config(str(tiny_config)), tmp_path / 'config.py', dict(type='BN')
-    assert [Cell('CBN+', 2, 1, lr).name for lr in (None, .01, 1e-5)] == [
-        'CBNplus_b2_s1', 'CBNplus_b2_s1_lr0.01', 'CBNplus_b2_s1_lr1e-05']
-    options = {'optim_wrapper.optimizer.lr': 7., 'optim_wrapper.optimizer.momentum': .5}
+    assert [Cell('CBN+', 2, 1, lr).name for lr in (None, 0.01, 1e-5)] == [
+        'CBNplus_b2_s1',
+        'CBNplus_b2_s1_lr0.01',
+        'CBNplus_b2_s1_lr1e-05',
+    ]
+    options = {'optim_wrapper.optimizer.lr': 7.0, 'optim_wrapper.optimizer.momentum': 0.5}
     with pytest.raises(ValueError, match='optimizer.lr: .*--learning-rates'):
-        cell_config(config, path, Cell('BN', 1, 0, .03), norm, ['neck'], options)
-    for lr, wanted in ((None, 7.), (.03, .03)):
+        cell_config(config, path, Cell('BN', 1, 0, 0.03), norm, ['neck'], options)
+    for lr, wanted in ((None, 7.0), (0.03, 0.03)):
         path.write_text(cell_config(config, path, Cell('BN', 1, 0, lr), norm, ['neck'], options))
         assert load_config(str(path)).optim_wrapper.optimizer == dict(
-            config.optim_wrapper.optimizer, lr=wanted, momentum=.5)
+            config.optim_wrapper.optimizer, lr=wanted, momentum=0.5
+        )
         options.pop('optim_wrapper.optimizer.lr', None)
 
 
@@ -80,8 +94,12 @@ def test_places_that_there_are_not():
 
 
 def test_options_that_reach_into_lists(tiny_config, tmp_path):
-    options = {'param_scheduler.1.milestones': [7], 'param_scheduler.0.end': 9, 'train_cfg.max_epochs': 5,
-               'train_dataloader.dataset.pipeline.3.prob': 0.25}
+    options = {
+        'param_scheduler.1.milestones': [7],
+        'param_scheduler.0.end': 9,
+        'train_cfg.max_epochs': 5,
+        'train_dataloader.dataset.pipeline.3.prob': 0.25,
+    }
     before = load_config(str(tiny_config))
     config = load_config(str(tiny_config), options)
     path = tmp_path / 'config.py'
@@ -98,8 +116,10 @@ def test_options_that_reach_into_lists(tiny_config, tmp_path):
 def test_evaluators_in_a_list(tiny_config, tmp_path):
     base = tmp_path / 'list.py'
     evaluator = Config.fromfile(str(tiny_config)).val_evaluator.to_dict()
-    base.write_text(f"_base_ = '{tiny_config}'\nval_evaluator = [dict(type='DumpDetResults', out_file_path='x.pkl'), "
-                    f"{evaluator!r}]\n")
+    base.write_text(
+        f"_base_ = '{tiny_config}'\nval_evaluator = [dict(type='DumpDetResults', out_file_path='x.pkl'), "
+        f'{evaluator!r}]\n'
+    )
     path = tmp_path / 'cell' / 'config.py'
     path.parent.mkdir()
     config = load_config(str(base))
@@ -127,12 +147,25 @@ def test_values_are_those_of_mmengine(nuclei):
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
     assert config_values(nuclei.pretty_text) == plain(nuclei.to_dict())
 
 
 def make_cell(**changes):
-    return {**dict(norm='BN', batch_size=1, seed=0, metrics={}, curve=[], losses=[], config='a = 1\n', cell_config='',
-                   command=''), **changes}
+    return {
+        **dict(
+            norm='BN',
+            batch_size=1,
+            seed=0,
+            metrics={},
+            curve=[],
+            losses=[],
+            config='a = 1\n',
+            cell_config='',
+            command='',
+        ),
+        **changes,
+    }
 
 
 def test_results_file(tmp_path):
@@ -148,10 +181,16 @@ def test_results_file(tmp_path):
         again.done('BN_b1_s0', 'a = 1\n', 2)
 
 
-@pytest.mark.parametrize('content, words', [
-    ('[', 'Expecting'), ('[]', 'kind'), ('{"kind": "other"}', 'kind'),
-    ('{"kind": "mmdet norm comparison", "cells": []}', '"cells" is no object'),
-    (json.dumps({'kind': 'mmdet norm comparison', 'cells': {'x': make_cell(metrics=3)}}), 'cells, x: "metrics"')])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        ('[', 'Expecting'),
+        ('[]', 'kind'),
+        ('{"kind": "other"}', 'kind'),
+        ('{"kind": "mmdet norm comparison", "cells": []}', '"cells" is no object'),
+        (json.dumps({'kind': 'mmdet norm comparison', 'cells': {'x': make_cell(metrics=3)}}), 'cells, x: "metrics"'),
+    ],
+)
 def test_results_file_of_another_kind(tmp_path, content, words):
     path = tmp_path / 'results.json'
     path.write_text(content)
@@ -192,8 +231,10 @@ def test_live_display(monkeypatch):
 
 def test_runs_counted_in_iterations(tiny_config, tmp_path):
     base = tmp_path / 'iterations.py'
-    base.write_text(f"_base_ = '{tiny_config}'\n"
-                    "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=3)\n")
+    base.write_text(
+        f"_base_ = '{tiny_config}'\n"
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=3)\n"
+    )
     config, path = load_config(str(base)), tmp_path / 'config.py'
     path.write_text(cell_config(config, path, Cell('BN', 1, 0), dict(type='BN'), find_places(config)))
     merged = load_config(str(path))

@@ -1,4 +1,5 @@
 """The page on a grid of trainings in headless Chromium, as wide as a desk's and a phone's screen."""
+
 import html
 import json
 import re
@@ -13,7 +14,7 @@ from mmdet.analysis.report import write_report
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason='needs chromium')]
 # Elements that reach beyond the right edge, other than inside of what scrolls; the smallest letters
-LOOK = '''
+LOOK = """
 <iframe id="page" style="border:0" width="{width}" height="2000" srcdoc="{page}"></iframe>
 <script>
 onload = () => {{
@@ -28,20 +29,38 @@ onload = () => {{
     width: right, scroll: found.documentElement.scrollWidth, out: out.map(e => e.outerHTML.slice(0, 80)),
     least: Math.min(...sizes), plots: found.querySelectorAll('svg.plot').length}}) + '</p>';
 }};
-</script>'''
+</script>"""
 
 
 def chromium(url, tmp_path, *options):
     return subprocess.run(
-        [CHROMIUM, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-         f'--user-data-dir={tmp_path / "profile"}', '--virtual-time-budget=3000', '--dump-dom', *options, url],
-        check=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        [
+            CHROMIUM,
+            '--headless=new',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--disable-background-networking',
+            f'--user-data-dir={tmp_path / "profile"}',
+            '--virtual-time-budget=3000',
+            '--dump-dom',
+            *options,
+            url,
+        ],
+        check=True,
+        timeout=120,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout
 
 
 @pytest.fixture
 def page(tmp_path):
-    values = {(norm, batch): [.31, .32, .35] for batch in (1, 2, 4, 16)
-              for norm in ('BN', 'GN', 'CBN', 'CBN+', 'SyncCBN', 'a-norm-with-a-rather-long-name')}
+    values = {
+        (norm, batch): [0.31, 0.32, 0.35]
+        for batch in (1, 2, 4, 16)
+        for norm in ('BN', 'GN', 'CBN', 'CBN+', 'SyncCBN', 'a-norm-with-a-rather-long-name')
+    }
     return write_report(make_data(values), tmp_path)
 
 

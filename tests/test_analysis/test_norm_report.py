@@ -1,4 +1,5 @@
 """The page on a grid of trainings, its numbers and pictures."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -16,22 +17,46 @@ from mmdet.utils.setup import load_config
 
 VOID = {'meta', 'link', 'input', 'br', 'img', 'hr'}
 # As the first version of the tool wrote them: no grid, no speed, no unit, no time
-OLD = dict(norm_cfg=None, processes=1, iteration_seconds=0.5, gpu_memory_mib=None, memory_mib=900, seconds=60,
-           config="train_cfg = dict(max_epochs=2)\n", cell_config="_base_ = 'x.py'\n",
-           command='python tools/train.py <x>.py', machine=dict(torch='2', device='CPU', cores=2), detections={})
+OLD = dict(
+    norm_cfg=None,
+    processes=1,
+    iteration_seconds=0.5,
+    gpu_memory_mib=None,
+    memory_mib=900,
+    seconds=60,
+    config='train_cfg = dict(max_epochs=2)\n',
+    cell_config="_base_ = 'x.py'\n",
+    command='python tools/train.py <x>.py',
+    machine=dict(torch='2', device='CPU', cores=2),
+    detections={},
+)
 
 
 def make_cell(norm, batch, seed, ap, **changes):
-    curve = [{'step': step, 'coco/bbox_mAP': ap * step / 2, 'coco/bbox_mAP_50': ap, 'coco/bbox_mAP_l': -1.}
-             for step in (1, 2)]
+    curve = [
+        {'step': step, 'coco/bbox_mAP': ap * step / 2, 'coco/bbox_mAP_50': ap, 'coco/bbox_mAP_l': -1.0}
+        for step in (1, 2)
+    ]
     metrics = {key: value for key, value in curve[-1].items() if key != 'step'}
-    return dict(OLD, norm=norm, batch_size=batch, seed=seed, curve=curve, metrics=metrics,
-                losses=[[10 * i, 3. / i] for i in range(1, 9)], images_per_second=2. * batch, **changes)
+    return dict(
+        OLD,
+        norm=norm,
+        batch_size=batch,
+        seed=seed,
+        curve=curve,
+        metrics=metrics,
+        losses=[[10 * i, 3.0 / i] for i in range(1, 9)],
+        images_per_second=2.0 * batch,
+        **changes,
+    )
 
 
 def make_data(values, **changes):
-    cells = {f'{norm}_b{batch}_s{seed}': make_cell(norm, batch, seed, ap)
-             for (norm, batch), aps in values.items() for seed, ap in enumerate(aps)}
+    cells = {
+        f'{norm}_b{batch}_s{seed}': make_cell(norm, batch, seed, ap)
+        for (norm, batch), aps in values.items()
+        for seed, ap in enumerate(aps)
+    }
     return dict(kind='mmdet norm comparison', cells=cells, failed={}, **changes)
 
 
@@ -75,7 +100,7 @@ def read_page(path):
     text = path.read_text()
     page = Checker(text)
     assert all(ref.startswith(('data:', '#')) for ref in page.references)
-    style = text[text.index('<style>'):text.index('</style>')]
+    style = text[text.index('<style>') : text.index('</style>')]
     assert 'url(' not in style and '@import' not in style
     return page
 
@@ -101,13 +126,21 @@ def test_welch():
         assert not (found and p > 0.05)  # the points between whole degrees of freedom are a little high
         agree += found == (p < 0.05)
     assert agree > 195
-    assert differ(Stat(1, None, 1), Stat(0, .1, 3)) is None
-    assert differ(Stat(1, 0., 2), Stat(1, 0., 3)) is False and differ(Stat(1, 0., 2), Stat(2, 0., 3)) is True
+    assert differ(Stat(1, None, 1), Stat(0, 0.1, 3)) is None
+    assert differ(Stat(1, 0.0, 2), Stat(1, 0.0, 3)) is False and differ(Stat(1, 0.0, 2), Stat(2, 0.0, 3)) is True
 
 
 def test_only_what_is_clear_is_called_best():
-    data = make_data({('BN', 1): [.10, .11, .09], ('GN', 1): [.30, .31, .32], ('CBN', 1): [.305, .312, .32],
-                      ('BN', 4): [.30], ('GN', 4): [.29, .30], ('CBN', 4): [.6, .601]})
+    data = make_data(
+        {
+            ('BN', 1): [0.10, 0.11, 0.09],
+            ('GN', 1): [0.30, 0.31, 0.32],
+            ('CBN', 1): [0.305, 0.312, 0.32],
+            ('BN', 4): [0.30],
+            ('GN', 4): [0.29, 0.30],
+            ('CBN', 4): [0.6, 0.601],
+        }
+    )
     numbers = Numbers(data)
     assert numbers.clear_best(1, 'coco/bbox_mAP') is None
     data['cells'].pop('BN_b4_s0')
@@ -122,19 +155,27 @@ def test_only_what_is_clear_is_called_best():
 
 
 def test_metrics_that_no_object_has_are_left_out():
-    numbers = Numbers(make_data({('BN', 2): [.1]}))
+    numbers = Numbers(make_data({('BN', 2): [0.1]}))
     assert numbers.keys == ['coco/bbox_mAP', 'coco/bbox_mAP_50']
     assert [metric_name(key) for key in ('coco/segm_mAP_50', 'a/bbox_mAP_s', 'other')] == [
-        'mask AP50', 'box AP small', 'other']
+        'mask AP50',
+        'box AP small',
+        'other',
+    ]
 
 
 def test_seeds_are_in_order_whatever_was_asked_for_last():
-    data = make_data({('BN', 1): [.2, .3, .4]}, grid=dict(norms={'BN': {}}, batch_sizes=[1], seeds=[2]))
+    data = make_data({('BN', 1): [0.2, 0.3, 0.4]}, grid=dict(norms={'BN': {}}, batch_sizes=[1], seeds=[2]))
     assert Numbers(data).seeds == [0, 1, 2]
 
 
 def test_page_of_an_old_file(tmp_path):
-    values = {('BN', 1): [.1, .2, .4], ('BN', 2): [.3, .3, .3], ('<GN>', 1): [.5, .52, .6], ('<GN>', 2): [.25]}
+    values = {
+        ('BN', 1): [0.1, 0.2, 0.4],
+        ('BN', 2): [0.3, 0.3, 0.3],
+        ('<GN>', 1): [0.5, 0.52, 0.6],
+        ('<GN>', 2): [0.25],
+    }
     data = make_data(values)
     data['failed'] = {'<GN>_b2_s1': 'no <memory> & no time'}
     page = read_page(write_report(json.loads(json.dumps(data)), tmp_path))
@@ -160,13 +201,29 @@ def test_page_of_an_old_file(tmp_path):
 
 
 def test_page_of_a_grid_that_runs(tmp_path):
-    grid = dict(config='configs/x.py', command='python tools/compare_norms.py x.py', norms=dict(
-        GN=dict(type='GN', num_groups=8), BN=dict(type='BN')), batch_sizes=[1, 2], seeds=[0, 1], processes=2, jobs=2,
-        places=['neck'], cells=['GN_b1_s0', 'BN_b1_s0', 'GN_b1_s1'], versions=dict(torch='2.9'))
-    speed = dict(note='in turns', reference='BN', batch_sizes={'1': {
-        'GN': dict(seconds=.25, ratio=1.25, peak_mib=None, window_mib=0.), 'BN': dict(
-            seconds=.2, ratio=1., peak_mib=100., window_mib=0.)}})
-    data = make_data({('BN', 1): [.1]}, grid=grid, speed=speed)
+    grid = dict(
+        config='configs/x.py',
+        command='python tools/compare_norms.py x.py',
+        norms=dict(GN=dict(type='GN', num_groups=8), BN=dict(type='BN')),
+        batch_sizes=[1, 2],
+        seeds=[0, 1],
+        processes=2,
+        jobs=2,
+        places=['neck'],
+        cells=['GN_b1_s0', 'BN_b1_s0', 'GN_b1_s1'],
+        versions=dict(torch='2.9'),
+    )
+    speed = dict(
+        note='in turns',
+        reference='BN',
+        batch_sizes={
+            '1': {
+                'GN': dict(seconds=0.25, ratio=1.25, peak_mib=None, window_mib=0.0),
+                'BN': dict(seconds=0.2, ratio=1.0, peak_mib=100.0, window_mib=0.0),
+            }
+        },
+    )
+    data = make_data({('BN', 1): [0.1]}, grid=grid, speed=speed)
     data['cells']['BN_b1_s0'].update(processes=2, unit='iteration')
     page = read_page(write_report(data, tmp_path, running=True))
     text = ' '.join(page.words)
@@ -180,11 +237,19 @@ def test_page_of_a_grid_that_runs(tmp_path):
 
 
 def test_page_with_learning_rates(tmp_path):
-    values = {('BN', .01): [.1], ('BN', .02): [.3, .32], ('BN', .04): [.5],  # .02 has the most seeds
-              ('GN', .01): [.2], ('GN', .02): [.4]}
-    cells = {f'{norm}_b1_s{seed}_lr{lr}': make_cell(norm, 1, seed, ap, lr=lr)
-             for (norm, lr), aps in values.items() for seed, ap in enumerate(aps)}
-    grid = dict(norms={'BN': None, 'GN': None}, batch_sizes=[1], seeds=[0, 1], learning_rates=[.01, .02, .04, .08])
+    values = {
+        ('BN', 0.01): [0.1],
+        ('BN', 0.02): [0.3, 0.32],
+        ('BN', 0.04): [0.5],  # .02 has the most seeds
+        ('GN', 0.01): [0.2],
+        ('GN', 0.02): [0.4],
+    }
+    cells = {
+        f'{norm}_b1_s{seed}_lr{lr}': make_cell(norm, 1, seed, ap, lr=lr)
+        for (norm, lr), aps in values.items()
+        for seed, ap in enumerate(aps)
+    }
+    grid = dict(norms={'BN': None, 'GN': None}, batch_sizes=[1], seeds=[0, 1], learning_rates=[0.01, 0.02, 0.04, 0.08])
     data = dict(make_data({}, grid=grid), cells=cells)
     page = read_page(write_report(data, tmp_path))
     text = ' '.join(page.words)
@@ -193,24 +258,26 @@ def test_page_with_learning_rates(tmp_path):
     assert ['BN', '10.0 (1)', '31.0 ± 1.4', '50.0 (1)', '–'] in page.rows
     assert ['GN', '20.0 (1)', '40.0 (1)', '–', '–'] in page.rows
     svg = (tmp_path / 'index.html').read_text().split('AP by learning rate')[1].split('</svg>\n')[0]
-    svg = svg[svg.index('class="plot"'):]
-    points = [[float(point.split(',')[0]) for point in line.split()]
-              for line in re.findall(r'<polyline[^>]*points="([^"]*)"', svg)]
-    assert np.allclose(np.diff(points[0]), np.diff(points[1])[0], atol=.2) and len(points[0]) == 3  # doubled
+    svg = svg[svg.index('class="plot"') :]
+    points = [
+        [float(point.split(',')[0]) for point in line.split()]
+        for line in re.findall(r'<polyline[^>]*points="([^"]*)"', svg)
+    ]
+    assert np.allclose(np.diff(points[0]), np.diff(points[1])[0], atol=0.2) and len(points[0]) == 3  # doubled
     table = (tmp_path / 'table.md').read_text()
     assert '| BN | 31.0 ± 1.4 (lr 0.02) |' in table and '| GN | 40.0 (lr 0.02) |' in table and edge in table
     first, *_ = summary(Numbers(data))
     assert 'GN has the highest mean box AP, 40.0;' in first and 'BN (31.0' in first
-    data['cells'].update(make_data({('BN', 1): [.1, .2, .3]})['cells'])  # of an earlier command line without rates
+    data['cells'].update(make_data({('BN', 1): [0.1, 0.2, 0.3]})['cells'])  # of an earlier command line without rates
     assert "| BN | 20.0 ± 10.0 (config's lr) |" in markdown(Numbers(data))
     read_page(write_report(data, tmp_path))
 
 
 def test_lines_of_plots():
-    curve = merge(0, 'BN', [[(1, .1), (2, .3), (3, float('nan'))], [(1, .3), (2, .2), (4, 1.)]])
-    assert curve.x == [1, 2] and np.allclose([curve.y, curve.low, curve.high], [[.2, .25], [.1, .2], [.3, .3]])
-    assert merge(0, 'BN', [[(1, 1.)], [(2, 1.)]]) is None
-    assert thin([(i, float(i)) for i in range(6)], 3) == [(1, .5), (3, 2.5), (5, 4.5)]
+    curve = merge(0, 'BN', [[(1, 0.1), (2, 0.3), (3, float('nan'))], [(1, 0.3), (2, 0.2), (4, 1.0)]])
+    assert curve.x == [1, 2] and np.allclose([curve.y, curve.low, curve.high], [[0.2, 0.25], [0.1, 0.2], [0.3, 0.3]])
+    assert merge(0, 'BN', [[(1, 1.0)], [(2, 1.0)]]) is None
+    assert thin([(i, float(i)) for i in range(6)], 3) == [(1, 0.5), (3, 2.5), (5, 4.5)]
     for low, high in ((0, 1), (0.93, 1.81), (-3, 4000), (0, 1e-5)):
         values = ticks(low, high)
         assert 3 <= len(values) <= 8 and low <= values[0] + 1e-12 and values[-1] <= high * 1.0001
@@ -228,8 +295,14 @@ def shape(x, y, w, h, label=0, **more):
 def test_detections_are_matched_as_in_coco():
     objects = [shape(0, 0, 10, 10), shape(20, 0, 10, 10), shape(40, 0, 10, 10, label=1), shape(60, 0, 40, 40)]
     objects[3]['ignored'] = True
-    found = [shape(1, 0, 10, 10), shape(0, 0, 10, 10), shape(20, 4, 10, 10), shape(40, 0, 10, 10), shape(61, 1, 5, 5),
-             shape(62, 9, 5, 5)]
+    found = [
+        shape(1, 0, 10, 10),
+        shape(0, 0, 10, 10),
+        shape(20, 4, 10, 10),
+        shape(40, 0, 10, 10),
+        shape(61, 1, 5, 5),
+        shape(62, 9, 5, 5),
+    ]
     # the best comes first; one object is found once; too little overlap; another class; inside an ignored region
     assert match(found, objects, 100, 100) == [0, None, None, None, 3, 3]
     assert match([], objects, 9, 9) == [] and match(found, [], 9, 9) == [None] * 6
@@ -254,8 +327,8 @@ def test_pictures(tiny_config, tmp_path):
     elif isinstance(mask['counts'], list):
         mask = coco_mask.frPyObjects(mask, image['height'], image['width'])
         mask = dict(mask, counts=mask['counts'].decode())
-    detection = dict(image_id=image['id'], category_id=objects[0]['category_id'], score=.9, segmentation=mask)
-    data = make_data({('BN', 1): [.1], ('GN', 1): [.2]})
+    detection = dict(image_id=image['id'], category_id=objects[0]['category_id'], score=0.9, segmentation=mask)
+    data = make_data({('BN', 1): [0.1], ('GN', 1): [0.2]})
     data['cells']['BN_b1_s0']['detections'] = {str(image['id']): [detection]}
     data['grid'] = dict(norms={'BN': None, 'GN': None}, batch_sizes=[2])
     # GN's detections are lacking at batch size 1, where the last command line does not ask for any
@@ -279,7 +352,7 @@ def test_pictures_that_cannot_be_made(tiny_config, tmp_path):
     assert 'elsewhere' in gone.problem
     assert 'none of the images' in Pictures(dataset, ['12345']).problem
     assert 'cannot be shown' in Pictures(dict(dataset, ann_file='gone.json'), ['1']).problem
-    page = read_page(write_report(make_data({('BN', 1): [.1]}), tmp_path, gone))
+    page = read_page(write_report(make_data({('BN', 1): [0.1]}), tmp_path, gone))
     assert 'elsewhere' in ' '.join(page.words)
 
 
@@ -287,12 +360,22 @@ def test_text_of_a_strangers_results_is_shown_and_not_run(tmp_path):
     evil = '"><script>alert(1)</script><img src=http://x.org/a onerror=alert(1)>\'&'
     data = make_data({(evil, 1): [0.2, 0.3], ('BN', 1): [0.1]})
     for cell in data['cells'].values():
-        cell.update(command=evil, config=f'a = {evil!r}\n', cell_config=evil,
-                    machine=dict(torch=evil, device=evil, cores=1))
+        cell.update(
+            command=evil, config=f'a = {evil!r}\n', cell_config=evil, machine=dict(torch=evil, device=evil, cores=1)
+        )
     data['failed'] = {evil: evil}
     data['grid'] = dict(
-        config=evil, command=evil, norms={evil: dict(type=evil), 'BN': dict(type=evil)}, batch_sizes=[1], seeds=[0, 1],
-        processes=1, jobs=1, places=[evil], cells=list(data['cells']), versions={evil: evil})
+        config=evil,
+        command=evil,
+        norms={evil: dict(type=evil), 'BN': dict(type=evil)},
+        batch_sizes=[1],
+        seeds=[0, 1],
+        processes=1,
+        jobs=1,
+        places=[evil],
+        cells=list(data['cells']),
+        versions={evil: evil},
+    )
     write_report(data, tmp_path)
     page = Checker((tmp_path / 'index.html').read_text())
     assert not any('x.org' in (reference or '') for reference in page.references)

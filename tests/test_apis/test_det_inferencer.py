@@ -1,4 +1,5 @@
 """Results and files have mmdetection's form; no picture replaces another; errors."""
+
 import json
 
 import cv2
@@ -115,13 +116,16 @@ def test_printing_and_showing(inferencer, capsys, monkeypatch):
     assert len(result['visualization']) == 1 and "'predictions'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('arguments, error, says', [
-    (dict(inputs='no/such.jpg'), FileNotFoundError, 'no/such.jpg'),
-    (dict(inputs=IMAGE[..., 0]), ValueError, r'\(H, W, 3\).*\(60, 90\)'),
-    (dict(inputs=5), TypeError, 'path or an array.*int'),
-    (dict(inputs=[IMAGE], batch_size=0), ValueError, 'batch_size must be 1 or more, got 0'),
-    (dict(inputs=IMAGE, foo=1), TypeError, 'foo'),
-])
+@pytest.mark.parametrize(
+    'arguments, error, says',
+    [
+        (dict(inputs='no/such.jpg'), FileNotFoundError, 'no/such.jpg'),
+        (dict(inputs=IMAGE[..., 0]), ValueError, r'\(H, W, 3\).*\(60, 90\)'),
+        (dict(inputs=5), TypeError, 'path or an array.*int'),
+        (dict(inputs=[IMAGE], batch_size=0), ValueError, 'batch_size must be 1 or more, got 0'),
+        (dict(inputs=IMAGE, foo=1), TypeError, 'foo'),
+    ],
+)
 def test_bad_calls(inferencer, arguments, error, says):
     with pytest.raises(error, match=says):
         inferencer(**arguments)

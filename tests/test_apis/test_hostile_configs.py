@@ -1,4 +1,5 @@
 """A config out of a checkpoint builds registered parts and imports nothing."""
+
 import sys
 
 import pytest
@@ -32,8 +33,10 @@ def trap(tmp_path, monkeypatch):
 def plain(tiny_config):
     torch.manual_seed(0)
     model = init_detector(str(tiny_config))
-    return dict(state_dict=model.state_dict(), meta=dict(
-        cfg=load_config(str(tiny_config)).pretty_text, dataset_meta=dict(classes=('disc', 'square', 'star'))))
+    return dict(
+        state_dict=model.state_dict(),
+        meta=dict(cfg=load_config(str(tiny_config)).pretty_text, dataset_meta=dict(classes=('disc', 'square', 'star'))),
+    )
 
 
 SYSTEM = dict(type='os.system', command='touch {ran}')
@@ -54,10 +57,24 @@ ATTACKS = [
     ({'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), SYSTEM]}, r'dataset.pipeline.1.type'),
     ({'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(type='trap')]}, 'trap'),
     # the name of a part under another key than 'type'
-    ({'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(
-        type='RandomResize', scale=(9, 9), resize_type='trap.call')]}, 'trap.call'),
-    ({'test_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(
-        type='mmcv.RandomResize', scale=(9, 9), resize_type='trap.call')]}, 'trap.call'),
+    (
+        {
+            'test_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='RandomResize', scale=(9, 9), resize_type='trap.call'),
+            ]
+        },
+        'trap.call',
+    ),
+    (
+        {
+            'test_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='mmcv.RandomResize', scale=(9, 9), resize_type='trap.call'),
+            ]
+        },
+        'trap.call',
+    ),
     ({'visualizer': dict(type='trap.call')}, r'visualizer.type'),
     ({'visualizer': dict(type='trap')}, 'trap'),
     ({'custom_hooks': [SYSTEM]}, r'custom_hooks.0.type'),
@@ -94,8 +111,10 @@ def test_tools_that_take_the_checkpoint_alone(plain, trap, tmp_path):
     path = tmp_path / 'x.pth'
     torch.save(dict(state_dict=plain['state_dict'], meta=dict(cfg=cfg.pretty_text)), path)
     image = ROOT / 'demo/images/blood_cells.jpg'
-    for tool, argv in (('demo/image_demo.py', [str(image), '--weights', str(path), '--device', 'cpu']),
-                       ('tools/model_converters/publish_model.py', [str(path), str(tmp_path / 'y'), '--half'])):
+    for tool, argv in (
+        ('demo/image_demo.py', [str(image), '--weights', str(path), '--device', 'cpu']),
+        ('tools/model_converters/publish_model.py', [str(path), str(tmp_path / 'y'), '--half']),
+    ):
         with pytest.raises(ValueError, match="'trap.call'"):
             load_tool(tool).main(argv)
     assert not trap.exists()
@@ -111,8 +130,9 @@ def test_configs_saved_with_classes_in_them(plain):
     check_model_config(found)
 
 
-@pytest.mark.parametrize('part', [SYSTEM, dict(type=print), dict(type='torch.nn.Identity'), dict(type=torch.nn.Module)],
-                         ids=str)
+@pytest.mark.parametrize(
+    'part', [SYSTEM, dict(type=print), dict(type='torch.nn.Identity'), dict(type=torch.nn.Module)], ids=str
+)
 def test_a_callable_in_no_registry_is_no_part_of_a_model(tiny_config, part):
     cfg = load_config(str(tiny_config))
     cfg.model.neck = part

@@ -1,4 +1,5 @@
 """Detections of one call equal those of tools/test.py; every kind of image; what is refused and how."""
+
 import copy
 import pickle
 
@@ -53,8 +54,9 @@ def same(a, b):
 def test_results_are_those_of_the_test_tool(model, images, tiny_config, checkpoint, tmp_path):
     tool = load_tool('tools/test.py')
     tool.main([str(tiny_config), checkpoint, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.pkl')])
-    found = {result['img_path']: result['pred_instances'] for result in pickle.loads(
-        (tmp_path / 'out.pkl').read_bytes())}
+    found = {
+        result['img_path']: result['pred_instances'] for result in pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    }
     assert set(found) == set(images)
     for path, sample in zip(images, inference_detector(model, images)):
         ours, theirs = sample.pred_instances, found[path]
@@ -95,8 +97,10 @@ def test_a_pipeline_of_the_callers(model, images):
 def test_annotations_in_the_test_pipeline_are_not_needed(model, images, tiny_config, checkpoint):
     cfg = Config.fromfile(tiny_config)
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='LoadAnnotations', with_bbox=True, with_mask=True))
-    assert same(inference_detector(init_detector(cfg, checkpoint, device='cpu'), images[0]),
-                inference_detector(model, images[0]))
+    assert same(
+        inference_detector(init_detector(cfg, checkpoint, device='cpu'), images[0]),
+        inference_detector(model, images[0]),
+    )
 
 
 def test_training_mode_changes_nothing(model, images):
@@ -110,15 +114,18 @@ def test_training_mode_changes_nothing(model, images):
         model.eval()
 
 
-@pytest.mark.parametrize('image, error, says', [
-    ('no/such.jpg', FileNotFoundError, 'no/such.jpg'),
-    ('{here}', ValueError, '{here}.*image'),
-    (np.zeros((8, 8, 3), np.float64), ValueError, r'uint8.*BGR.*\(8, 8, 3\) of float64'),
-    (np.full((8, 8, 3), 0.5, np.float32), ValueError, r'0 to 255, got float32 up to 0.500'),
-    (np.zeros((8, 8), np.uint8), ValueError, r'\(H, W, 3\).*\(8, 8\)'),
-    (np.zeros((0, 8, 3), np.uint8), ValueError, r'\(0, 8, 3\)'),
-    (torch.zeros(8, 8, 3), TypeError, 'path or an array.*Tensor'),
-])
+@pytest.mark.parametrize(
+    'image, error, says',
+    [
+        ('no/such.jpg', FileNotFoundError, 'no/such.jpg'),
+        ('{here}', ValueError, '{here}.*image'),
+        (np.zeros((8, 8, 3), np.float64), ValueError, r'uint8.*BGR.*\(8, 8, 3\) of float64'),
+        (np.full((8, 8, 3), 0.5, np.float32), ValueError, r'0 to 255, got float32 up to 0.500'),
+        (np.zeros((8, 8), np.uint8), ValueError, r'\(H, W, 3\).*\(8, 8\)'),
+        (np.zeros((0, 8, 3), np.uint8), ValueError, r'\(0, 8, 3\)'),
+        (torch.zeros(8, 8, 3), TypeError, 'path or an array.*Tensor'),
+    ],
+)
 def test_no_image(model, image, error, says):
     if isinstance(image, str):
         image, says = image.format(here=__file__), says.format(here=__file__)
@@ -160,8 +167,9 @@ def test_classes_of_a_wrapped_data_set_or_else_cocos(tiny_config, monkeypatch):
     cfg = Config.fromfile(tiny_config)
     inner = dict(cfg.train_dataloader.dataset)
     cfg.test_dataloader = None
-    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=dict(
-        type='ConcatDataset', datasets=[inner]))
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner])
+    )
     assert tuple(init_detector(cfg, device='cpu').dataset_meta['classes']) == CLASSES
     said = []
     monkeypatch.setattr('mmdet.apis.inference.print_log', lambda text, *_: said.append(text))
@@ -178,16 +186,19 @@ def test_another_scope_does_not_matter(tiny_config, checkpoint, images, model):
     assert same(inference_detector(other, images[0]), inference_detector(model, images[0]))
 
 
-@pytest.mark.parametrize('arguments, error, says', [
-    (dict(config='no/such.py'), FileNotFoundError, 'no/such.py'),
-    (dict(config=5), TypeError, 'path of a config file or a Config.*int'),
-    (dict(checkpoint='no/such.pth'), FileNotFoundError, 'no/such.pth'),
-    (dict(palette='cuda:0'), ValueError, "palette 'cuda:0'.*known"),
-    (dict(device='gpu'), ValueError, "device 'gpu'"),
-    (dict(device='cuda:0'), ValueError, "cuda:0.*device='cpu'"),
-    (dict(cfg_options={'model.backbone.deph': 18}), TypeError, 'deph'),
-    (dict(cfg_options={'model.neck.out_channels': 24}), ValueError, 'random.pth.*another model'),
-])
+@pytest.mark.parametrize(
+    'arguments, error, says',
+    [
+        (dict(config='no/such.py'), FileNotFoundError, 'no/such.py'),
+        (dict(config=5), TypeError, 'path of a config file or a Config.*int'),
+        (dict(checkpoint='no/such.pth'), FileNotFoundError, 'no/such.pth'),
+        (dict(palette='cuda:0'), ValueError, "palette 'cuda:0'.*known"),
+        (dict(device='gpu'), ValueError, "device 'gpu'"),
+        (dict(device='cuda:0'), ValueError, "cuda:0.*device='cpu'"),
+        (dict(cfg_options={'model.backbone.deph': 18}), TypeError, 'deph'),
+        (dict(cfg_options={'model.neck.out_channels': 24}), ValueError, 'random.pth.*another model'),
+    ],
+)
 def test_what_cannot_be_built(tiny_config, checkpoint, monkeypatch, arguments, error, says):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(error, match=says):

@@ -1,4 +1,5 @@
 """Scripts as users of mmdetection 3.x write them: nothing in them is of ours."""
+
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-DETECT = '''
+DETECT = """
 import mmcv
 import torch
 from mmengine.config import Config
@@ -51,9 +52,9 @@ of_array = inference_detector(model, mmcv.imread(images[0]), test_pipeline=test_
 
 inferencer = DetInferencer(model=config_file, weights=checkpoint_file, device='cpu', show_progress=False)
 packed = inferencer(images, batch_size=2, out_dir=out_dir, no_save_pred=False, pred_score_thr=0.3)
-'''
+"""
 
-CUSTOM = '''
+CUSTOM = """
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -120,7 +121,7 @@ cfg.custom_hooks = [dict(type='ScriptHook')]
 cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 runner = Runner.from_cfg(cfg)
 runner.train()
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -141,8 +142,12 @@ def test_detection_script(trained, tiny_config, tiny_shapes, tmp_path):
     images = sorted(str(path) for path in (tiny_shapes / 'val').iterdir())[:3]
     cfg = tiny_config.parent / 'script.py'
     cfg.write_text(f"_base_ = '{tiny_config}'\nmodel = dict(neck=dict(type='ScriptFPN'))\n")
-    names = dict(config_file=str(cfg), checkpoint_file=f"{trained['work_dir']}/epoch_1.pth", images=images,
-                 out_dir=str(tmp_path / 'out'))
+    names = dict(
+        config_file=str(cfg),
+        checkpoint_file=f'{trained["work_dir"]}/epoch_1.pth',
+        images=images,
+        out_dir=str(tmp_path / 'out'),
+    )
     exec(DETECT, names)
     results, packed = names['results'], names['packed']
     assert names['model'].dataset_meta['palette'][0] == (220, 20, 60)  # the checkpoint's
@@ -154,18 +159,23 @@ def test_detection_script(trained, tiny_config, tiny_shapes, tmp_path):
         drawn = cv2.imread(f'{tmp_path}/out/{i}.png')
         enlarged = cv2.resize(cv2.imread(path), drawn.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         assert min(drawn.shape[:2]) >= 480 and (drawn != enlarged).any()
-    assert sorted(path.name for path in (tmp_path / 'out' / 'vis').iterdir()) == ['000000.png', '000001.png',
-                                                                                 '000002.png']
+    assert sorted(path.name for path in (tmp_path / 'out' / 'vis').iterdir()) == [
+        '000000.png',
+        '000001.png',
+        '000002.png',
+    ]
     for i, result in enumerate(packed['predictions']):
         assert result == json.loads((tmp_path / f'out/preds/00000{i}.json').read_text())
         assert np.allclose(result['bboxes'][:5], results[i].pred_instances.bboxes, atol=1e-3)
 
 
 def test_low_layers_import_the_rest_of_mmdet_only_when_asked():
-    code = ("import sys, mmdet.utils, mmdet.structures; "
-            "assert not [m for m in sys.modules if m.startswith(('mmdet.models', 'mmdet.datasets', 'mmdet.engine'))]; "
-            "mmdet.utils.register_all_modules(); from mmengine.registry import DefaultScope; "
-            "assert DefaultScope.get_current_instance().scope_name == 'mmdet' and 'mmdet.engine' in sys.modules; "
-            "from mmdet.registry import MODELS, HOOKS, DATASETS; "
-            "assert 'MaskRCNN' in MODELS.module_dict and 'CocoDataset' in DATASETS.module_dict")
+    code = (
+        'import sys, mmdet.utils, mmdet.structures; '
+        "assert not [m for m in sys.modules if m.startswith(('mmdet.models', 'mmdet.datasets', 'mmdet.engine'))]; "
+        'mmdet.utils.register_all_modules(); from mmengine.registry import DefaultScope; '
+        "assert DefaultScope.get_current_instance().scope_name == 'mmdet' and 'mmdet.engine' in sys.modules; "
+        'from mmdet.registry import MODELS, HOOKS, DATASETS; '
+        "assert 'MaskRCNN' in MODELS.module_dict and 'CocoDataset' in DATASETS.module_dict"
+    )
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

@@ -1,4 +1,5 @@
 """Images that cannot be read, met in the middle of a training."""
+
 import json
 import re
 import shutil
@@ -16,8 +17,12 @@ from mmdet.datasets.transforms.loading import cut_off
 from mmdet.utils.cli import run_main
 
 CLASSES = dict(classes=('circle', 'square', 'triangle'))
-PIPELINE = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
+PIPELINE = [
+    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='mmdet.RandomFlip', prob=0.5),
+    dict(type='mmdet.PackDetInputs'),
+]
 
 
 @pytest.fixture
@@ -31,9 +36,14 @@ def images(folder):
 
 
 def dataset(folder, **kwargs):
-    return CocoDataset(ann_file='annotations/train.json', data_root=str(folder), data_prefix=dict(
-        img=str(images(folder)[0].parent.relative_to(folder))), metainfo=CLASSES, pipeline=kwargs.pop(
-            'pipeline', PIPELINE), **kwargs)
+    return CocoDataset(
+        ann_file='annotations/train.json',
+        data_root=str(folder),
+        data_prefix=dict(img=str(images(folder)[0].parent.relative_to(folder))),
+        metainfo=CLASSES,
+        pipeline=kwargs.pop('pipeline', PIPELINE),
+        **kwargs,
+    )
 
 
 def picture(ending, size=40):
@@ -41,8 +51,13 @@ def picture(ending, size=40):
     return cv2.imencode(ending, image)[1].tobytes()
 
 
-BREAKS = dict(empty=lambda data: b'', text=lambda data: b'<html>404</html>', half=lambda data: data[:len(data) // 2],
-              end=lambda data: data[:-13], zeros=lambda data: bytes(len(data)))
+BREAKS = dict(
+    empty=lambda data: b'',
+    text=lambda data: b'<html>404</html>',
+    half=lambda data: data[: len(data) // 2],
+    end=lambda data: data[:-13],
+    zeros=lambda data: bytes(len(data)),
+)
 
 
 @pytest.mark.parametrize('how', BREAKS)
@@ -118,14 +133,15 @@ def test_any_failing_step_names_the_image(folder):
 def test_images_one_pixel_wide(shape, flip):
     image = np.arange(3 * shape[0] * shape[1], dtype=np.uint8).reshape(*shape, 3)
     results = dict(img=image, img_shape=shape, gt_bboxes=np.zeros((0, 4), np.float32))
-    pipeline = [dict(type='mmdet.RandomFlip', prob=1., direction=flip), dict(type='mmdet.PackDetInputs')]
+    pipeline = [dict(type='mmdet.RandomFlip', prob=1.0, direction=flip), dict(type='mmdet.PackDetInputs')]
     packed = Compose(pipeline)(results)
-    axes = dict(horizontal=(2, ), vertical=(1, ), diagonal=(1, 2))[flip]
+    axes = dict(horizontal=(2,), vertical=(1,), diagonal=(1, 2))[flip]
     assert torch.equal(packed['inputs'], torch.from_numpy(image.transpose(2, 0, 1).copy()).flip(axes))
 
 
-@pytest.mark.parametrize('box', [
-    [float('nan'), 0, 1, 1], [0, 0, float('inf'), 1], [5, 0, 4, 1], [0, 5, 1, 4], [0, 0, 1e9, 1]])
+@pytest.mark.parametrize(
+    'box', [[float('nan'), 0, 1, 1], [0, 0, float('inf'), 1], [5, 0, 4, 1], [0, 5, 1, 4], [0, 0, 1e9, 1]]
+)
 def test_no_odd_box_reaches_the_loss(box):
     boxes = np.array([[0, 0, 1, 1], box], np.float32)
     results = dict(img=np.zeros((4, 4, 3), np.uint8), img_path='a.jpg', gt_bboxes=boxes)
@@ -147,8 +163,11 @@ def test_an_image_of_another_size_than_annotated(folder, shape, says):
     if says is None:
         dataset(folder)[1]
     else:
-        with pytest.raises(ValueError, match=f'image {re.escape(str(path))}: is {shape[1]} x {shape[0]} pixels, but '
-                           f'64 x 128 in the annotations .*{says}'):
+        with pytest.raises(
+            ValueError,
+            match=f'image {re.escape(str(path))}: is {shape[1]} x {shape[0]} pixels, but '
+            f'64 x 128 in the annotations .*{says}',
+        ):
             dataset(folder)[1]
 
 
@@ -170,14 +189,20 @@ def test_met_in_a_training(folder, tiny_config, tmp_path, capsys):
     train = load_tool('tools/train.py')
     path = images(folder)[4]
     whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) // 2])
+    path.write_bytes(whole[: len(whole) // 2])
     words = [str(tiny_config), '--work-dir', str(tmp_path / 'run')]
-    options = ['--cfg-options', f'train_dataloader.dataset.data_root={folder}/', 'randomness.seed=1',
-               'train_cfg.max_epochs=2', 'train_cfg.val_interval=9']
+    options = [
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={folder}/',
+        'randomness.seed=1',
+        'train_cfg.max_epochs=2',
+        'train_cfg.val_interval=9',
+    ]
     assert run_main(lambda: train.main([*words, *options])) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f'error: ValueError: image {path}: cannot be read as an image') and said.endswith(
-        '--cfg-options train_dataloader.dataset.skip_broken=0.01')
+        '--cfg-options train_dataloader.dataset.skip_broken=0.01'
+    )
     saved = re.search(r'saved to (\S+);', said)
     if saved is None:  # met in the first iteration
         assert 'To train without such images' in said

@@ -1,4 +1,5 @@
 """CocoDataset: what a file says becomes what the model sees; bad files are refused."""
+
 import json
 from pathlib import Path
 
@@ -28,21 +29,39 @@ def uncompressed(mask):
 
 
 def annotation(i, image, category=7, bbox=(10, 5, 20, 10), **more):
-    return dict(id=i, image_id=image, category_id=category, bbox=list(bbox), area=bbox[2] * bbox[3], iscrowd=0,
-                segmentation=[[10, 5, 30, 5, 30, 15, 10, 15]]) | more
+    return (
+        dict(
+            id=i,
+            image_id=image,
+            category_id=category,
+            bbox=list(bbox),
+            area=bbox[2] * bbox[3],
+            iscrowd=0,
+            segmentation=[[10, 5, 30, 5, 30, 15, 10, 15]],
+        )
+        | more
+    )
 
 
 def coco(**change):
     data = dict(
-        images=[dict(id=i, file_name=f'{name}.jpg', height=height, width=width) for i, name, height, width in (
-            (3, 'a', 40, 60), (8, 'b', 60, 40), (9, 'c', 40, 60), (10, 'd', 20, 20))],
+        images=[
+            dict(id=i, file_name=f'{name}.jpg', height=height, width=width)
+            for i, name, height, width in ((3, 'a', 40, 60), (8, 'b', 60, 40), (9, 'c', 40, 60), (10, 'd', 20, 20))
+        ],
         categories=[dict(id=90, name='cat'), dict(id=7, name='dog'), dict(id=1, name='bird')],
         annotations=[
-            annotation(1, 3), annotation(2, 3, 90, segmentation=dict(size=[40, 60], counts=RLE['counts'].decode())),
-            annotation(3, 3, 7, iscrowd=1, segmentation=uncompressed(BLOCK)), annotation(4, 3, 1),
-            annotation(5, 8, 90, bbox=(0, 0, 5, 0)), annotation(6, 8, 90, bbox=(50, 5, 20, 9)),
+            annotation(1, 3),
+            annotation(2, 3, 90, segmentation=dict(size=[40, 60], counts=RLE['counts'].decode())),
+            annotation(3, 3, 7, iscrowd=1, segmentation=uncompressed(BLOCK)),
+            annotation(4, 3, 1),
+            annotation(5, 8, 90, bbox=(0, 0, 5, 0)),
+            annotation(6, 8, 90, bbox=(50, 5, 20, 9)),
             annotation(7, 8, 90, bbox=(30, 5, 20, 9), segmentation=[[1, 2, 3, 4], [30, 5, 40, 5, 40, 14]]),
-            annotation(8, 8, 7, segmentation=[[1, 2, 3, 4]]), annotation(9, 10)])
+            annotation(8, 8, 7, segmentation=[[1, 2, 3, 4]]),
+            annotation(9, 10),
+        ],
+    )
     data.update(change)
     return data
 
@@ -50,8 +69,13 @@ def coco(**change):
 def dataset(tmp_path, data=None, classes=('dog', 'cat'), **kwargs):
     path = tmp_path / 'annotations.json'
     path.write_text(data if isinstance(data, str) else json.dumps(coco() if data is None else data))
-    return CocoDataset(ann_file=str(path), data_prefix=dict(img=str(tmp_path)), metainfo=dict(classes=classes),
-                       pipeline=kwargs.pop('pipeline', []), **kwargs)
+    return CocoDataset(
+        ann_file=str(path),
+        data_prefix=dict(img=str(tmp_path)),
+        metainfo=dict(classes=classes),
+        pipeline=kwargs.pop('pipeline', []),
+        **kwargs,
+    )
 
 
 def load(data, i, **kwargs):
@@ -112,11 +136,16 @@ def test_packed(tmp_path):
     assert len(sample.ignored_instances) == 1 and sample.ignored_instances.labels.tolist() == [0]
 
 
-@pytest.mark.parametrize('data, says', [
-    ('nonsense', 'annotations.json.*not JSON'), ('[1, 2]', 'COCO.*list'),
-    ({k: v for k, v in coco().items() if k != 'categories'}, "'categories' is missing.*images"),
-    (coco(images=[dict(id=1)]), r"images\[0\] has no 'file_name'"),
-    (coco(annotations=dict()), "'annotations' is missing")])
+@pytest.mark.parametrize(
+    'data, says',
+    [
+        ('nonsense', 'annotations.json.*not JSON'),
+        ('[1, 2]', 'COCO.*list'),
+        ({k: v for k, v in coco().items() if k != 'categories'}, "'categories' is missing.*images"),
+        (coco(images=[dict(id=1)]), r"images\[0\] has no 'file_name'"),
+        (coco(annotations=dict()), "'annotations' is missing"),
+    ],
+)
 def test_files_that_are_not_coco(tmp_path, data, says):
     with pytest.raises(ValueError, match=says):
         dataset(tmp_path, data)
@@ -147,16 +176,28 @@ def test_batches_of_one_orientation(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason='the real data sets are not beside the checkout')
-@pytest.mark.parametrize('name, split, classes, images, objects', [
-    ('coco100', 'val2017', None, 20, 80), ('nuclei', 'val', ('nucleus', ), 107, 3217),
-    ('bccd', 'val', ('RBC', 'WBC', 'Platelets'), 72, 945)])
+@pytest.mark.parametrize(
+    'name, split, classes, images, objects',
+    [
+        ('coco100', 'val2017', None, 20, 80),
+        ('nuclei', 'val', ('nucleus',), 107, 3217),
+        ('bccd', 'val', ('RBC', 'WBC', 'Platelets'), 72, 945),
+    ],
+)
 def test_real_data(name, split, classes, images, objects):
     ann = f'annotations/instances_{split}.json' if name == 'coco100' else f'annotations/{split}.json'
-    data = CocoDataset(data_root=str(REAL / name), ann_file=ann, data_prefix=dict(img=split), test_mode=True,
-                       metainfo=dict(classes=classes) if classes else None,
-                       pipeline=[dict(type='mmdet.LoadImageFromFile'),
-                                 dict(type='mmdet.LoadAnnotations', with_mask=name != 'bccd'),
-                                 dict(type='mmdet.PackDetInputs')])
+    data = CocoDataset(
+        data_root=str(REAL / name),
+        ann_file=ann,
+        data_prefix=dict(img=split),
+        test_mode=True,
+        metainfo=dict(classes=classes) if classes else None,
+        pipeline=[
+            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='mmdet.LoadAnnotations', with_mask=name != 'bccd'),
+            dict(type='mmdet.PackDetInputs'),
+        ],
+    )
     assert len(data) == images
     number = 0
     for item in (data[i] for i in range(len(data))):

@@ -1,4 +1,5 @@
 """CocoDataset: entries it refuses, images it cannot read, what its pipeline gives."""
+
 import json
 import logging
 import pickle
@@ -18,8 +19,18 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
 
 def annotation(image_id=1, category_id=18, bbox=(10, 10, 20, 20), **more):
-    return dict(dict(id=1, image_id=image_id, category_id=category_id, bbox=list(bbox), area=bbox[2] * bbox[3],
-                     iscrowd=0, segmentation=[SQUARE]), **more)
+    return dict(
+        dict(
+            id=1,
+            image_id=image_id,
+            category_id=category_id,
+            bbox=list(bbox),
+            area=bbox[2] * bbox[3],
+            iscrowd=0,
+            segmentation=[SQUARE],
+        ),
+        **more,
+    )
 
 
 def coco(annotations=(), **more):
@@ -35,8 +46,14 @@ def build(tmp_path):
     def make(content, classes=('person', 'dog'), **kwargs):
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / 'a.json').write_text(text)
-        return CocoDataset(ann_file='a.json', data_root=str(tmp_path), data_prefix=dict(img='images/'),
-                           metainfo=dict(classes=classes), **kwargs)
+        return CocoDataset(
+            ann_file='a.json',
+            data_root=str(tmp_path),
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=classes),
+            **kwargs,
+        )
+
     return make
 
 
@@ -54,8 +71,9 @@ def test_sparse_ids_become_positions_in_classes(build):
 def test_another_order_than_the_files_is_said(build, monkeypatch):
     """In mmdetection labels follow the file's order, so a model trained there would be off."""
     said = []
-    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda text, logger=None, level=logging.INFO: said.append(
-        (level, text)))
+    monkeypatch.setattr(
+        'mmdet.datasets.coco.print_log', lambda text, logger=None, level=logging.INFO: said.append((level, text))
+    )
     build(coco([annotation()]), classes=('dog', 'person'))
     assert all(level < logging.WARNING for level, _ in said)  # the file has toothbrush, dog, person
     build(coco([annotation()]), classes=('person', 'dog'))
@@ -78,26 +96,29 @@ def test_boxes_that_no_image_holds_are_left_out_and_counted_once(build, monkeypa
     data = build(coco(bad + good), classes=('dog', 'person'))
     assert [i['bbox'] for i in data[0]['instances']] == [[50, 40, 80, 70], [10, 10, 30, 30]]
     assert data[0]['instances'][1]['mask'] == [SQUARE]
-    (said, _, level), = log
+    ((said, _, level),) = log
     assert 'a.json' in said and '4 boxes' in said and '1 polygons' in said and level == logging.WARNING
     build(coco([annotation()]), classes=('dog', 'person'))
     assert log[-1][2] == logging.INFO
 
 
-@pytest.mark.parametrize('content, words', [
-    ('{"images": [', 'not JSON'),
-    ('', 'not JSON'),
-    ('[1, 2]', 'found a list'),
-    (dict(images=[], annotations=[]), "'categories'"),
-    (dict(coco(), annotations={'a': 1}), "'annotations'"),
-    (coco(images=None), "'images'"),
-    (coco(images=[dict(id=1, file_name='a.png', width=3)]), r"images\[0\] has no 'height'"),
-    (coco([annotation(), dict(id=2, image_id=1)]), r"annotations\[1\] has no 'bbox'"),
-    (coco([annotation(), 5]), r'annotations\[1\]'),
-    (coco([annotation(), dict(id=2, image_id=1, bbox=[1, 2, 3])]), r'annotations\[1\].*bbox'),
-    (coco([annotation(), dict(id=2, image_id=1, bbox=['1', 2, 3, 4])]), r'annotations\[1\].*bbox'),
-    (coco(categories=[dict(id=1)]), r"categories\[0\] has no 'name'"),
-])
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        ('{"images": [', 'not JSON'),
+        ('', 'not JSON'),
+        ('[1, 2]', 'found a list'),
+        (dict(images=[], annotations=[]), "'categories'"),
+        (dict(coco(), annotations={'a': 1}), "'annotations'"),
+        (coco(images=None), "'images'"),
+        (coco(images=[dict(id=1, file_name='a.png', width=3)]), r"images\[0\] has no 'height'"),
+        (coco([annotation(), dict(id=2, image_id=1)]), r"annotations\[1\] has no 'bbox'"),
+        (coco([annotation(), 5]), r'annotations\[1\]'),
+        (coco([annotation(), dict(id=2, image_id=1, bbox=[1, 2, 3])]), r'annotations\[1\].*bbox'),
+        (coco([annotation(), dict(id=2, image_id=1, bbox=['1', 2, 3, 4])]), r'annotations\[1\].*bbox'),
+        (coco(categories=[dict(id=1)]), r"categories\[0\] has no 'name'"),
+    ],
+)
 def test_what_is_no_coco_file_is_refused(build, content, words):
     with pytest.raises(ValueError, match=words) as error:
         build(content)
@@ -116,8 +137,10 @@ def test_unknown_key_is_refused(build):
 
 
 def test_missing_and_broken_images_raise(build, tmp_path):
-    data = build(coco([annotation(), annotation(image_id=2), annotation(image_id=3)]),
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')])
+    data = build(
+        coco([annotation(), annotation(image_id=2), annotation(image_id=3)]),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')],
+    )
     with pytest.raises(FileNotFoundError, match='images/1.png'):
         data[0]
     (tmp_path / 'images').mkdir()
@@ -132,9 +155,15 @@ def test_pipeline_output(build, tmp_path):
     (tmp_path / 'images').mkdir()
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / 'images/1.png'), image)
-    data = build(coco([annotation(), annotation(iscrowd=1, segmentation=dict(size=[48, 64], counts=[0, 3072]))]),
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_mask=True),
-                           dict(type='RandomFlip', prob=1.0), dict(type='PackDetInputs')])
+    data = build(
+        coco([annotation(), annotation(iscrowd=1, segmentation=dict(size=[48, 64], counts=[0, 3072]))]),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_mask=True),
+            dict(type='RandomFlip', prob=1.0),
+            dict(type='PackDetInputs'),
+        ],
+    )
     item = pickle.loads(pickle.dumps(data[0]))
     assert np.array_equal(item['inputs'].numpy(), image[:, ::-1].transpose(2, 0, 1))
     sample = item['data_samples']

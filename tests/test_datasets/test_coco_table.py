@@ -1,4 +1,5 @@
 """Flat arrays say what the file says; the fast way of reading is the plain one; what is kept is never wrong."""
+
 import copy
 import json
 import multiprocessing
@@ -26,8 +27,9 @@ def write(folder, data=None):
 
 
 def dataset(path, classes=CLASSES, **kwargs):
-    return CocoDataset(ann_file=path, data_prefix=dict(img='images'), metainfo=dict(classes=classes), pipeline=[],
-                       **kwargs)
+    return CocoDataset(
+        ann_file=path, data_prefix=dict(img='images'), metainfo=dict(classes=classes), pipeline=[], **kwargs
+    )
 
 
 def same(one, other):
@@ -39,31 +41,60 @@ def same(one, other):
 def by_hand(path, classes):
     """The images of a file, from its dicts."""
     data = json.loads(Path(path).read_text())
-    labels = {category['id']: classes.index(category['name']) for category in data['categories']
-              if category['name'] in classes}
+    labels = {
+        category['id']: classes.index(category['name'])
+        for category in data['categories']
+        if category['name'] in classes
+    }
     for image in data['images']:
         instances = []
         for one in data['annotations']:
             x, y, w, h = one['bbox']
-            inside = (min(x + w, image['width']) > max(x, 0) and min(y + h, image['height']) > max(y, 0))
-            if (one['image_id'] != image['id'] or one.get('category_id') not in labels or one.get('ignore')
-                    or not inside or min(w, h) < 1 or one.get('area', 1) <= 0):
+            inside = min(x + w, image['width']) > max(x, 0) and min(y + h, image['height']) > max(y, 0)
+            if (
+                one['image_id'] != image['id']
+                or one.get('category_id') not in labels
+                or one.get('ignore')
+                or not inside
+                or min(w, h) < 1
+                or one.get('area', 1) <= 0
+            ):
                 continue
             mask = one.get('segmentation') or None
             if isinstance(mask, list):
                 mask = [polygon for polygon in mask if len(polygon) > 5 and len(polygon) % 2 == 0] or None
-            instances.append(dict(bbox=[x, y, x + w, y + h], bbox_label=labels[one['category_id']], mask=mask,
-                                  ignore_flag=int(one.get('iscrowd') or 0)))
-        yield dict(img_id=image['id'], img_path=os.path.join('images', image['file_name']), height=image['height'],
-                   width=image['width'], instances=instances)
+            instances.append(
+                dict(
+                    bbox=[x, y, x + w, y + h],
+                    bbox_label=labels[one['category_id']],
+                    mask=mask,
+                    ignore_flag=int(one.get('iscrowd') or 0),
+                )
+            )
+        yield dict(
+            img_id=image['id'],
+            img_path=os.path.join('images', image['file_name']),
+            height=image['height'],
+            width=image['width'],
+            instances=instances,
+        )
 
 
 def spoilt():
     data = annotations()
-    odd = [dict(bbox=[40, 2, 5, 5]), dict(bbox=[2, 2, 0.5, 5]), dict(area=0), dict(ignore=1), dict(category_id=9),
-           dict(image_id=77), dict(segmentation=[[1, 2, 3, 4], [2, 2, 9, 2, 9, 9]]), dict(segmentation=[[1, 2]]),
-           dict(segmentation=[]), dict(iscrowd=True),
-           dict(segmentation=[[0.1, 0.2, 9.99, 1e-9, 5.123, 7], [1048.57, -3.01, 7, 7, 655.36, 0.29]])]
+    odd = [
+        dict(bbox=[40, 2, 5, 5]),
+        dict(bbox=[2, 2, 0.5, 5]),
+        dict(area=0),
+        dict(ignore=1),
+        dict(category_id=9),
+        dict(image_id=77),
+        dict(segmentation=[[1, 2, 3, 4], [2, 2, 9, 2, 9, 9]]),
+        dict(segmentation=[[1, 2]]),
+        dict(segmentation=[]),
+        dict(iscrowd=True),
+        dict(segmentation=[[0.1, 0.2, 9.99, 1e-9, 5.123, 7], [1048.57, -3.01, 7, 7, 655.36, 0.29]]),
+    ]
     for i, change in enumerate(odd):
         data['annotations'].insert(i, dict(data['annotations'][i % 3], id=50 + i, **change))
     del data['annotations'][-1]['segmentation'], data['annotations'][-2]['area']
@@ -72,8 +103,10 @@ def spoilt():
     return data
 
 
-@pytest.mark.parametrize('real', ['', 'bccd/annotations/train.json', 'nuclei/annotations/train.json',
-                                  'coco100/annotations/instances_val2017.json'])
+@pytest.mark.parametrize(
+    'real',
+    ['', 'bccd/annotations/train.json', 'nuclei/annotations/train.json', 'coco100/annotations/instances_val2017.json'],
+)
 def test_what_the_dicts_say(tmp_path, real):
     path = str(REAL / real) if real else write(tmp_path, spoilt())
     if not os.path.isfile(path):
@@ -83,7 +116,8 @@ def test_what_the_dicts_say(tmp_path, real):
     for options in (dict(), dict(serialize_data=False)):
         data = dataset(path, classes, test_mode=True, **options)
         assert [dict(data.get_data_info(i)) for i in range(len(data))] == [
-            dict(image, sample_idx=i) for i, image in enumerate(expected)]
+            dict(image, sample_idx=i) for i, image in enumerate(expected)
+        ]
     kept = [image for image in expected if image['instances'] and min(image['height'], image['width']) >= 24]
     data = dataset(path, classes, filter_cfg=dict(filter_empty_gt=True, min_size=24))
     assert [data.get_data_info(i)['img_id'] for i in range(len(data))] == [image['img_id'] for image in kept]
@@ -238,13 +272,17 @@ def box_sum(data):
 def test_workers_that_are_no_forks(tmp_path):
     data = dataset(write(tmp_path, spoilt()))
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        assert pool.apply(box_sum, (data, )) == box_sum(data)
+        assert pool.apply(box_sum, (data,)) == box_sum(data)
     assert copy.deepcopy(data)._images.table is data._images.table
 
 
 def test_no_numbers_beyond_the_largest(tmp_path):
-    for key, value in (('bbox', [0, 0, 2**20 + 1, 5]), ('segmentation', [[0, 0, 9, 9, 2**21, 1]]),
-                       ('segmentation', [[0, 2**21]]), ('area', 2.**41)):
+    for key, value in (
+        ('bbox', [0, 0, 2**20 + 1, 5]),
+        ('segmentation', [[0, 0, 9, 9, 2**21, 1]]),
+        ('segmentation', [[0, 2**21]]),
+        ('area', 2.0**41),
+    ):
         data = annotations()
         data['annotations'][0][key] = value
         with pytest.raises(ValueError):
@@ -255,7 +293,7 @@ def test_no_numbers_beyond_the_largest(tmp_path):
 
 def test_outlines_that_pycocotools_cannot_draw(tmp_path):
     data = annotations()
-    data['annotations'][0]['segmentation'] = [[-2**20, 0, 2**20, 1] * 4]
+    data['annotations'][0]['segmentation'] = [[-(2**20), 0, 2**20, 1] * 4]
     with pytest.raises(ValueError):
         coco_table._read_fast(json.dumps(data).encode())
     for read in (read_coco, read_table):
@@ -285,8 +323,15 @@ def test_categories_of_one_name_are_one(tmp_path):
     for image in dataset(path, test_mode=True):
         boxes = torch.tensor([one['bbox'] for one in image['instances']], dtype=torch.float32)
         labels = torch.tensor([one['bbox_label'] for one in image['instances']])
-        metric.process({}, [dict(img_id=image['img_id'], pred_instances=dict(
-            bboxes=boxes, labels=labels, scores=torch.ones(len(labels))))])
+        metric.process(
+            {},
+            [
+                dict(
+                    img_id=image['img_id'],
+                    pred_instances=dict(bboxes=boxes, labels=labels, scores=torch.ones(len(labels))),
+                )
+            ],
+        )
     assert metric.evaluate(3)['coco/bbox_mAP'] == 1
 
 

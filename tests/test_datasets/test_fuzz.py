@@ -1,4 +1,5 @@
 """Annotation files with anything in them: read, or refused with the file and the key."""
+
 import json
 
 import cv2
@@ -13,8 +14,12 @@ from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 
 CLASSES = ('a', 'b')
-PIPELINE = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
+PIPELINE = [
+    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='mmdet.RandomFlip', prob=0.5),
+    dict(type='mmdet.PackDetInputs'),
+]
 
 
 @pytest.fixture(scope='module')
@@ -30,23 +35,38 @@ def use(folder, text):
     path = folder / 'x.json'
     path.write_text(text)
     try:
-        data = CocoDataset(ann_file=str(path), data_prefix=dict(img=str(folder)), metainfo=dict(classes=CLASSES),
-                           pipeline=PIPELINE, filter_cfg=dict(filter_empty_gt=True, min_size=2))
+        data = CocoDataset(
+            ann_file=str(path),
+            data_prefix=dict(img=str(folder)),
+            metainfo=dict(classes=CLASSES),
+            pipeline=PIPELINE,
+            filter_cfg=dict(filter_empty_gt=True, min_size=2),
+        )
         for i in range(len(data)):
             sample = data[i]['data_samples']
             boxes = sample.gt_instances.bboxes
             assert boxes.isfinite().all() and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes.abs() <= 2**21).all()
-        data = CocoDataset(ann_file=str(path), data_prefix=dict(img=str(folder)), metainfo=dict(classes=CLASSES),
-                           pipeline=PIPELINE, test_mode=True)
+        data = CocoDataset(
+            ann_file=str(path),
+            data_prefix=dict(img=str(folder)),
+            metainfo=dict(classes=CLASSES),
+            pipeline=PIPELINE,
+            test_mode=True,
+        )
         metric = CocoMetric(str(path), metric=['bbox', 'segm'])
         metric.dataset_meta = dict(classes=CLASSES)
         for i in range(len(data)):
             image = data.get_data_info(i)
             mask = np.ones((1, min(image['height'], 24), min(image['width'], 32)))
-            found = InstanceData(bboxes=np_tensor([[2, 2, 12, 10]]), scores=np_tensor([0.9]),
-                                 labels=np_tensor([0]).long(), masks=np_tensor(mask).bool())
-            metric.process({}, [dict(DetDataSample(metainfo=dict(img_id=image['img_id'])).to_dict(),
-                                     pred_instances=found)])
+            found = InstanceData(
+                bboxes=np_tensor([[2, 2, 12, 10]]),
+                scores=np_tensor([0.9]),
+                labels=np_tensor([0]).long(),
+                masks=np_tensor(mask).bool(),
+            )
+            metric.process(
+                {}, [dict(DetDataSample(metainfo=dict(img_id=image['img_id'])).to_dict(), pred_instances=found)]
+            )
         metric.evaluate(len(data))
     except (ValueError, FileNotFoundError) as error:
         said = str(error)
@@ -68,7 +88,18 @@ def test_mutated_annotations(folder, examples):
     run(examples, mutated(annotations(), ODD, most=3), lambda data: use(folder, json.dumps(data)))
 
 
-@pytest.mark.parametrize('text', ['', 'null', '[', '[' * 100000, '{"images": ' + '9' * 5000 + '}', '\ufeff{}', '{}',
-                                  '{"images": [], "annotations": [], "categories": []}'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'null',
+        '[',
+        '[' * 100000,
+        '{"images": ' + '9' * 5000 + '}',
+        '\ufeff{}',
+        '{}',
+        '{"images": [], "annotations": [], "categories": []}',
+    ],
+)
 def test_what_is_no_annotation_file(folder, text):
     assert 'x.json' in use(folder, text)

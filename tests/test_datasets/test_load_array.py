@@ -1,4 +1,5 @@
 """An array in the place of a file gives the same results."""
+
 import cv2
 import numpy as np
 from mmcv.transforms import Compose

@@ -1,4 +1,5 @@
 """Images, boxes and masks after the transforms equal mmdetection 3.x's bit for bit."""
+
 import gzip
 import json
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 from reference import mmdet3_cases as cases
 
 ANSWERS = json.loads(gzip.decompress((Path(__file__).parents[1] / 'data' / 'mmdet3_pipelines.json.gz').read_bytes()))[
-    'answers']
+    'answers'
+]
 
 
 def plain(answer: dict) -> dict:

@@ -1,4 +1,5 @@
 """AspectRatioBatchSampler."""
+
 import pytest
 from torch.utils.data import SequentialSampler
 
@@ -6,7 +7,6 @@ from mmdet.datasets import AspectRatioBatchSampler
 
 
 class Sized(list):
-
     def get_data_info(self, index):
         return dict(zip(('width', 'height'), self[index]))
 
@@ -15,7 +15,6 @@ class Sized(list):
 
 
 class OfDataset(SequentialSampler):
-
     def __init__(self, dataset):
         super().__init__(dataset)
         self.dataset = dataset

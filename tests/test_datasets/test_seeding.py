@@ -1,4 +1,5 @@
 """Seeded samples and batches."""
+
 import pickle
 import random
 
@@ -8,8 +9,15 @@ import torch
 from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from mmdet.datasets.seeding import (SeededBatchSampler, SeededDataset, SeededIndex, derive_seed, seed_generators,
-                                    seeded, seeded_dataloader)
+from mmdet.datasets.seeding import (
+    SeededBatchSampler,
+    SeededDataset,
+    SeededIndex,
+    derive_seed,
+    seed_generators,
+    seeded,
+    seeded_dataloader,
+)
 
 
 def draw():
@@ -86,7 +94,7 @@ def test_attributes_are_those_of_the_inner_data_set():
 
 
 def test_seeds_differ():
-    seeds = {derive_seed(*parts) for parts in [(0, 1), (1, 0), (0, 1, 0), (1, ), (11, ), (1, 1), (-1, 0)]}
+    seeds = {derive_seed(*parts) for parts in [(0, 1), (1, 0), (0, 1, 0), (1,), (11,), (1, 1), (-1, 0)]}
     assert len(seeds) == 7 and all(0 <= seed < 2**64 for seed in seeds)
 
 

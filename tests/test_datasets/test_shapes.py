@@ -1,4 +1,5 @@
 """The synthetic shapes: deterministic, visible parts, nothing half-hidden away; the converters' files."""
+
 import json
 
 import numpy as np
@@ -49,7 +50,8 @@ def test_make_shapes_writes_whole_sets_or_none(tmp_path, monkeypatch):
     make.main(['--out', str(out), '--train', '3', '--val', '2', '--size', '48'])
     data = json.loads((out / 'annotations' / 'train.json').read_text())
     assert len(data['images']) == 3 and sorted(p.name for p in (out / 'train').iterdir()) == [
-        i['file_name'] for i in data['images']]
+        i['file_name'] for i in data['images']
+    ]
     with pytest.raises(FileExistsError, match='--force'):
         make.main(['--out', str(out), '--train', '1', '--val', '1'])
     monkeypatch.setattr(make.cv2, 'imwrite', lambda *_: False)
@@ -62,9 +64,9 @@ def test_make_shapes_writes_whole_sets_or_none(tmp_path, monkeypatch):
         make.main(['--out', str(tmp_path / 'other'), '--background', '165', '90'])
 
 
-VOC = '''<annotation><filename>a.jpg</filename><size><width>50</width><height>40</height></size>
+VOC = """<annotation><filename>a.jpg</filename><size><width>50</width><height>40</height></size>
 <object><name>dog</name><difficult>{}</difficult>
-<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object></annotation>'''
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object></annotation>"""
 
 
 def test_pascal_voc(tmp_path):

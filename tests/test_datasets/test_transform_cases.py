@@ -1,4 +1,5 @@
 """Transforms: polygons, drawn scales, kinds of masks, images without objects."""
+
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
@@ -19,12 +20,22 @@ def build(type, **kwargs):
 def results(**more):
     """An image whose object is white, its box and its mask."""
     image = np.zeros((48, 64, 3), dtype=np.uint8)
-    image[BOX[1]:BOX[3], BOX[0]:BOX[2]] = 255
+    image[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 255
     mask = (image[None, ..., 0] > 0).astype(np.uint8)
-    return dict(dict(
-        img=image, img_shape=(48, 64), ori_shape=(48, 64), img_path='a.png', img_id=3,
-        gt_bboxes=np.array([BOX], dtype=np.float32), gt_bboxes_labels=np.array([2]),
-        gt_ignore_flags=np.array([False]), gt_masks=BitmapMasks(mask, 48, 64)), **more)
+    return dict(
+        dict(
+            img=image,
+            img_shape=(48, 64),
+            ori_shape=(48, 64),
+            img_path='a.png',
+            img_id=3,
+            gt_bboxes=np.array([BOX], dtype=np.float32),
+            gt_bboxes_labels=np.array([2]),
+            gt_ignore_flags=np.array([False]),
+            gt_masks=BitmapMasks(mask, 48, 64),
+        ),
+        **more,
+    )
 
 
 def assert_aligned(out):
@@ -49,8 +60,9 @@ def test_resize_uses_the_sizes_that_came_out():
     assert out['scale_factor'] == (width / 641, height / 480)
 
 
-@pytest.mark.parametrize('direction, box', [('horizontal', [34, 6, 54, 24]), ('vertical', [10, 24, 30, 42]),
-                                            ('diagonal', [34, 24, 54, 42])])
+@pytest.mark.parametrize(
+    'direction, box', [('horizontal', [34, 6, 54, 24]), ('vertical', [10, 24, 30, 42]), ('diagonal', [34, 24, 54, 42])]
+)
 def test_flip(direction, box):
     out = build('RandomFlip', prob=1.0, direction=direction)(results())
     assert out['gt_bboxes'].tolist() == [box] and out['flip'] and out['flip_direction'] == direction
@@ -86,7 +98,8 @@ def test_random_resize_stays_in_range():
 def loaded(masks, **kwargs):
     instances = [dict(bbox=list(BOX), bbox_label=i, mask=mask, ignore_flag=0) for i, mask in enumerate(masks)]
     return build('LoadAnnotations', with_mask=True, **kwargs)(
-        dict(instances=instances, ori_shape=(48, 64), img_path='b.png'))
+        dict(instances=instances, ori_shape=(48, 64), img_path='b.png')
+    )
 
 
 def test_masks_of_all_kinds_are_the_same():
@@ -95,8 +108,12 @@ def test_masks_of_all_kinds_are_the_same():
     compressed = coco_mask.encode(bitmap)
     flat = bitmap.reshape(-1, order='F')
     runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [flat.size]])).tolist()
-    kinds = [[POLYGON], compressed, dict(compressed, counts=compressed['counts'].decode()),
-             dict(size=[48, 64], counts=runs)]
+    kinds = [
+        [POLYGON],
+        compressed,
+        dict(compressed, counts=compressed['counts'].decode()),
+        dict(size=[48, 64], counts=runs),
+    ]
     masks = loaded(kinds)['gt_masks']
     assert all(np.array_equal(mask, bitmap) for mask in masks.masks)
     assert np.array_equal(decode_mask(None, 48, 64), np.zeros((48, 64)))
@@ -129,8 +146,11 @@ def test_no_objects():
 
 
 def test_pack():
-    data = results(gt_bboxes=np.array([BOX, (1, 2, 3, 4)], dtype=np.float32), gt_bboxes_labels=np.array([2, 5]),
-                   gt_ignore_flags=np.array([False, True]))
+    data = results(
+        gt_bboxes=np.array([BOX, (1, 2, 3, 4)], dtype=np.float32),
+        gt_bboxes_labels=np.array([2, 5]),
+        gt_ignore_flags=np.array([False, True]),
+    )
     data['gt_masks'] = data['gt_masks'][[0, 0]]
     out = build('PackDetInputs', meta_keys=('img_id', 'ori_shape', 'flip'))(data)
     assert out['inputs'].dtype == torch.uint8 and out['inputs'].shape == (3, 48, 64)

@@ -1,9 +1,17 @@
 """Transforms move image, boxes and masks together."""
+
 import numpy as np
 import pytest
 
-from mmdet.datasets.transforms import (FilterAnnotations, LoadImageFromFile, Pad, RandomChoiceResize, RandomFlip,
-                                       RandomResize, Resize)
+from mmdet.datasets.transforms import (
+    FilterAnnotations,
+    LoadImageFromFile,
+    Pad,
+    RandomChoiceResize,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
 from mmdet.structures.mask import BitmapMasks
 
 
@@ -12,9 +20,15 @@ def results(height=40, width=60):
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[8:20, 10:34] = 200
     mask = (image[..., 0] > 100).astype(np.uint8)
-    return dict(img=image, img_shape=(height, width), ori_shape=(height, width),
-                gt_bboxes=np.array([[10, 8, 34, 20]], dtype=np.float32), gt_bboxes_labels=np.array([1]),
-                gt_ignore_flags=np.array([False]), gt_masks=BitmapMasks([mask], height, width))
+    return dict(
+        img=image,
+        img_shape=(height, width),
+        ori_shape=(height, width),
+        gt_bboxes=np.array([[10, 8, 34, 20]], dtype=np.float32),
+        gt_bboxes_labels=np.array([1]),
+        gt_ignore_flags=np.array([False]),
+        gt_masks=BitmapMasks([mask], height, width),
+    )
 
 
 def box_of(array):
@@ -30,13 +44,22 @@ def check(out):
     assert out['gt_bboxes'].dtype == np.float32
 
 
-@pytest.mark.parametrize('transform, shape', [
-    (Resize(scale=(120, 90), keep_ratio=True), (80, 120)), (Resize(scale=(90, 60), keep_ratio=True), (60, 90)),
-    (Resize(scale=(30, 50)), (50, 30)), (Resize(scale_factor=2.0), (80, 120)),
-    (RandomFlip(prob=1.0), (40, 60)), (RandomFlip(prob=1.0, direction='vertical'), (40, 60)),
-    (RandomFlip(prob=1.0, direction='diagonal'), (40, 60)), (RandomFlip(prob=0.0), (40, 60)),
-    (Pad(size_divisor=32), (64, 64)), (RandomChoiceResize(scales=[(90, 70)], keep_ratio=True), (60, 90)),
-    (RandomResize(scale=[(120, 90), (120, 90)], keep_ratio=True), (80, 120))])
+@pytest.mark.parametrize(
+    'transform, shape',
+    [
+        (Resize(scale=(120, 90), keep_ratio=True), (80, 120)),
+        (Resize(scale=(90, 60), keep_ratio=True), (60, 90)),
+        (Resize(scale=(30, 50)), (50, 30)),
+        (Resize(scale_factor=2.0), (80, 120)),
+        (RandomFlip(prob=1.0), (40, 60)),
+        (RandomFlip(prob=1.0, direction='vertical'), (40, 60)),
+        (RandomFlip(prob=1.0, direction='diagonal'), (40, 60)),
+        (RandomFlip(prob=0.0), (40, 60)),
+        (Pad(size_divisor=32), (64, 64)),
+        (RandomChoiceResize(scales=[(90, 70)], keep_ratio=True), (60, 90)),
+        (RandomResize(scale=[(120, 90), (120, 90)], keep_ratio=True), (80, 120)),
+    ],
+)
 def test_all_move_together(transform, shape):
     out = transform(results())
     assert out['img'].shape[:2] == shape

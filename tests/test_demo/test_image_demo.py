@@ -1,4 +1,5 @@
 """demo/image_demo.py: forms of the command line, files, bundled models, unreadable images."""
+
 import hashlib
 import json
 
@@ -22,8 +23,13 @@ def checkpoint(tiny_config, tmp_path_factory):
     torch.manual_seed(0)
     model = init_detector(str(tiny_config))
     path = tmp_path_factory.mktemp('model') / 'x.pth'
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(
-        cfg=model.cfg.pretty_text, dataset_meta=dict(classes=('disc', 'square', 'star')))), path)
+    torch.save(
+        dict(
+            state_dict=model.state_dict(),
+            meta=dict(cfg=model.cfg.pretty_text, dataset_meta=dict(classes=('disc', 'square', 'star'))),
+        ),
+        path,
+    )
     return path
 
 
@@ -42,15 +48,29 @@ def written(folder):
 
 def forms():
     """Arguments between the image and the checkpoint, as mmdetection and as the issue have them."""
-    return [lambda config, weights: [config, weights], lambda config, weights: [config, '--weights', weights],
-            lambda config, weights: [weights], lambda config, weights: ['--weights', weights]]
+    return [
+        lambda config, weights: [config, weights],
+        lambda config, weights: [config, '--weights', weights],
+        lambda config, weights: [weights],
+        lambda config, weights: ['--weights', weights],
+    ]
 
 
 @pytest.mark.parametrize('form', forms())
 def test_forms_of_the_command_line(demo, tiny_config, checkpoint, folder, form, capsys):
     out = folder / 'out'
-    demo.main([str(folder / 'c.png'), *form(str(tiny_config), str(checkpoint)), '--out-dir', str(out), '--device',
-               'cpu', '--pred-score-thr', '0'])
+    demo.main(
+        [
+            str(folder / 'c.png'),
+            *form(str(tiny_config), str(checkpoint)),
+            '--out-dir',
+            str(out),
+            '--device',
+            'cpu',
+            '--pred-score-thr',
+            '0',
+        ]
+    )
     assert written(out) == ['preds/c.json', 'vis/c.png']
     result = json.loads((out / 'preds/c.json').read_text())
     direct = DetInferencer(str(tiny_config), str(checkpoint), 'cpu', show_progress=False)(str(folder / 'c.png'))
@@ -98,10 +118,13 @@ def test_without_arguments(demo, bundle, folder, capsys):
     assert capsys.readouterr().out.count('1 picture in outputs/vis') == 3
 
 
-@pytest.mark.parametrize('change, says', [
-    (lambda folder, entry: (folder / 'x.pth').unlink(), 'x.pth is not there.*git checkout'),
-    (lambda folder, entry: entry.update(sha256='0' * 64), 'x.pth is damaged.*000'),
-])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (lambda folder, entry: (folder / 'x.pth').unlink(), 'x.pth is not there.*git checkout'),
+        (lambda folder, entry: entry.update(sha256='0' * 64), 'x.pth is damaged.*000'),
+    ],
+)
 def test_bundled_weights_that_are_not_right(demo, bundle, folder, capsys, change, says):
     change(folder, bundle)
     with pytest.raises((FileNotFoundError, ValueError), match=says):
@@ -115,8 +138,10 @@ def test_the_table_of_bundled_models(demo):
         assert (ROOT / entry['config']).is_file(), name
         for image in entry['images']:
             size += (ROOT / image).stat().st_size
-            assert cv2.imread(str(ROOT / image)) is not None and (ROOT / image).name in (
-                ROOT / 'demo/images/README.md').read_text()
+            assert (
+                cv2.imread(str(ROOT / image)) is not None
+                and (ROOT / image).name in (ROOT / 'demo/images/README.md').read_text()
+            )
         weights = ROOT / entry['weights']
         assert weights.stat().st_size < 30e6
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == entry['sha256']
@@ -129,29 +154,35 @@ def test_bundled_models_find_something(demo, name, tmp_path, capsys):
     assert 'nothing found' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('argv, says', [
-    (['x.pth'], 'no images to try x.pth on'),
-    (['a.png', 'c.py'], 'c.py needs a checkpoint'),
-    (['a.png', 'c.py', 'x.pth', '--weights', 'y.pth'], 'two checkpoints, x.pth and --weights y.pth'),
-    (['a.png', 'x.pth', '--model', 'bccd'], '--model bccd is a whole model'),
-    (['--batch-size', '0'], '--batch-size must be 1 or more, got 0'),
-    (['--pred-score-thr', '30'], '--pred-score-thr must be from 0 to 1, got 30'),
-    (['--model', 'cats'], "'cats'"),
-])
+@pytest.mark.parametrize(
+    'argv, says',
+    [
+        (['x.pth'], 'no images to try x.pth on'),
+        (['a.png', 'c.py'], 'c.py needs a checkpoint'),
+        (['a.png', 'c.py', 'x.pth', '--weights', 'y.pth'], 'two checkpoints, x.pth and --weights y.pth'),
+        (['a.png', 'x.pth', '--model', 'bccd'], '--model bccd is a whole model'),
+        (['--batch-size', '0'], '--batch-size must be 1 or more, got 0'),
+        (['--pred-score-thr', '30'], '--pred-score-thr must be from 0 to 1, got 30'),
+        (['--model', 'cats'], "'cats'"),
+    ],
+)
 def test_bad_arguments(demo, argv, says, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(argv)
     assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('argv, says', [
-    (['no/such.png', 'x.pth'], 'no/such.png: no such file or folder'),
-    (['no*.png', 'x.pth'], r'no\*.png: no image has such a name'),
-    (['demo', 'x.pth'], 'folder demo: holds no images'),
-    (['{image}', 'x.pth'], 'checkpoint x.pth: no such file'),
-    (['{image}', 'faster-rcnn_r18_fpn_cbnn', '{weights}'], 'nearest: faster-rcnn_r18_fpn_cbn'),
-    (['{image}', '--show', '{weights}'], 'no display here.*leave out --show.*--out-dir'),
-])
+@pytest.mark.parametrize(
+    'argv, says',
+    [
+        (['no/such.png', 'x.pth'], 'no/such.png: no such file or folder'),
+        (['no*.png', 'x.pth'], r'no\*.png: no image has such a name'),
+        (['demo', 'x.pth'], 'folder demo: holds no images'),
+        (['{image}', 'x.pth'], 'checkpoint x.pth: no such file'),
+        (['{image}', 'faster-rcnn_r18_fpn_cbnn', '{weights}'], 'nearest: faster-rcnn_r18_fpn_cbn'),
+        (['{image}', '--show', '{weights}'], 'no display here.*leave out --show.*--out-dir'),
+    ],
+)
 def test_bad_input(demo, checkpoint, argv, says, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr('matplotlib.get_backend', lambda: 'agg')

@@ -34,7 +34,7 @@ def video(tmp_path):
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), 5, (96, 64))
     for i in range(FRAMES):
         frame = np.zeros((64, 96, 3), dtype=np.uint8)
-        frame[20:40, 10 + 15 * i:30 + 15 * i] = 255, 0, 0
+        frame[20:40, 10 + 15 * i : 30 + 15 * i] = 255, 0, 0
         writer.write(frame)
     writer.release()
     return path
@@ -94,15 +94,24 @@ def test_showing(demo, model, video, monkeypatch):
     assert [shown[1], shown[3]] == [20, 20] and shown[4:] == ['video']
 
 
-@pytest.mark.parametrize('spoil, error, says', [
-    (lambda demo, patch, path: path.unlink(), FileNotFoundError, 'in.avi: no such file'),
-    (lambda demo, patch, path: path.write_text('no video'), ValueError, 'in.avi: OpenCV cannot open it.*codec'),
-    (lambda demo, patch, path: patch.setitem(demo.CODECS, '.mp4', 'none'), RuntimeError,
-     '--out .*out.mp4: OpenCV cannot write none videos of 768 x 512'),
-    (lambda demo, patch, path: patch.setattr(demo, 'check_display', check_display), RuntimeError,
-     'no display here.*leave out --show, use --out'),
-    (lambda demo, patch, path: patch.setattr(cv2, 'imshow', no_windows), RuntimeError, '--show: .*headless'),
-])
+@pytest.mark.parametrize(
+    'spoil, error, says',
+    [
+        (lambda demo, patch, path: path.unlink(), FileNotFoundError, 'in.avi: no such file'),
+        (lambda demo, patch, path: path.write_text('no video'), ValueError, 'in.avi: OpenCV cannot open it.*codec'),
+        (
+            lambda demo, patch, path: patch.setitem(demo.CODECS, '.mp4', 'none'),
+            RuntimeError,
+            '--out .*out.mp4: OpenCV cannot write none videos of 768 x 512',
+        ),
+        (
+            lambda demo, patch, path: patch.setattr(demo, 'check_display', check_display),
+            RuntimeError,
+            'no display here.*leave out --show, use --out',
+        ),
+        (lambda demo, patch, path: patch.setattr(cv2, 'imshow', no_windows), RuntimeError, '--show: .*headless'),
+    ],
+)
 def test_bad_input(demo, model, video, tmp_path, monkeypatch, spoil, error, says):
     monkeypatch.setattr(demo, 'check_display', lambda advice: None)
     show = ['--show'] if '--show' in says else []
@@ -116,11 +125,14 @@ def no_windows(*_):
     raise cv2.error('not implemented')
 
 
-@pytest.mark.parametrize('argv, says', [
-    ([], 'give --out, --show'),
-    (['--out', 'x.gif'], '--out x.gif: the name must end in .mp4 or .avi'),
-    (['--out', '{video}'], 'is the video that is read'),
-])
+@pytest.mark.parametrize(
+    'argv, says',
+    [
+        ([], 'give --out, --show'),
+        (['--out', 'x.gif'], '--out x.gif: the name must end in .mp4 or .avi'),
+        (['--out', '{video}'], 'is the video that is read'),
+    ],
+)
 def test_bad_arguments(demo, model, video, argv, says, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main([video, *model, *(word.format(video=video) for word in argv)])

@@ -1,4 +1,5 @@
 """A place where the documents' scripts and commands run."""
+
 import re
 import shutil
 
@@ -27,8 +28,13 @@ def weights(tiny_config, tmp_path_factory):
     init_default_scope('mmdet')
     cfg = Config.fromfile(tiny_config)
     path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
-    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=dict(
-        cfg=cfg.pretty_text, dataset_meta=dict(cfg.train_dataloader.dataset.metainfo))), path)
+    torch.save(
+        dict(
+            state_dict=MODELS.build(cfg.model).state_dict(),
+            meta=dict(cfg=cfg.pretty_text, dataset_meta=dict(cfg.train_dataloader.dataset.metainfo)),
+        ),
+        path,
+    )
     return path
 
 

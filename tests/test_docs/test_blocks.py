@@ -1,4 +1,5 @@
 """The python blocks of the documents run; blocks that are nothing to run are listed here with their reason."""
+
 import importlib
 import re
 from pathlib import Path
@@ -14,20 +15,25 @@ from mmdet.utils.setup import load_config
 
 # Blocks that are nothing to run, by page and first line.
 TEXT = {
-    'INSTALL.md': {'data/coco/': 'folders', 'data/shapes/     # python tools/dataset_converters/make_shapes.py --out '
-                   'data/shapes': 'folders'},
+    'INSTALL.md': {
+        'data/coco/': 'folders',
+        'data/shapes/     # python tools/dataset_converters/make_shapes.py --out data/shapes': 'folders',
+    },
     'docs/data.md': {'data/coco/': 'folders', 'data/cells/': 'folders'},
     'docs/mmdetection.md': {
-        "config my.py, model.backbone.type: there is no 'ResNxt'; nearest: 'ResNeXt', 'ResNet', ...":
-        'messages; test_messages.py makes them'},
+        "config my.py, model.backbone.type: there is no 'ResNxt'; nearest: 'ResNeXt', 'ResNet', ...": (
+            'messages; test_messages.py makes them'
+        )
+    },
     'docs/cbn.md': {
         'mu_c(w) = <w_c, m> + b_c                  sigma_c^2(w) = <w_c, S w_c>': 'formula; tests/test_ops holds it',
-        'g_c = E_p[(y_cp - mu_c) x_p] = S w0_c': 'formula', "truth  >=  secant  >=  Taylor of the variance  >=  "
-        "the paper's": 'formula',
+        'g_c = E_p[(y_cp - mu_c) x_p] = S w0_c': 'formula',
+        "truth  >=  secant  >=  Taylor of the variance  >=  the paper's": 'formula',
         'mu = sum_i p_i mu_i           sigma^2 = sum_i p_i sigma_i^2 + sum_i p_i (mu_i - mu)^2': 'formula',
         'dL/dy = (gamma / sigma) (dL/dz - p_0 / M (sum(dL/dz) + z_hat sum(dL/dz z_hat)))': 'formula',
         'V <- (1-b) V + b sigma^2 + b (1-b) delta^2': 'formula',
-        'dL/dmu = -(gamma / sigma) sum(dL/dz)          dL/dsigma^2 = -gamma / (2 sigma^2) sum(dL/dz z_hat)': 'formula'},
+        'dL/dmu = -(gamma / sigma) sum(dL/dz)          dL/dsigma^2 = -gamma / (2 sigma^2) sum(dL/dz z_hat)': 'formula',
+    },
 }
 # Configs in scripts that a tiny one stands in for.
 SUBSTITUTES = {'configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py': 'tiny.py'}
@@ -79,5 +85,4 @@ def test_script(block, place, tiny_shapes):
     (place / 'data' / 'shapes').symlink_to(tiny_shapes)
     for real, stand_in in SUBSTITUTES.items():
         text = text.replace(real, stand_in)
-    exec(compile(text, block.place, 'exec'), dict(
-        model=torchvision.models.resnet18(), images=torch.rand(2, 3, 64, 64)))
+    exec(compile(text, block.place, 'exec'), dict(model=torchvision.models.resnet18(), images=torch.rand(2, 3, 64, 64)))

@@ -1,4 +1,5 @@
 """The commands of the documents: a few run, of the others the tool reads its options and its config is checked."""
+
 import argparse
 import functools
 import os
@@ -18,13 +19,16 @@ from mmdet.utils.setup import load_config
 
 # Tools that run here as the document says. The others are parsed, their configs read and checked.
 RUN = {  # tool: what is added to make it short
-    'tools/print_config.py': [], 'tools/dataset_converters/make_shapes.py': ['--train', '4', '--val', '2'],
-    'tools/model_converters/publish_model.py': []}
+    'tools/print_config.py': [],
+    'tools/dataset_converters/make_shapes.py': ['--train', '4', '--val', '2'],
+    'tools/model_converters/publish_model.py': [],
+}
 ONLY_PARSED = {
     'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/test.py': 'needs the data; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/compare_norms.py': 'hours; run in tests/test_tools/test_compare_norms.py',
-    'demo/image_demo.py': 'needs trained weights; run in tests/test_demo', 'demo/video_demo.py': 'likewise',
+    'demo/image_demo.py': 'needs trained weights; run in tests/test_demo',
+    'demo/video_demo.py': 'likewise',
     'tools/analysis_tools/browse_dataset.py': 'needs the data; run in tests/test_tools/test_browse_dataset.py',
     'tools/analysis_tools/analyze_logs.py': 'needs logs; run in tests/test_tools/test_analyze_logs.py',
     'tools/analysis_tools/confusion_matrix.py': 'needs results; run in tests/test_tools/test_confusion_matrix.py',
@@ -42,25 +46,43 @@ ONLY_PARSED = {
 }
 # Commands that are no tool of this repository: what is looked at instead of running them.
 OTHERS = {
-    'python -m sphinx': 'test_pages.py builds the pages', 'tensorboard': 'runs until it is stopped',
+    'python -m sphinx': 'test_pages.py builds the pages',
+    'tensorboard': 'runs until it is stopped',
     'pip': 'downloads: the extras that it names must exist',
     'pytest': 'runs as the test suite: the paths that it names must exist',
-    'source': "changes a user's shell", 'cd': "changes a user's shell", 'git': 'downloads',
-    'ln': "changes a user's files", 'apt-get': "changes a user's system",
-    'mkdir': "changes a user's files", 'cp': 'likewise: what is copied must exist',
+    'source': "changes a user's shell",
+    'cd': "changes a user's shell",
+    'git': 'downloads',
+    'ln': "changes a user's files",
+    'apt-get': "changes a user's system",
+    'mkdir': "changes a user's files",
+    'cp': 'likewise: what is copied must exist',
 }
 # What stands in for words in capitals.
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
 # Keys that a config need not have before --cfg-options sets them.
-NEW_KEYS = ('k', 'KEY', 'randomness.seed', 'default_hooks.checkpoint.by_epoch', 'find_unused_parameters',
-            'test_evaluator.outfile_prefix', 'optim_wrapper.dtype', 'skip_nonfinite',
-            'train_dataloader.dataset.skip_broken')
+NEW_KEYS = (
+    'k',
+    'KEY',
+    'randomness.seed',
+    'default_hooks.checkpoint.by_epoch',
+    'find_unused_parameters',
+    'test_evaluator.outfile_prefix',
+    'optim_wrapper.dtype',
+    'skip_nonfinite',
+    'train_dataloader.dataset.skip_broken',
+)
 
 
 # page and line, then the words, of every command in a shell block or in a line's code
 COMMANDS = [(block.place, words) for block in BLOCKS if block.language == 'shell' for words in commands(block.text)]
-COMMANDS += [(page, words) for page, document in DOCUMENTS.items() for code in document.codes
-             if re.match(r'python |\./tools/|pytest |pip ', code) for words in commands(code)]
+COMMANDS += [
+    (page, words)
+    for page, document in DOCUMENTS.items()
+    for code in document.codes
+    if re.match(r'python |\./tools/|pytest |pip ', code)
+    for words in commands(code)
+]
 COMMANDS = list({tuple(words): (origin, words) for origin, words in reversed(COMMANDS)}.values())[::-1]
 
 
@@ -145,14 +167,15 @@ def check_script(script: str, words: list[str], monkeypatch, capsys) -> None:
     if '--max-restarts' in words and '--max-restarts' in source:
         at = words.index('--max-restarts')
         assert words[at + 1].isdigit(), f'{script}: --max-restarts {words[at + 1]}'
-        words = words[:at] + words[at + 2:]
+        words = words[:at] + words[at + 2 :]
     if slurm:  # PARTITION JOB_NAME CONFIG, then WORK_DIR or CHECKPOINT
-        check_tool(f'tools/{slurm.group(1)}', [words[2], *filter(None, slurm.groups()[1:]), *words[3:]], monkeypatch,
-                   capsys)
+        check_tool(
+            f'tools/{slurm.group(1)}', [words[2], *filter(None, slurm.groups()[1:]), *words[3:]], monkeypatch, capsys
+        )
     elif tool:
         positional = 1 + (tool.group(1) == 'test.py')
         assert words[positional].isdigit() or words[positional] == 'GPUS', f'{script}: GPUS is {words[positional]!r}'
-        check_tool(f'tools/{tool.group(1)}', words[:positional] + words[positional + 1:], monkeypatch, capsys)
+        check_tool(f'tools/{tool.group(1)}', words[:positional] + words[positional + 1 :], monkeypatch, capsys)
     elif words and '[GPUS]' in source:
         assert words[0].isdigit(), f'{script}: GPUS is {words[0]!r}'
     elif words and not (script.endswith('run_tests.sh') and words[0] == '-m'):
@@ -189,20 +212,27 @@ def test_command(origin, words, place, monkeypatch, capsys):
     check(words, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize('command, why', [
-    ('python tools/trian.py CONFIG', 'trian.py: no such file'),
-    ('python tools/train.py configs/nuclei/mask-rcnn_r18_cbn.py', 'mask-rcnn_r18_cbn.py: no such file'),
-    ('python tools/train.py CONFIG --ressume', 'unrecognized arguments: --ressume'),
-    ('python tools/train.py CONFIG --cfg-options train_dataloader.batchsize=1', 'has no such key'),
-    ('python tools/train.py CONFIG --cfg-options model.neck.type=FPM', "there is no 'FPM'"),
-    ('python tools/test.py CONFIG', 'the following arguments are required: checkpoint'),
-    ('python tools/compare_norms.py CONFIG --norms BN GNN', 'GNN'),
-    ('./tools/dist_train.sh CONFIG --resume', 'GPUS'), ('./tools/dist_test.sh CONFIG 4 CHECKPOINT', 'GPUS'),
-    ('./tools/dist_train.sh CONFIG 4 --max-restarts x', 'max-restarts'),
-    ('./tools/slurm_train.sh P N CONFIG W --ressume', 'unrecognized'), ('./tools/demo.sh cnb', 'cnb'),
-    ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
-    ("pip install -e '.[test]'", 'extras'), ('pytest tests/test_dcos', 'tests/test_dcos'), ('conda install x', 'conda'),
-])
+@pytest.mark.parametrize(
+    'command, why',
+    [
+        ('python tools/trian.py CONFIG', 'trian.py: no such file'),
+        ('python tools/train.py configs/nuclei/mask-rcnn_r18_cbn.py', 'mask-rcnn_r18_cbn.py: no such file'),
+        ('python tools/train.py CONFIG --ressume', 'unrecognized arguments: --ressume'),
+        ('python tools/train.py CONFIG --cfg-options train_dataloader.batchsize=1', 'has no such key'),
+        ('python tools/train.py CONFIG --cfg-options model.neck.type=FPM', "there is no 'FPM'"),
+        ('python tools/test.py CONFIG', 'the following arguments are required: checkpoint'),
+        ('python tools/compare_norms.py CONFIG --norms BN GNN', 'GNN'),
+        ('./tools/dist_train.sh CONFIG --resume', 'GPUS'),
+        ('./tools/dist_test.sh CONFIG 4 CHECKPOINT', 'GPUS'),
+        ('./tools/dist_train.sh CONFIG 4 --max-restarts x', 'max-restarts'),
+        ('./tools/slurm_train.sh P N CONFIG W --ressume', 'unrecognized'),
+        ('./tools/demo.sh cnb', 'cnb'),
+        ('./tools/dist_trian.sh CONFIG 4', 'no such script'),
+        ("pip install -e '.[test]'", 'extras'),
+        ('pytest tests/test_dcos', 'tests/test_dcos'),
+        ('conda install x', 'conda'),
+    ],
+)
 def test_wrong_command_is_found(command, why, place, monkeypatch, capsys):
     with pytest.raises((AssertionError, pytest.fail.Exception, KeyError), match=why):
         check(*commands(command), monkeypatch, capsys)

@@ -1,4 +1,5 @@
 """Every error message that the documents explain is the one that comes: each is provoked here."""
+
 import json
 import logging
 import re
@@ -28,8 +29,11 @@ from mmdet.utils.cli import run_main
 from mmdet.utils.launch import check_processes
 from mmdet.utils.ranks import message
 
-MESSAGES = [block for block in BLOCKS if block.language == 'text' and (
-    block.page == 'docs/troubleshooting.md' or 'there is no' in block.text)]
+MESSAGES = [
+    block
+    for block in BLOCKS
+    if block.language == 'text' and (block.page == 'docs/troubleshooting.md' or 'there is no' in block.text)
+]
 
 
 def train(*words):
@@ -83,8 +87,9 @@ POLYGONS = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_ma
 
 def boxes_only():
     empty = torch.zeros(0, 4)
-    CocoMetric('shapes/annotations/val.json', metric='segm').process({}, [dict(
-        img_id=1, pred_instances=dict(bboxes=empty, scores=empty[:, 0], labels=empty[:, 0]))])
+    CocoMetric('shapes/annotations/val.json', metric='segm').process(
+        {}, [dict(img_id=1, pred_instances=dict(bboxes=empty, scores=empty[:, 0], labels=empty[:, 0]))]
+    )
 
 
 def feed(norm, conv=nn.Conv2d):
@@ -95,8 +100,10 @@ def voc_of_cells():
     for folder in ('Annotations', 'ImageSets/Main'):
         Path('VOCdevkit', folder).mkdir(parents=True)
     written('VOCdevkit/ImageSets/Main/train.txt', 'a')
-    written('VOCdevkit/Annotations/a.xml', '<annotation><size><width>9</width><height>9</height></size>'
-            '<object><name>cell</name></object></annotation>')
+    written(
+        'VOCdevkit/Annotations/a.xml',
+        '<annotation><size><width>9</width><height>9</height></size><object><name>cell</name></object></annotation>',
+    )
     tool('dataset_converters/pascal_voc.py', 'VOCdevkit', '--split', 'train', '--out', 'out.json')()
 
 
@@ -170,21 +177,27 @@ PROVOKED = {
     'config my.py, model.roi_head.bbox_head.num_classes': setting('model.roi_head.bbox_head.num_classes=80'),
     'ann_file ...: not JSON': lambda: edited(lambda data: '{"images": ['),
     "ann_file ...: not in COCO's format": lambda: edited(lambda data: json.dumps(dict(images=[], annotations=[]))),
-    'ann_file ...: has no category': lambda: edited(lambda data: None, metainfo=dict(classes=('person', ))),
+    'ann_file ...: has no category': lambda: edited(lambda data: None, metainfo=dict(classes=('person',))),
     'ann_file ...: annotations[0]: bbox must be': lambda: edited(
-        lambda data: data['annotations'][0].update(bbox=[1, 2, 3])),
+        lambda data: data['annotations'][0].update(bbox=[1, 2, 3])
+    ),
     'ann_file ...: none of 6 images has an object': lambda: edited(lambda data: data['annotations'].clear()),
     '...: its categories are in another order': lambda: edited(
-        lambda data: None, metainfo=dict(classes=('triangle', 'circle', 'square'))),
+        lambda data: None, metainfo=dict(classes=('triangle', 'circle', 'square'))
+    ),
     '...: 6 images; 1 boxes without area': lambda: edited(
-        lambda data: data['annotations'][0].update(bbox=[1, 1, 0, 5])),
+        lambda data: data['annotations'][0].update(bbox=[1, 1, 0, 5])
+    ),
     'image ...: no such file; the annotations': lambda: edited(
-        lambda data: data['images'][0].update(file_name='gone.png'))[0],
+        lambda data: data['images'][0].update(file_name='gone.png')
+    )[0],
     'image ...: cannot be read': lambda: edited(lambda data: written('shapes/train/000000.png', '') * 0)[0],
     'ann_file ...: images[0] (000000.png) and images[1]': lambda: edited(
-        lambda data: data['images'][1].update(id=data['images'][0]['id'])),
+        lambda data: data['images'][1].update(id=data['images'][0]['id'])
+    ),
     'ann_file ...: annotations[0]: bbox must hold numbers': lambda: edited(
-        lambda data: data['annotations'][0].update(bbox=[float('nan'), 1, 5, 5])),
+        lambda data: data['annotations'][0].update(bbox=[float('nan'), 1, 5, 5])
+    ),
     'image ...: is 64 x 64 pixels': lambda: edited(other_size)[0],
     'image ...: has masks as RLE': lambda: edited(as_rle, pipeline=POLYGONS)[0],
     "CocoMetric: metric 'segm' needs masks": boxes_only,
@@ -194,7 +207,8 @@ PROVOKED = {
     'checkpoint cut.pth: not a checkpoint, or cut off': lambda: test(written('cut.pth', 'PK'))(),
     'checkpoint other.pth: holds': lambda: init_detector('my.py', saved('other.pth', dict(model=nn.Linear(2, 2)))),
     'checkpoint checkpoint.pth: the checkpoint is of another model': lambda: init_detector(
-        'my.py', 'checkpoint.pth', cfg_options={'model.neck.out_channels': 32}),
+        'my.py', 'checkpoint.pth', cfg_options={'model.neck.out_channels': 32}
+    ),
     'checkpoint weights.pth: holds no weights': lambda: init_detector('my.py', saved('weights.pth', dict(model={}))),
     'checkpoint flipped.pth: damaged': lambda: init_detector('my.py', flipped()),
     'checkpoint strange.pth: its config names': strange,
@@ -214,8 +228,11 @@ PROVOKED = {
     'an image must be an array (H, W, 3)': lambda: inference_detector(random_detector(), np.zeros((8, 8), np.uint8)),
 }
 # Those of docs/mmdetection.md share a block.
-TEXTS = [(block.place, text) for block in MESSAGES for text in (
-    block.text.splitlines() if block.page == 'docs/mmdetection.md' else [' '.join(block.text.split())])]
+TEXTS = [
+    (block.place, text)
+    for block in MESSAGES
+    for text in (block.text.splitlines() if block.page == 'docs/mmdetection.md' else [' '.join(block.text.split())])
+]
 
 
 @pytest.fixture

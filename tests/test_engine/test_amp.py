@@ -1,4 +1,5 @@
 """Mixed precision: its dtype, its state in a checkpoint, and detectors that train in bfloat16 as in float32."""
+
 import pytest
 import torch
 from conftest import ROOT, load_tool
@@ -10,8 +11,14 @@ from mmdet.engine import amp_dtype
 from mmdet.ops.norm import CBN
 from mmdet.utils.setup import load_config
 
-NORMS = {'none': None, 'BN': dict(type='BN'), 'GN': dict(type='GN', num_groups=32), 'CBN': dict(type='CBN'),
-         'CBN+': dict(type='CBN+'), 'CBN+GN': dict(type='CBN+GN', num_groups=32)}
+NORMS = {
+    'none': None,
+    'BN': dict(type='BN'),
+    'GN': dict(type='GN', num_groups=32),
+    'CBN': dict(type='CBN'),
+    'CBN+': dict(type='CBN+'),
+    'CBN+GN': dict(type='CBN+GN', num_groups=32),
+}
 
 
 def wrapper(model, **settings):
@@ -34,14 +41,21 @@ def test_float16_needs_cuda(monkeypatch):
         wrapper(nn.Linear(2, 2), type='AmpOptimWrapper', dtype='float16')
 
 
-@pytest.mark.parametrize('loss_scale', ['dynamic', 512.])
+@pytest.mark.parametrize('loss_scale', ['dynamic', 512.0])
 def test_bfloat16_scales_no_loss(loss_scale):
     """Weights move by gradients as they are, also with a clip, an accumulation and a group of its own."""
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
     before = model.weight.detach().clone()
-    optim = wrapper(model, type='AmpOptimWrapper', dtype='bfloat16', loss_scale=loss_scale, accumulative_counts=2,
-                    clip_grad=dict(max_norm=0.5), paramwise_cfg=dict(custom_keys={'bias': dict(lr_mult=0)}))
+    optim = wrapper(
+        model,
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        loss_scale=loss_scale,
+        accumulative_counts=2,
+        clip_grad=dict(max_norm=0.5),
+        paramwise_cfg=dict(custom_keys={'bias': dict(lr_mult=0)}),
+    )
     bias = model.bias.detach().clone()
     for _ in range(2):
         with optim.optim_context(model):
@@ -62,8 +76,9 @@ def test_state_of_every_precision_resumes_every_other(saved, resumed, monkeypatc
     monkeypatch.setattr('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)
 
     def make(kind):
-        return wrapper(nn.Linear(2, 2), **(dict(type=kind) if kind == 'OptimWrapper' else dict(
-            type='AmpOptimWrapper', dtype=kind)))
+        return wrapper(
+            nn.Linear(2, 2), **(dict(type=kind) if kind == 'OptimWrapper' else dict(type='AmpOptimWrapper', dtype=kind))
+        )
 
     first, second = make(saved), make(resumed)
     with torch.autocast('cpu', enabled=False):
@@ -71,10 +86,15 @@ def test_state_of_every_precision_resumes_every_other(saved, resumed, monkeypatc
             parameter.grad = torch.ones_like(parameter)
         first.optimizer.step()
     if saved == 'float16':
-        first.loss_scaler.load_state_dict(dict(first.loss_scaler.state_dict(), scale=8.))
+        first.loss_scaler.load_state_dict(dict(first.loss_scaler.state_dict(), scale=8.0))
     second.load_state_dict(first.state_dict())
-    assert all(torch.equal(state['momentum_buffer'], torch.ones_like(state['momentum_buffer']))
-               for state in second.optimizer.state.values()) and len(second.optimizer.state) == 2
+    assert (
+        all(
+            torch.equal(state['momentum_buffer'], torch.ones_like(state['momentum_buffer']))
+            for state in second.optimizer.state.values()
+        )
+        and len(second.optimizer.state) == 2
+    )
     if resumed == 'float16':
         assert second.loss_scaler.state_dict()['scale'] == (8 if saved == 'float16' else 2**16)
 
@@ -115,7 +135,8 @@ def test_detectors_train_in_bfloat16(kind, norm, monkeypatch):
     # Proposals, which are ranked, differ: the second stage's losses are of other regions.
     limits = dict(loss_rpn_cls=0.005, loss_rpn_bbox=0.01, loss=0.05)
     assert {name: abs(found[0][name] / exact[0][name] - 1) for name in limits} == {
-        name: pytest.approx(0, abs=limit) for name, limit in limits.items()}
+        name: pytest.approx(0, abs=limit) for name, limit in limits.items()
+    }
     assert [step['loss'] for step in found] == pytest.approx([step['loss'] for step in exact], rel=0.2)
     assert {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} == {torch.float32}
     windows = [layer.window_state() for layer in model.modules() if isinstance(layer, CBN)]

@@ -1,4 +1,5 @@
 """There is a checkpoint to resume from at any moment."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,14 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
     (tmp_path / 'epoch_1.pth').write_text('old')
     for name in ('.epoch_2.suwujl4s.pth', '.epoch_2.ab12cd_4.tmp.pth', '.last_checkpoint.ab12cd_4.tmp'):
         (tmp_path / name).write_text('half')
-    runner = SimpleNamespace(work_dir=str(tmp_path), epoch=1, iter=4, logger=MMLogger.get_instance('test'),
-                             message_hub=MessageHub.get_instance('late'), train_loop=None)
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path),
+        epoch=1,
+        iter=4,
+        logger=MMLogger.get_instance('test'),
+        message_hub=MessageHub.get_instance('late'),
+        train_loop=None,
+    )
     runner.message_hub.update_info('keep_ckpt_ids', [1])
     hook = CheckpointHook(interval=1, max_keep_ckpts=1)
     hook.before_train(runner)

@@ -1,4 +1,5 @@
 """Hooks on a small model with mmengine's runner."""
+
 import mmap
 import time
 from collections import namedtuple
@@ -15,7 +16,6 @@ from mmdet.ops.norm import CBN, conv_norm
 
 
 class Net(nn.Module):
-
     def __init__(self, channels=4):
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 3)
@@ -26,8 +26,16 @@ class Net(nn.Module):
 
 
 def runner_of(model, resume=False, iteration=0):
-    return SimpleNamespace(model=model, train_dataloader=range(7), _resume=resume, iter=iteration, _load_from='x.pth',
-                           work_dir='w', logger=MMLogger.get_instance('test'), _train_loop=None)
+    return SimpleNamespace(
+        model=model,
+        train_dataloader=range(7),
+        _resume=resume,
+        iter=iteration,
+        _load_from='x.pth',
+        work_dir='w',
+        logger=MMLogger.get_instance('test'),
+        _train_loop=None,
+    )
 
 
 def test_cbn_hook_tells_epoch_length_and_name():
@@ -104,7 +112,7 @@ def test_tensors_move_to_the_cpu_whatever_they_are_in():
     seen = []
     state = dict(step=3, window=[Pair(there, (there, 'x'))], more=dict(none=None, t=torch.ones(1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, 'cpu', lambda self: seen.append(self) or torch.full(self.shape, 7.))
+        patch.setattr(torch.Tensor, 'cpu', lambda self: seen.append(self) or torch.full(self.shape, 7.0))
         moved = cbn_hook.to_cpu(state)
     assert len(seen) == 3 and type(moved['window'][0]) is Pair and moved['window'][0].b[1] == 'x'
     assert moved['step'] == 3 and moved['more']['none'] is None and moved['more']['t'].item() == 7

@@ -1,4 +1,5 @@
 """A training that a signal ends has saved its state, and goes on as if nothing had happened."""
+
 import os
 import signal
 from types import SimpleNamespace
@@ -17,13 +18,11 @@ EPOCHS, ITERS = dict(by_epoch=True, max_epochs=3), dict(by_epoch=False, max_iter
 
 
 class ValNet(Net):
-
     def forward(self, inputs, mode='loss'):
         return super().forward(inputs) if mode == 'loss' else [dict(size=len(inputs))]
 
 
 class Count(BaseMetric):
-
     def process(self, data_batch, data_samples):
         self.results.append(len(data_batch['inputs']))
 
@@ -61,18 +60,38 @@ class Signal(Hook):
 
 
 def run(work_dir, after=0, in_val=False, resume=False, train_cfg=EPOCHS, loader=ASPECT, accumulate=1, **checkpoint):
-    checkpoint = dict(dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='images', rule='greater',
-                           by_epoch=train_cfg['by_epoch']), **checkpoint)
+    checkpoint = dict(
+        dict(
+            type='CheckpointHook',
+            interval=1,
+            max_keep_ckpts=1,
+            save_best='images',
+            rule='greater',
+            by_epoch=train_cfg['by_epoch'],
+        ),
+        **checkpoint,
+    )
     torch.manual_seed(int(resume))
     runner = DetRunner(
-        model=ValNet(), work_dir=str(work_dir), train_dataloader=loader, default_scope='mmdet', resume=resume,
-        train_cfg=train_cfg, default_hooks=dict(checkpoint=checkpoint, logger=None), log_level='ERROR',
-        val_dataloader=dict(LOADER, sampler=dict(type='DefaultSampler', shuffle=False)), val_cfg=dict(),
+        model=ValNet(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        default_scope='mmdet',
+        resume=resume,
+        train_cfg=train_cfg,
+        default_hooks=dict(checkpoint=checkpoint, logger=None),
+        log_level='ERROR',
+        val_dataloader=dict(LOADER, sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_cfg=dict(),
         val_evaluator=[Count()],
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9), accumulative_counts=accumulate),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
-                         dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5)],
-        randomness=dict(seed=3), experiment_name=f'{work_dir}{after}{in_val}{resume}'.replace('/', '_'))
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
+            dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5),
+        ],
+        randomness=dict(seed=3),
+        experiment_name=f'{work_dir}{after}{in_val}{resume}'.replace('/', '_'),
+    )
     watch = Signal(after, in_val)
     runner.register_hook(watch)
     runner.register_hook(CBNHook())
@@ -92,8 +111,10 @@ def run(work_dir, after=0, in_val=False, resume=False, train_cfg=EPOCHS, loader=
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """What the runs that nothing stops do."""
-    return {name: run(tmp_path_factory.mktemp(name), train_cfg=cfg, interval=2)
-            for name, cfg in (('epochs', EPOCHS), ('iters', ITERS))}
+    return {
+        name: run(tmp_path_factory.mktemp(name), train_cfg=cfg, interval=2)
+        for name, cfg in (('epochs', EPOCHS), ('iters', ITERS))
+    }
 
 
 def names(folder):
@@ -106,7 +127,7 @@ def test_after_an_iteration(tmp_path, whole, kind, cfg, after):
     uninterrupted, seen = whole[kind]
     path, first = run(tmp_path, after, train_cfg=cfg, interval=2)
     assert (tmp_path / 'last_checkpoint').read_text() == path
-    assert first == seen[:seen.index(after - 1) + 1]
+    assert first == seen[: seen.index(after - 1) + 1]
     resumed, rest = run(tmp_path, resume=True, train_cfg=cfg, interval=2)
     assert first + rest == seen and equal(state(uninterrupted), state(resumed))
     assert names(tmp_path) == ['epoch_3.pth' if kind == 'epochs' else 'iter_12.pth']  # the interrupted one is gone
@@ -117,7 +138,7 @@ def test_after_an_iteration(tmp_path, whole, kind, cfg, after):
 def test_in_validation_which_is_made_up_for(tmp_path, whole, kind, cfg, interval, after):
     uninterrupted, seen = whole[kind]
     path, first = run(tmp_path, after, in_val=True, train_cfg=cfg, interval=interval)
-    assert first == seen[:seen.index(after - 1) + 1]
+    assert first == seen[: seen.index(after - 1) + 1]
     kept = f'epoch_{after // 4}.pth' if kind == 'epochs' and interval == 1 else f'iter_{after}.pth'
     assert path == str(tmp_path / kept) and names(tmp_path) == [kept]
     resumed, rest = run(tmp_path, resume=True, train_cfg=cfg, interval=interval)
@@ -153,8 +174,14 @@ def test_display_is_closed_however_the_run_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(ProgressHook, 'close_display', lambda self, runner: closed.append(runner))
     monkeypatch.setattr(Signal, 'after_train_iter', lambda *args, **kwargs: 1 / 0)
     register = DetRunner.register_hook
-    monkeypatch.setattr(DetRunner, 'register_hook', lambda self, hook, *args: [
-        register(self, hook, *args), isinstance(hook, Signal) and register(self, ProgressHook())])
+    monkeypatch.setattr(
+        DetRunner,
+        'register_hook',
+        lambda self, hook, *args: [
+            register(self, hook, *args),
+            isinstance(hook, Signal) and register(self, ProgressHook()),
+        ],
+    )
     with pytest.raises(ZeroDivisionError):
         run(tmp_path)
     assert len(closed) == 1
@@ -164,4 +191,8 @@ def test_only_the_periodic_lines_are_hidden():
     hidden = [('logger_hook', 'after_train_iter'), ('logger_hook', 'after_val_iter')]
     shown = [('logger_hook', 'after_val_epoch'), ('checkpoint_hook', 'after_train_iter')]
     assert [hide_periodic(SimpleNamespace(module=module, funcName=name)) for module, name in hidden + shown] == [
-        False, False, True, True]
+        False,
+        False,
+        True,
+        True,
+    ]

@@ -1,4 +1,5 @@
 """Runs of a small model that stop anywhere and are resumed, against runs that never stopped."""
+
 import random
 
 import numpy as np
@@ -19,6 +20,7 @@ LENGTH, BATCH = 7, 2  # 4 batches an epoch
 
 class Noise(Dataset):
     """Samples that depend on all three generators."""
+
     loaded: list = []  # in this process
 
     def __len__(self):
@@ -54,6 +56,7 @@ class Stop(Exception):
 
 class Stopper(Hook):
     """Records batches; raises after an iteration."""
+
     priority = 'LOWEST'
 
     def __init__(self, after=None):
@@ -71,17 +74,28 @@ LOADER = dict(dataset=Noise(), batch_size=BATCH, num_workers=0, sampler=dict(typ
 
 def run(work_dir, stop=None, resume=False, seed=None, loader=LOADER, train_cfg=None, accumulate=1, **checkpoint):
     by_iter = 'interval' in checkpoint
-    hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=not by_iter, **{'interval': 1, **checkpoint}),
-                 logger=None)
+    hooks = dict(
+        checkpoint=dict(type='CheckpointHook', by_epoch=not by_iter, **{'interval': 1, **checkpoint}), logger=None
+    )
     stopper = Stopper(stop)
     torch.manual_seed(int(resume))  # the resumed run's first weights are others
     runner = DetRunner(
-        model=Net(), work_dir=str(work_dir), train_dataloader=loader, default_scope='mmdet', resume=resume,
-        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=3), default_hooks=hooks, log_level='ERROR',
+        model=Net(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        default_scope='mmdet',
+        resume=resume,
+        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=3),
+        default_hooks=hooks,
+        log_level='ERROR',
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9), accumulative_counts=accumulate),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
-                         dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5)],
-        randomness=dict(seed=seed), experiment_name=f'{work_dir}{stop}{resume}'.replace('/', '_'))
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
+            dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5),
+        ],
+        randomness=dict(seed=seed),
+        experiment_name=f'{work_dir}{stop}{resume}'.replace('/', '_'),
+    )
     runner.register_hook(stopper)
     runner.register_hook(CBNHook())
     try:
@@ -164,8 +178,9 @@ def test_seed_that_was_drawn_is_that_of_the_resumed_run(tmp_path):
 
 @pytest.mark.parametrize('train_cfg', [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=8)])
 def test_samples_differ_between_epochs_and_seeds(tmp_path, train_cfg):
-    samplers = [run(tmp_path / str(seed), seed=seed, train_cfg=train_cfg)[0].train_dataloader.batch_sampler
-                for seed in (3, 4)]
+    samplers = [
+        run(tmp_path / str(seed), seed=seed, train_cfg=train_cfg)[0].train_dataloader.batch_sampler for seed in (3, 4)
+    ]
     assert [(sampler.seed, sampler.epoch) for sampler in samplers] == [(3, 1), (4, 1)]
 
 
@@ -200,16 +215,24 @@ def test_processes_of_which_one_has_no_checkpoint(tmp_path, monkeypatch):
         run(tmp_path, resume=True, interval=2)
 
 
-@pytest.mark.parametrize('norm', [dict(pool='exponential', compensation='secant'), dict(backprop='window'),
-                                  dict(compensation='none', running_stats='pooled'), dict(sample_stride=2)])
+@pytest.mark.parametrize(
+    'norm',
+    [
+        dict(pool='exponential', compensation='secant'),
+        dict(backprop='window'),
+        dict(compensation='none', running_stats='pooled'),
+        dict(sample_stride=2),
+    ],
+)
 def test_every_kind_of_window(tmp_path, monkeypatch, norm):
     monkeypatch.setattr(Net, 'norm_cfg', norm)
     check(tmp_path, 6, interval=1)
 
 
 def test_a_loader_built_by_the_caller_loads_and_throws_away(tmp_path):
-    built = DataLoader(Noise(), batch_size=BATCH, collate_fn=lambda samples: dict(
-        inputs=[sample['inputs'] for sample in samples]))
+    built = DataLoader(
+        Noise(), batch_size=BATCH, collate_fn=lambda samples: dict(inputs=[sample['inputs'] for sample in samples])
+    )
     run(tmp_path, 6, seed=3, loader=built, interval=1)
     Noise.loaded.clear()
     _, rest = run(tmp_path, resume=True, loader=built, interval=1)

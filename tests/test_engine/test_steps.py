@@ -1,4 +1,5 @@
 """Losses are the mean over ranks; what is not finite does not reach weights, statistics or checkpoints."""
+
 import re
 
 import pytest
@@ -51,15 +52,24 @@ class Normed(BaseModel):
 
 def make(work_dir, model=None, lr=0.1, skip=0, epochs=2, resume=False, batch=2, **dataset):
     return DetRunner(
-        model=dict(type='Normed', **(model or {})), work_dir=str(work_dir), resume=resume,
+        model=dict(type='Normed', **(model or {})),
+        work_dir=str(work_dir),
+        resume=resume,
         train_dataloader=dict(
-            batch_size=batch, dataset=dict(type='Numbered', **dataset),
-            sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='pseudo_collate')),
+            batch_size=batch,
+            dataset=dict(type='Numbered', **dataset),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr, momentum=0.9)),
-        custom_hooks=[dict(type='CBNHook'), dict(type='CheckpointCheckHook')], default_scope='mmdet',
+        custom_hooks=[dict(type='CBNHook'), dict(type='CheckpointCheckHook')],
+        default_scope='mmdet',
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-        randomness=dict(seed=0), cfg=dict(skip_nonfinite=skip), experiment_name=re.sub(r'\W', '_', str(work_dir)))
+        randomness=dict(seed=0),
+        cfg=dict(skip_nonfinite=skip),
+        experiment_name=re.sub(r'\W', '_', str(work_dir)),
+    )
 
 
 def state(runner):
@@ -71,8 +81,11 @@ def state(runner):
 @pytest.mark.parametrize('value', ['nan', 'inf'])
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, value):
     runner = make(tmp_path, bad=5, value=value)
-    with pytest.raises(FloatingPointError, match=r'iteration 3: the loss is not finite: loss_a nan, loss_b nan'
-                       r'.*; images 4.jpg, 5.jpg; first module .*: data_preprocessor\. No checkpoint.*skip_nonfinite'):
+    with pytest.raises(
+        FloatingPointError,
+        match=r'iteration 3: the loss is not finite: loss_a nan, loss_b nan'
+        r'.*; images 4.jpg, 5.jpg; first module .*: data_preprocessor\. No checkpoint.*skip_nonfinite',
+    ):
         runner.train()
     assert all(value.isfinite().all() for value in runner.model.parameters())
     assert not list(tmp_path.glob('*.pth'))
@@ -87,8 +100,11 @@ def test_the_first_module_that_overflows_is_named(tmp_path):
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):
     runner = make(tmp_path, model=dict(infinite_gradient=True))
-    with pytest.raises(FloatingPointError, match=r'iteration 1: the gradient is not finite.*loss_odd 0; images 0.jpg, '
-                       r'1.jpg; first module .*: none'):
+    with pytest.raises(
+        FloatingPointError,
+        match=r'iteration 1: the gradient is not finite.*loss_odd 0; images 0.jpg, '
+        r'1.jpg; first module .*: none',
+    ):
         runner.train()
     assert all(value.isfinite().all() for value in runner.model.parameters())
 
@@ -141,7 +157,8 @@ def test_no_checkpoint_holds_what_is_no_number(tmp_path, where):
                 runner.model.norm.window.entries[-1].mean.fill_(float('nan'))
             else:
                 dict(runner.model.norm.named_parameters(), **dict(runner.model.norm.named_buffers()))[where].fill_(
-                    float('nan'))
+                    float('nan')
+                )
 
     for hook in runner.hooks:
         if type(hook).__name__ == 'RuntimeInfoHook':
@@ -153,6 +170,6 @@ def test_no_checkpoint_holds_what_is_no_number(tmp_path, where):
 
 def test_constants_that_are_not_finite_may_stay(tmp_path):
     runner = make(tmp_path, epochs=1)
-    runner.model.register_buffer('mask', torch.tensor([0., -torch.inf]))
+    runner.model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
     runner.train()
     assert (tmp_path / 'epoch_1.pth').is_file()

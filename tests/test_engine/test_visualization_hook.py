@@ -1,4 +1,5 @@
 """The hook hands every setting to the visualizer; mmdetection's switch for it."""
+
 from argparse import Namespace
 from types import SimpleNamespace
 

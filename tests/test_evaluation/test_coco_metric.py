@@ -1,4 +1,5 @@
 """CocoMetric against pycocotools' own summary, and its corners."""
+
 import contextlib
 import io
 import json
@@ -34,16 +35,27 @@ def truth(tmp_path):
             w, h = rng.integers(5, 60, 2)
             h = min(h, 100 - y)
             rle = coco_mask.encode(np.asfortranarray(rectangle((x, y, x + w, y + h))))
-            annotations.append(dict(id=len(annotations) + 1, image_id=10 + 3 * i, iscrowd=0, area=int(w * h),
-                                    category_id=int(rng.choice([5, 77])), bbox=[int(v) for v in (x, y, w, h)],
-                                    segmentation=dict(size=[100, 120], counts=rle['counts'].decode())))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=10 + 3 * i,
+                    iscrowd=0,
+                    area=int(w * h),
+                    category_id=int(rng.choice([5, 77])),
+                    bbox=[int(v) for v in (x, y, w, h)],
+                    segmentation=dict(size=[100, 120], counts=rle['counts'].decode()),
+                )
+            )
     path = tmp_path / 'truth.json'
-    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=[
-        dict(id=77, name='dog'), dict(id=5, name='cat')])))
+    path.write_text(
+        json.dumps(
+            dict(images=images, annotations=annotations, categories=[dict(id=77, name='dog'), dict(id=5, name='cat')])
+        )
+    )
     return path, json.loads(path.read_text())
 
 
-def detections(data, noise=0., seed=0, keep=1.0):
+def detections(data, noise=0.0, seed=0, keep=1.0):
     """Samples as the evaluator gives them: the truth, moved by ``noise`` pixels."""
     rng = np.random.default_rng(seed)
     samples = []
@@ -56,9 +68,17 @@ def detections(data, noise=0., seed=0, keep=1.0):
                 labels.append([5, 77].index(a['category_id']))
         boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         masks = np.array([rectangle(box) for box in boxes], dtype=bool).reshape(-1, 100, 120)
-        samples.append(dict(img_id=image['id'], pred_instances=dict(
-            bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(rng.random(len(boxes)).astype(np.float32)),
-            labels=torch.tensor(labels, dtype=torch.long), masks=torch.from_numpy(masks))))
+        samples.append(
+            dict(
+                img_id=image['id'],
+                pred_instances=dict(
+                    bboxes=torch.from_numpy(boxes),
+                    scores=torch.from_numpy(rng.random(len(boxes)).astype(np.float32)),
+                    labels=torch.tensor(labels, dtype=torch.long),
+                    masks=torch.from_numpy(masks),
+                ),
+            )
+        )
     return samples
 
 
@@ -74,28 +94,55 @@ def run(metric, samples):
     return metric.evaluate(len({sample['img_id'] for sample in samples}))
 
 
-@pytest.mark.parametrize('noise', [0., 2., 6.])
+@pytest.mark.parametrize('noise', [0.0, 2.0, 6.0])
 def test_equals_pycocotools(truth, noise):
     path, data = truth
     samples = detections(data, noise, keep=0.8)
-    got = run(metric(path, metric=['bbox', 'segm'], proposal_nums=(1, 10, 100), metric_items=[
-        'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100',
-        'AR_l@100']), samples)
-    items = [dict(image_id=s['img_id'], category_id=[5, 77][label], score=float(score),
-                  bbox=[float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])],
-                  segmentation=coco_mask.encode(np.asfortranarray(rectangle(b))))
-             for s in samples for b, score, label in zip(*(s['pred_instances'][k] for k in (
-                 'bboxes', 'scores', 'labels')))]
+    got = run(
+        metric(
+            path,
+            metric=['bbox', 'segm'],
+            proposal_nums=(1, 10, 100),
+            metric_items=[
+                'mAP',
+                'mAP_50',
+                'mAP_75',
+                'mAP_s',
+                'mAP_m',
+                'mAP_l',
+                'AR@1',
+                'AR@10',
+                'AR@100',
+                'AR_s@100',
+                'AR_m@100',
+                'AR_l@100',
+            ],
+        ),
+        samples,
+    )
+    items = [
+        dict(
+            image_id=s['img_id'],
+            category_id=[5, 77][label],
+            score=float(score),
+            bbox=[float(b[0]), float(b[1]), float(b[2] - b[0]), float(b[3] - b[1])],
+            segmentation=coco_mask.encode(np.asfortranarray(rectangle(b))),
+        )
+        for s in samples
+        for b, score, label in zip(*(s['pred_instances'][k] for k in ('bboxes', 'scores', 'labels')))
+    ]
     for kind in ('bbox', 'segm'):
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(path))
-            keys = ('bbox', ) if kind == 'bbox' else ('segmentation', )
-            own = coco.loadRes([{k: v for k, v in item.items() if k in keys + ('image_id', 'category_id', 'score')}
-                                for item in items])
+            keys = ('bbox',) if kind == 'bbox' else ('segmentation',)
+            own = coco.loadRes(
+                [{k: v for k, v in item.items() if k in keys + ('image_id', 'category_id', 'score')} for item in items]
+            )
             evaluation = COCOeval(coco, own, kind)
             evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
-        np.testing.assert_allclose([v for k, v in got.items() if k.startswith(f'coco/{kind}')], evaluation.stats,
-                                   atol=5.1e-5)
+        np.testing.assert_allclose(
+            [v for k, v in got.items() if k.startswith(f'coco/{kind}')], evaluation.stats, atol=5.1e-5
+        )
 
 
 def test_perfect_detections_have_ap_one(truth):
@@ -108,7 +155,7 @@ def test_perfect_detections_have_ap_one(truth):
 
 def test_duplicates_count_once_and_missing_images_are_an_error(truth):
     path, data = truth
-    samples = detections(data, 3.)
+    samples = detections(data, 3.0)
     once, twice = run(metric(path), samples), metric(path)
     for sample in samples + samples[:2]:
         twice.process({}, [sample])
@@ -121,7 +168,7 @@ def test_duplicates_count_once_and_missing_images_are_an_error(truth):
 
 def test_no_detections(truth):
     path, data = truth
-    got = run(metric(path, metric=['bbox', 'segm']), detections(data, keep=0.))
+    got = run(metric(path, metric=['bbox', 'segm']), detections(data, keep=0.0))
     assert got['coco/bbox_mAP'] == got['coco/segm_mAP'] == 0
 
 
@@ -135,8 +182,9 @@ def test_maxdets_reach_ap(truth):
 def test_format_only_writes_coco_results(truth, tmp_path):
     path, data = truth
     prefix = tmp_path / 'deep' / 'results'
-    assert run(metric(path, metric=['bbox', 'segm'], format_only=True, outfile_prefix=str(prefix)),
-               detections(data)) == {}
+    assert (
+        run(metric(path, metric=['bbox', 'segm'], format_only=True, outfile_prefix=str(prefix)), detections(data)) == {}
+    )
     boxes = json.loads((tmp_path / 'deep' / 'results.bbox.json').read_text())
     assert len(boxes) == len(data['annotations']) and {b['category_id'] for b in boxes} == {5, 77}
     first = sorted(a['bbox'] for a in data['annotations'] if a['image_id'] == 10)

@@ -1,4 +1,5 @@
 """CocoMetric: classes, sizes, thresholds and proposals out of the ordinary."""
+
 import contextlib
 import io
 import json
@@ -21,7 +22,7 @@ SIZE = (120, 160)
 def draw(box):
     mask = np.zeros(SIZE, dtype=np.uint8)
     x, y, w, h = (int(v) for v in box)
-    mask[y:y + h, x:x + w] = 1
+    mask[y : y + h, x : x + w] = 1
     return mask
 
 
@@ -35,13 +36,23 @@ def content():
             width, height = rng.integers(*((97, 118) if i in (2, 3) else (34, 90) if i == 1 else (10, 32)), 2)
             box = [int(rng.integers(0, 160 - width)), int(rng.integers(0, 120 - height)), int(width), int(height)]
             rle = coco_mask.encode(np.asfortranarray(draw(box)))
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=image_id, category_id=(1, 18)[i % 2], bbox=box,
-                area=int(width * height), iscrowd=int(i == 5 and image_id == 5),
-                segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=(1, 18)[i % 2],
+                    bbox=box,
+                    area=int(width * height),
+                    iscrowd=int(i == 5 and image_id == 5),
+                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                )
+            )
     images = [dict(id=i, file_name=f'{i}.jpg', height=SIZE[0], width=SIZE[1]) for i in (3, 5, 7, 11, 13)]
-    return dict(images=images, annotations=annotations,
-                categories=[dict(id=1, name='person'), dict(id=18, name='dog'), dict(id=90, name='cat')])
+    return dict(
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=1, name='person'), dict(id=18, name='dog'), dict(id=90, name='cat')],
+    )
 
 
 @pytest.fixture(scope='module')
@@ -52,8 +63,11 @@ def ann_file(content, tmp_path_factory):
 
 
 def prediction(image_id, boxes, scores, labels):
-    found = dict(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), scores=torch.tensor(scores),
-                 labels=torch.tensor(labels, dtype=torch.int64))
+    found = dict(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores=torch.tensor(scores),
+        labels=torch.tensor(labels, dtype=torch.int64),
+    )
     drawn = [draw((x1, y1, x2 - x1, y2 - y1)) for x1, y1, x2, y2 in boxes]
     found['masks'] = torch.from_numpy(np.array(drawn, dtype=bool).reshape(-1, *SIZE))
     return dict(img_id=image_id, ori_shape=SIZE, pred_instances=found)
@@ -89,8 +103,9 @@ def reference(ann_file, samples, iou_thrs=None, use_cats=True):
     for sample in samples:
         found = sample['pred_instances']
         for i, (x1, y1, x2, y2) in enumerate(found['bboxes'].double().tolist()):
-            item = dict(image_id=sample['img_id'], category_id=(18, 1)[found['labels'][i]],
-                        score=found['scores'][i].item())
+            item = dict(
+                image_id=sample['img_id'], category_id=(18, 1)[found['labels'][i]], score=found['scores'][i].item()
+            )
             items.append(dict(item, bbox=[x1, y1, x2 - x1, y2 - y1]))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(ann_file)
@@ -157,8 +172,9 @@ def test_sizes_that_no_object_has_are_minus_one(content, tmp_path):
 
 
 def test_areas_and_crowd_flags_may_be_left_out(content, tmp_path):
-    bare = [{key: a[key] for key in ('image_id', 'bbox', 'category_id')}
-            for a in content['annotations'] if not a['iscrowd']]
+    bare = [
+        {key: a[key] for key in ('image_id', 'bbox', 'category_id')} for a in content['annotations'] if not a['iscrowd']
+    ]
     path = tmp_path / 'bare.json'
     path.write_text(json.dumps(dict(content, annotations=bare)))
     assert evaluate(CocoMetric(str(path)), predictions(content))['coco/bbox_mAP'] == 1

@@ -1,4 +1,5 @@
 """ResNet, ResNeXt and FPN against torchvision with the same weights."""
+
 import pytest
 import torch
 import torchvision
@@ -12,9 +13,14 @@ from mmdet.models.roi_heads import ResLayer
 from mmdet.ops.norm import CBN
 
 
-@pytest.mark.parametrize('name, ours', [
-    ('resnet18', lambda: ResNet(18)), ('resnet50', lambda: ResNet(50)),
-    ('resnext50_32x4d', lambda: ResNeXt(50, groups=32, base_width=4))])
+@pytest.mark.parametrize(
+    'name, ours',
+    [
+        ('resnet18', lambda: ResNet(18)),
+        ('resnet50', lambda: ResNet(50)),
+        ('resnext50_32x4d', lambda: ResNeXt(50, groups=32, base_width=4)),
+    ],
+)
 def test_equals_torchvision(name, ours):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)(num_classes=1)
@@ -36,7 +42,8 @@ def test_caffe_style_puts_the_stride_on_the_first_convolution():
     for style, where in (('pytorch', 'conv2'), ('caffe', 'conv1')):
         block = ResNet(50, style=style).layer2[0]
         assert [getattr(block, name).stride[0] for name in ('conv1', 'conv2')].index(2) == ('conv1', 'conv2').index(
-            where)
+            where
+        )
 
 
 @pytest.mark.parametrize('options', [dict(groups=4, base_width=6, base_channels=16), dict(groups=1, base_width=4)])
@@ -53,8 +60,15 @@ def test_widths_of_resnext(options):
 def test_resnext_with_cbn():
     """The grouped convolutions' statistics follow their weights, with activation checkpointing too."""
     torch.manual_seed(0)
-    net = ResNeXt(50, groups=4, base_width=2, base_channels=8, norm_eval=False, with_cp=True,
-                  norm_cfg=dict(type='CBN', buffer_num=2))
+    net = ResNeXt(
+        50,
+        groups=4,
+        base_width=2,
+        base_channels=8,
+        norm_eval=False,
+        with_cp=True,
+        norm_cfg=dict(type='CBN', buffer_num=2),
+    )
     for _ in range(3):
         net(torch.randn(2, 3, 32, 32))[-1].sum().backward()
     norm = net.layer2[1].bn2
@@ -79,8 +93,13 @@ def test_shared_head_is_a_stage_of_the_backbone(depth, style, stage, tmp_path):
     torch.manual_seed(0)
     whole = ResNet(depth, style=style).eval()
     torch.save(whole.state_dict(), tmp_path / 'whole.pth')
-    head = ResLayer(depth, stage=stage, style=style, norm_cfg=dict(type='BN', requires_grad=False),
-                    init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'whole.pth')))
+    head = ResLayer(
+        depth,
+        stage=stage,
+        style=style,
+        norm_cfg=dict(type='BN', requires_grad=False),
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'whole.pth')),
+    )
     name = f'layer{stage + 1}'
     assert list(head.state_dict()) == [key for key in whole.state_dict() if key.startswith(name)]
     head.init_weights()
@@ -89,7 +108,8 @@ def test_shared_head_is_a_stage_of_the_backbone(depth, style, stage, tmp_path):
     out = head.train()(x)  # the norms are in evaluation mode all the same
     torch.testing.assert_close(out, layer(x), rtol=0, atol=0)
     assert out.shape[2:] == (4, 4) and not any(
-        p.requires_grad for name, p in head.named_parameters() if 'bn' in name or 'downsample.1' in name)
+        p.requires_grad for name, p in head.named_parameters() if 'bn' in name or 'downsample.1' in name
+    )
 
 
 def test_frozen_stages_and_norm_eval():
@@ -143,9 +163,13 @@ def test_pretrained_weights_that_cannot_be_had_say_where_to_put_them(tmp_path, m
 
 def test_bad_arguments():
     for net, bad, words in (
-            (ResNet, dict(depth=20), 'ResNet: depth'), (ResNet, dict(depth=18, style='tf'), 'ResNet: style'),
-            (ResNet, dict(depth=18, num_stages=2), 'out_indices'), (ResNet, dict(depth=18, groups=2), 'groups=2'),
-            (ResNeXt, dict(depth=18, groups=2), 'ResNeXt: depth'), (ResLayer, dict(depth=50, stage=4), 'stage')):
+        (ResNet, dict(depth=20), 'ResNet: depth'),
+        (ResNet, dict(depth=18, style='tf'), 'ResNet: style'),
+        (ResNet, dict(depth=18, num_stages=2), 'out_indices'),
+        (ResNet, dict(depth=18, groups=2), 'groups=2'),
+        (ResNeXt, dict(depth=18, groups=2), 'ResNeXt: depth'),
+        (ResLayer, dict(depth=50, stage=4), 'stage'),
+    ):
         with pytest.raises(ValueError, match=words):
             net(**bad)
 
@@ -162,8 +186,10 @@ def test_fpn_equals_torchvision():
     theirs = FeaturePyramidNetwork([4, 8, 16], 6, extra_blocks=LastLevelMaxPool())
     ours = FPN([4, 8, 16], 6, num_outs=4)
     for i in range(3):
-        for conv, other in ((ours.lateral_convs[i].conv, theirs.inner_blocks[i][0]),
-                            (ours.fpn_convs[i].conv, theirs.layer_blocks[i][0])):
+        for conv, other in (
+            (ours.lateral_convs[i].conv, theirs.inner_blocks[i][0]),
+            (ours.fpn_convs[i].conv, theirs.layer_blocks[i][0]),
+        ):
             conv.load_state_dict(other.state_dict())
     inputs = maps()
     want = theirs({str(i): x for i, x in enumerate(inputs)})

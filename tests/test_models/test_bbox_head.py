@@ -1,4 +1,5 @@
 """Box heads: losses by hand, branches, initialization, detections, half precision."""
+
 import math
 
 import pytest
@@ -17,16 +18,24 @@ def sampling(num_pos, num_neg, seed=0):
     torch.manual_seed(seed)
     corner = torch.rand(num_pos + num_neg, 2) * 20
     priors = torch.cat([corner, corner + 10], 1)
-    return SamplingResult(torch.arange(num_pos), torch.arange(num_neg), priors[:num_pos], priors[num_pos:],
-                          torch.zeros(num_pos, dtype=torch.long), priors[:num_pos] + 1,
-                          torch.arange(num_pos) % 3, torch.zeros(num_pos, dtype=torch.bool))
+    return SamplingResult(
+        torch.arange(num_pos),
+        torch.arange(num_neg),
+        priors[:num_pos],
+        priors[num_pos:],
+        torch.zeros(num_pos, dtype=torch.long),
+        priors[:num_pos] + 1,
+        torch.arange(num_pos) % 3,
+        torch.zeros(num_pos, dtype=torch.bool),
+    )
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
 def test_losses_by_hand(agnostic):
     torch.manual_seed(0)
-    head = Shared2FCBBoxHead(in_channels=2, roi_feat_size=3, fc_out_channels=8, num_classes=3,
-                             reg_class_agnostic=agnostic)
+    head = Shared2FCBBoxHead(
+        in_channels=2, roi_feat_size=3, fc_out_channels=8, num_classes=3, reg_class_agnostic=agnostic
+    )
     x = torch.randn(12, 2, 3, 3)
     scores, deltas = head(x)
     results = [sampling(3, 5), sampling(1, 3, 1)]
@@ -36,7 +45,7 @@ def test_losses_by_hand(agnostic):
     want = 0
     for row, (result, i) in {0: (results[0], 0), 1: (results[0], 1), 2: (results[0], 2), 8: (results[1], 0)}.items():
         own = deltas[row] if agnostic else deltas[row].view(3, 4)[labels[row]]
-        target = head.bbox_coder.encode(result.pos_priors[i:i + 1], result.pos_gt_bboxes[i:i + 1])[0]
+        target = head.bbox_coder.encode(result.pos_priors[i : i + 1], result.pos_gt_bboxes[i : i + 1])[0]
         want = want + F.smooth_l1_loss(own, target, reduction='sum')
     torch.testing.assert_close(losses['loss_bbox'], want / 12)
     none = head.loss(scores[:4], deltas[:4], head.get_targets([sampling(0, 4)]))
@@ -44,31 +53,43 @@ def test_losses_by_hand(agnostic):
 
 
 def test_shapes_and_norms():
-    head = Shared4Conv1FCBBoxHead(in_channels=4, conv_out_channels=8, roi_feat_size=5, fc_out_channels=16,
-                                  norm_cfg=dict(type='CBN', buffer_num=3))
+    head = Shared4Conv1FCBBoxHead(
+        in_channels=4, conv_out_channels=8, roi_feat_size=5, fc_out_channels=16, norm_cfg=dict(type='CBN', buffer_num=3)
+    )
     assert sum(isinstance(m, CBN) for m in head.modules()) == 4
     keys = head.state_dict().keys()
-    assert {'shared_convs.3.conv.weight', 'shared_convs.0.bn.running_var', 'shared_fcs.0.weight', 'fc_cls.bias',
-            'fc_reg.weight'} <= set(keys) and 'shared_convs.0.conv.bias' not in keys
+    assert {
+        'shared_convs.3.conv.weight',
+        'shared_convs.0.bn.running_var',
+        'shared_fcs.0.weight',
+        'fc_cls.bias',
+        'fc_reg.weight',
+    } <= set(keys) and 'shared_convs.0.conv.bias' not in keys
     assert [tuple(o.shape) for o in head(torch.randn(2, 4, 5, 5))] == [(2, 81), (2, 320)]
 
 
 def test_predicts_in_the_original_image():
     head = Shared2FCBBoxHead(in_channels=1, roi_feat_size=1, num_classes=2)
-    rois = torch.tensor([[0., 10, 10, 30, 50]])
+    rois = torch.tensor([[0.0, 10, 10, 30, 50]])
     cfg = dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
-    meta = dict(img_shape=(40, 60), scale_factor=(2., 4.))
-    found = head.predict(rois, torch.tensor([[5., -9, 0]]), torch.zeros(1, 8), meta, cfg, rescale=True)
+    meta = dict(img_shape=(40, 60), scale_factor=(2.0, 4.0))
+    found = head.predict(rois, torch.tensor([[5.0, -9, 0]]), torch.zeros(1, 8), meta, cfg, rescale=True)
     assert found.bboxes.tolist() == [[5, 2.5, 15, 10]] and found.labels.tolist() == [0]
     assert found.scores.item() == pytest.approx(1 / (1 + math.exp(-14) + math.exp(-5)))
 
 
-@pytest.mark.parametrize('options, keys', [
-    (dict(), {'fc_cls': 18, 'fc_reg': 18}),
-    (dict(num_shared_fcs=1, num_cls_fcs=1), {'shared_fcs.0': 18, 'cls_fcs.0': 5, 'fc_cls': 5, 'fc_reg': 5}),
-    (dict(num_shared_convs=1, num_cls_convs=1, num_reg_fcs=2),
-     {'fc_cls': 36, 'reg_fcs.0': 36, 'reg_fcs.1': 5, 'fc_reg': 5}),
-    (dict(num_reg_convs=2), {'fc_cls': 18, 'fc_reg': 36})])
+@pytest.mark.parametrize(
+    'options, keys',
+    [
+        (dict(), {'fc_cls': 18, 'fc_reg': 18}),
+        (dict(num_shared_fcs=1, num_cls_fcs=1), {'shared_fcs.0': 18, 'cls_fcs.0': 5, 'fc_cls': 5, 'fc_reg': 5}),
+        (
+            dict(num_shared_convs=1, num_cls_convs=1, num_reg_fcs=2),
+            {'fc_cls': 36, 'reg_fcs.0': 36, 'reg_fcs.1': 5, 'fc_reg': 5},
+        ),
+        (dict(num_reg_convs=2), {'fc_cls': 18, 'fc_reg': 36}),
+    ],
+)
 def test_branches(options, keys):
     head = ConvFCBBoxHead(**SMALL, **options)
     state = head.state_dict()
@@ -113,8 +134,14 @@ def test_half_precision_does_not_round_the_number_of_regions():
 
 def test_one_box_for_all_classes_is_decoded_for_each():
     head = Shared2FCBBoxHead(in_channels=1, roi_feat_size=1, num_classes=2, reg_class_agnostic=True)
-    rois = torch.tensor([[0., 10, 10, 30, 50], [0., 12, 10, 30, 50]])
+    rois = torch.tensor([[0.0, 10, 10, 30, 50], [0.0, 12, 10, 30, 50]])
     cfg = dict(score_thr=0.2, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
-    found = head.predict(rois, torch.tensor([[2., 2, -9], [1., 1, -9]]), torch.zeros(2, 4),
-                         dict(img_shape=(60, 60), scale_factor=(2., 2.)), cfg, rescale=False)
+    found = head.predict(
+        rois,
+        torch.tensor([[2.0, 2, -9], [1.0, 1, -9]]),
+        torch.zeros(2, 4),
+        dict(img_shape=(60, 60), scale_factor=(2.0, 2.0)),
+        cfg,
+        rescale=False,
+    )
     assert found.bboxes.tolist() == [[10, 10, 30, 50]] * 2 and sorted(found.labels.tolist()) == [0, 1]

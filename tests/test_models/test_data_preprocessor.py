@@ -1,4 +1,5 @@
 """Normalizing and padding by hand."""
+
 import numpy as np
 import torch
 from mmengine.structures import InstanceData
@@ -9,14 +10,16 @@ from mmdet.structures.mask import BitmapMasks
 
 
 def test_channels_normalization_padding_and_masks():
-    images = [torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8), torch.randint(0, 256, (3, 50, 20),
-                                                                                   dtype=torch.uint8)]
+    images = [
+        torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8),
+        torch.randint(0, 256, (3, 50, 20), dtype=torch.uint8),
+    ]
     samples = []
     for image in images:
         sample = DetDataSample()
         sample.gt_instances = InstanceData(masks=BitmapMasks(np.ones((2, *image.shape[1:])), *image.shape[1:]))
         samples.append(sample)
-    mean, std = [100., 110, 120], [10., 20, 30]
+    mean, std = [100.0, 110, 120], [10.0, 20, 30]
     layer = DetDataPreprocessor(mean, std, pad_size_divisor=32, pad_mask=True, bgr_to_rgb=True)
     out = layer(dict(inputs=images, data_samples=samples), training=True)
     assert out['inputs'].shape == (2, 3, 64, 64)

@@ -1,4 +1,5 @@
 """Whole detectors: every mode, names of the parameters, the published configs."""
+
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def build(tiny_config, **options):
 
 def batch(cfg, number=2):
     from mmdet.registry import DATASETS
+
     data = DATASETS.build(cfg.train_dataloader.dataset)
     items = [data[i] for i in range(number)]
     return dict(inputs=[i['inputs'] for i in items], data_samples=[i['data_samples'] for i in items])
@@ -77,17 +79,20 @@ def test_detections_do_not_depend_on_the_scale_of_the_input(tiny_config):
     data = model.data_preprocessor(batch(cfg, 1), False)
     meta = data['data_samples'][0]
     plain = model(**data, mode='predict')[0].pred_instances
-    meta.set_metainfo(dict(ori_shape=(32, 128), scale_factor=(0.5, 2.)))
+    meta.set_metainfo(dict(ori_shape=(32, 128), scale_factor=(0.5, 2.0)))
     scaled = model(**data, mode='predict')[0].pred_instances
-    torch.testing.assert_close(scaled.bboxes * torch.tensor([0.5, 2., 0.5, 2.]), plain.bboxes)
+    torch.testing.assert_close(scaled.bboxes * torch.tensor([0.5, 2.0, 0.5, 2.0]), plain.bboxes)
     assert scaled.masks.shape[1:] == (32, 128)
     ratio = scaled.masks.sum((1, 2)).float() / plain.masks.sum((1, 2)).clamp(min=1)
     large = plain.masks.sum((1, 2)) > 100
     assert large.any() and (ratio[large] - 1).abs().max() < 0.2
 
 
-PUBLISHED = [f'{model}_rcnn_r50_fpn{norm}_1x' for model in ('faster', 'mask')
-             for norm in ('', '_syncbn', '_gn', '_cbn_buffer3_burnin8')]
+PUBLISHED = [
+    f'{model}_rcnn_r50_fpn{norm}_1x'
+    for model in ('faster', 'mask')
+    for norm in ('', '_syncbn', '_gn', '_cbn_buffer3_burnin8')
+]
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -130,10 +135,19 @@ def test_parameter_names_of_mmdetection():
     cfg = Config.fromfile(str(ROOT / 'configs' / '_base_' / 'models' / 'mask-rcnn_r50_fpn.py'))
     cfg.model.backbone.init_cfg = None
     keys = set(MODELS.build(cfg.model).state_dict())
-    assert {'backbone.layer1.0.conv1.weight', 'backbone.layer1.0.downsample.1.running_mean',
-            'neck.lateral_convs.0.conv.weight', 'neck.fpn_convs.3.conv.bias', 'rpn_head.rpn_conv.weight',
-            'rpn_head.rpn_cls.weight', 'rpn_head.rpn_reg.bias', 'roi_head.bbox_head.shared_fcs.1.weight',
-            'roi_head.bbox_head.fc_cls.weight', 'roi_head.bbox_head.fc_reg.weight',
-            'roi_head.mask_head.convs.3.conv.weight', 'roi_head.mask_head.upsample.weight',
-            'roi_head.mask_head.conv_logits.weight'} <= keys
+    assert {
+        'backbone.layer1.0.conv1.weight',
+        'backbone.layer1.0.downsample.1.running_mean',
+        'neck.lateral_convs.0.conv.weight',
+        'neck.fpn_convs.3.conv.bias',
+        'rpn_head.rpn_conv.weight',
+        'rpn_head.rpn_cls.weight',
+        'rpn_head.rpn_reg.bias',
+        'roi_head.bbox_head.shared_fcs.1.weight',
+        'roi_head.bbox_head.fc_cls.weight',
+        'roi_head.bbox_head.fc_reg.weight',
+        'roi_head.mask_head.convs.3.conv.weight',
+        'roi_head.mask_head.upsample.weight',
+        'roi_head.mask_head.conv_logits.weight',
+    } <= keys
     assert not any(key.startswith('data_preprocessor') for key in keys)

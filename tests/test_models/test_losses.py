@@ -1,4 +1,5 @@
 """Losses by their formulas in float64."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,9 +19,10 @@ def test_smooth_l1(beta):
 
 
 def test_weight_factor_and_reduction():
-    weight = torch.tensor([1., 0, 2, 0, 0, 1])[:, None].double()
-    torch.testing.assert_close(L1Loss(loss_weight=3.)(A, B, weight, avg_factor=5),
-                               3 * ((A - B).abs() * weight).sum() / 5)
+    weight = torch.tensor([1.0, 0, 2, 0, 0, 1])[:, None].double()
+    torch.testing.assert_close(
+        L1Loss(loss_weight=3.0)(A, B, weight, avg_factor=5), 3 * ((A - B).abs() * weight).sum() / 5
+    )
     torch.testing.assert_close(L1Loss()(A, B, reduction_override='sum'), (A - B).abs().sum())
     assert L1Loss(reduction='none')(A, B).shape == A.shape
     with pytest.raises(ValueError, match='sum'):
@@ -31,7 +33,7 @@ def test_weight_factor_and_reduction():
 
 def test_softmax_and_sigmoid_cross_entropy():
     target = torch.tensor([0, 1, 2, 3, 0, 1])
-    weight = torch.tensor([1., 0, 1, 1, 0, 1]).double()
+    weight = torch.tensor([1.0, 0, 1, 1, 0, 1]).double()
     logs = -torch.log_softmax(A, 1)[torch.arange(6), target]
     torch.testing.assert_close(CrossEntropyLoss()(A, target, weight, avg_factor=4), (logs * weight).sum() / 4)
     hot = F.one_hot(torch.tensor([0, 1, 2, 3, 4, 4]), 5)[:, :4].double()  # 4 is background
@@ -48,16 +50,21 @@ def test_mask_loss_reads_each_objects_own_class():
     target, labels = (torch.rand(3, 5, 5) > 0.5), torch.tensor([2, 0, 2])
     p = pred.sigmoid()[torch.arange(3), labels]
     want = -(target * p.log() + ~target * (1 - p).log()).mean()
-    got = CrossEntropyLoss(use_mask=True, loss_weight=2.)(pred, target, labels)
+    got = CrossEntropyLoss(use_mask=True, loss_weight=2.0)(pred, target, labels)
     torch.testing.assert_close(got, 2 * want[None])
     got.sum().backward()
     assert not pred.grad[0, 0].any() and pred.grad[0, 2].all()
 
 
-@pytest.mark.parametrize('loss, target', [
-    (L1Loss(), torch.zeros(0, 4)), (SmoothL1Loss(), torch.zeros(0, 4)),
-    (CrossEntropyLoss(), torch.zeros(0, dtype=torch.long)),
-    (CrossEntropyLoss(use_sigmoid=True), torch.zeros(0, dtype=torch.long))])
+@pytest.mark.parametrize(
+    'loss, target',
+    [
+        (L1Loss(), torch.zeros(0, 4)),
+        (SmoothL1Loss(), torch.zeros(0, 4)),
+        (CrossEntropyLoss(), torch.zeros(0, dtype=torch.long)),
+        (CrossEntropyLoss(use_sigmoid=True), torch.zeros(0, dtype=torch.long)),
+    ],
+)
 def test_no_sample_is_nought_with_a_gradient(loss, target):
     pred = torch.zeros(0, 4, requires_grad=True)
     for value in (loss(pred, target), loss(pred, target, avg_factor=0)):

@@ -1,4 +1,5 @@
 """With equal weights and images, detections and losses equal mmdetection 3.x's."""
+
 import gzip
 import json
 from pathlib import Path
@@ -42,5 +43,6 @@ def test_losses(name):
     losses, expected = cases.losses_answer(name), recorded('losses')[name]
     assert set(losses) == set(expected)
     for key, values in expected.items():
-        np.testing.assert_allclose(losses[key], values, rtol=1e-4 if key.startswith('grad') else 1e-5, atol=1e-7,
-                                   err_msg=key)
+        np.testing.assert_allclose(
+            losses[key], values, rtol=1e-4 if key.startswith('grad') else 1e-5, atol=1e-7, err_msg=key
+        )

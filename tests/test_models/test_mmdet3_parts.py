@@ -1,4 +1,5 @@
 """Losses, anchors, coder, assigner, samplers, NMS, RPN and RoI head equal mmdetection 3.x's (recorded answers)."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,5 @@
 """NMS by class and soft-NMS against plain loops."""
+
 import math
 
 import pytest
@@ -16,14 +17,14 @@ def test_multiclass_nms_equals_plain_loops():
     scores = torch.rand(40, 4).softmax(1)
     got, labels = multiclass_nms(boxes, scores, 0.2, dict(type='nms', iou_threshold=0.5), 15)
     kept = []
-    pairs = [(scores[i, c].item(), c, boxes[i, 4 * c:4 * c + 4]) for i in range(40) for c in range(3)]
+    pairs = [(scores[i, c].item(), c, boxes[i, 4 * c : 4 * c + 4]) for i in range(40) for c in range(3)]
     for score, c, box in sorted((p for p in pairs if p[0] > 0.2), key=lambda p: -p[0]):
         if all(c != k or box_iou(box[None], b[None]) <= 0.5 for _, k, b in kept):
             kept.append((score, c, box))
     kept = kept[:15]
     assert labels.tolist() == [k[1] for k in kept]
     torch.testing.assert_close(got, torch.stack([torch.cat([k[2], torch.tensor([k[0]])]) for k in kept]))
-    assert multiclass_nms(boxes, scores, 2., dict(type='nms', iou_threshold=0.5))[0].shape == (0, 5)
+    assert multiclass_nms(boxes, scores, 2.0, dict(type='nms', iou_threshold=0.5))[0].shape == (0, 5)
     with pytest.raises(ValueError, match='voting'):
         batched_nms(boxes[:, :4], scores[:, 0], labels, dict(type='voting'))
     with pytest.raises(ValueError, match='iou_thr is unknown'):
@@ -43,9 +44,9 @@ def soft_nms_by_hand(boxes, scores, method, iou_threshold, sigma, min_score):
         best = max(left, key=left.get)
         kept.append((best, left.pop(best)))
         for i in list(left):
-            iou = box_iou(boxes[best:best + 1], boxes[i:i + 1]).item()
+            iou = box_iou(boxes[best : best + 1], boxes[i : i + 1]).item()
             if method == 'gaussian':
-                left[i] *= math.exp(-iou**2 / sigma)
+                left[i] *= math.exp(-(iou**2) / sigma)
             elif iou >= iou_threshold:
                 left[i] *= 1 - iou if method == 'linear' else 0
             if left[i] < min_score:
@@ -82,8 +83,10 @@ def test_soft_nms_of_nothing():
     cfg = dict(type='soft_nms', iou_threshold=0.5, min_score=0.1)
     boxes, scores = crowd(4)
     for number, factor in ((0, 1), (4, 0.01)):
-        detections, labels = multiclass_nms(boxes[:number], torch.stack([scores * factor, scores], 1)[:number], 0., cfg)
-        assert detections.shape == (0, 5) and labels.shape == (0, )
+        detections, labels = multiclass_nms(
+            boxes[:number], torch.stack([scores * factor, scores], 1)[:number], 0.0, cfg
+        )
+        assert detections.shape == (0, 5) and labels.shape == (0,)
     with pytest.raises(ValueError, match="'quadratic'"):
         soft_nms(boxes, scores, method='quadratic')
 

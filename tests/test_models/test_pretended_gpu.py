@@ -1,4 +1,5 @@
 """Detectors on a GPU that is not there: one device, the CPU's losses, few reads back to the host."""
+
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,18 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 if not hasattr(torch.utils.backend_registration, '_setup_privateuseone_for_python_backend'):
     pytest.skip('needs torch 2.10', allow_module_level=True)
 
-from reference.pretend_gpu import GPU, OnGpu, Pretend, move  # noqa: E402
+from reference.pretend_gpu import GPU, OnGpu, Pretend, move
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cbn'
 # The CPU takes the slopes' products in bfloat16 where it can.
 CBN = dict(type='CBN', buffer_num=3, slope_dtype='float32')
-EVERYWHERE = dict(syncbn=dict(type='SyncBN'), gn=dict(type='GN', num_groups=4), cbn=CBN,
-                  cbnplus=dict(CBN, type='CBN+', buffer_num=15),
-                  cbngn=dict(CBN, type='CBN+GN', num_groups=4, buffer_num=15))
+EVERYWHERE = dict(
+    syncbn=dict(type='SyncBN'),
+    gn=dict(type='GN', num_groups=4),
+    cbn=CBN,
+    cbnplus=dict(CBN, type='CBN+', buffer_num=15),
+    cbngn=dict(CBN, type='CBN+GN', num_groups=4, buffer_num=15),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +66,7 @@ def narrow(name, everywhere=None):
     cfg.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=60)
     cfg.train_cfg.rcnn.sampler.num = 32
     cfg.test_cfg.rpn.update(nms_pre=200, max_per_img=60)
-    cfg.test_cfg.rcnn.update(score_thr=0., max_per_img=10)
+    cfg.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
     torch.manual_seed(0)
     model = MODELS.build(cfg)
     model.init_weights()
@@ -76,9 +81,12 @@ def image(rng, number, height, width, kind=BitmapMasks):
     masks = [[box[[0, 1, 2, 1, 0, 3]].double().numpy()] for box in objects]
     masks = PolygonMasks(masks, height, width)
     shape = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
-    sample = DetDataSample(metainfo=dict(shape, scale_factor=(0.5, 2.)))
-    sample.gt_instances = InstanceData(bboxes=objects, labels=torch.tensor(rng.randint(0, 3, number)).long(),
-                                       masks=masks if kind is PolygonMasks else masks.to_bitmap())
+    sample = DetDataSample(metainfo=dict(shape, scale_factor=(0.5, 2.0)))
+    sample.gt_instances = InstanceData(
+        bboxes=objects,
+        labels=torch.tensor(rng.randint(0, 3, number)).long(),
+        masks=masks if kind is PolygonMasks else masks.to_bitmap(),
+    )
     sample.ignored_instances = InstanceData(bboxes=ignored)
     return torch.tensor(rng.randint(0, 256, (3, height, width)), dtype=torch.uint8), sample
 
@@ -128,9 +136,9 @@ def test_trains_and_predicts_as_on_the_cpu(monkeypatch, name, everywhere):
     and the gradient jumps. Weights that are moved by their last bit then change the losses of the fourth step by 1e-5
     to 1e-2 on the CPU alone.
     """
-    monkeypatch.setattr(F, 'relu', lambda x, inplace=False: F.softplus(x, 8.))
-    monkeypatch.setattr(nn.ReLU, 'forward', lambda self, x: F.softplus(x, 8.))
-    numbers = [(2, 0), (1, ), (0, ), (3, 1)]
+    monkeypatch.setattr(F, 'relu', lambda x, inplace=False: F.softplus(x, 8.0))
+    monkeypatch.setattr(nn.ReLU, 'forward', lambda self, x: F.softplus(x, 8.0))
+    numbers = [(2, 0), (1,), (0,), (3, 1)]
     answers = []
     for place in (lambda model: model, move):
         model = place(narrow(name, everywhere and EVERYWHERE[everywhere]))
@@ -152,7 +160,7 @@ def test_trains_and_predicts_as_on_the_cpu(monkeypatch, name, everywhere):
 
 
 @pytest.mark.parametrize('kind', [BitmapMasks, PolygonMasks])
-@pytest.mark.parametrize('numbers', [(3, ), (0, ), (2, 0), (0, 0), (3, 1, 2)])
+@pytest.mark.parametrize('numbers', [(3,), (0,), (2, 0), (0, 0), (3, 1, 2)])
 def test_reads_back(kind, numbers):
     """With an image 9 in a training step, of which one is the clipped gradient's norm, and 6 in a prediction."""
     model = move(narrow('mask_rcnn_r50_fpn_cbnplus_1x'))
@@ -165,20 +173,40 @@ def test_reads_back(kind, numbers):
 # -- the pretended GPU itself -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('read,times', [
-    (lambda t: t.sum().item(), 1), (lambda t: float(t[0]), 1), (lambda t: bool((t > 0).all()), 1),
-    (lambda t: t.tolist(), 1), (lambda t: t.cpu(), 1), (lambda t: t.to('cpu', non_blocking=True), 0),
-    (lambda t: torch.zeros(3).copy_(t), 1), (lambda t: t.nonzero(), 1), (lambda t: t[t > 1], 1),
-    (lambda t: t[(t > 1), None], 1), (lambda t: t[t.long().clamp(max=2)], 0), (lambda t: t.masked_select(t > 1), 1),
-    (lambda t: t.unique(), 1), (lambda t: t.unique_consecutive(), 1), (lambda t: torch.equal(t, t), 1),
-    (lambda t: t.long().bincount(), 2), (lambda t: t.sort().values, 0), (lambda t: torch.where(t > 1, t, 0), 0),
-    (lambda t: t.__setitem__(t > 1, 0), 0), (lambda t: t.__setitem__(t > 1, t.sum()), 1),
-    (lambda t: t.__setitem__(t > 1, t[1:] + 1), 1), (lambda t: t.masked_fill(t > 1, 0), 0),
-    (lambda t: t.repeat_interleave(t.long()), 1), (lambda t: t.repeat_interleave(t.long(), output_size=6), 0),
-    (lambda t: t.new_tensor([1, 2]), 0), (lambda t: t.to(t.device), 0)])
+@pytest.mark.parametrize(
+    'read,times',
+    [
+        (lambda t: t.sum().item(), 1),
+        (lambda t: float(t[0]), 1),
+        (lambda t: bool((t > 0).all()), 1),
+        (lambda t: t.tolist(), 1),
+        (lambda t: t.cpu(), 1),
+        (lambda t: t.to('cpu', non_blocking=True), 0),
+        (lambda t: torch.zeros(3).copy_(t), 1),
+        (lambda t: t.nonzero(), 1),
+        (lambda t: t[t > 1], 1),
+        (lambda t: t[(t > 1), None], 1),
+        (lambda t: t[t.long().clamp(max=2)], 0),
+        (lambda t: t.masked_select(t > 1), 1),
+        (lambda t: t.unique(), 1),
+        (lambda t: t.unique_consecutive(), 1),
+        (lambda t: torch.equal(t, t), 1),
+        (lambda t: t.long().bincount(), 2),
+        (lambda t: t.sort().values, 0),
+        (lambda t: torch.where(t > 1, t, 0), 0),
+        (lambda t: t.__setitem__(t > 1, 0), 0),
+        (lambda t: t.__setitem__(t > 1, t.sum()), 1),
+        (lambda t: t.__setitem__(t > 1, t[1:] + 1), 1),
+        (lambda t: t.masked_fill(t > 1, 0), 0),
+        (lambda t: t.repeat_interleave(t.long()), 1),
+        (lambda t: t.repeat_interleave(t.long(), output_size=6), 0),
+        (lambda t: t.new_tensor([1, 2]), 0),
+        (lambda t: t.to(t.device), 0),
+    ],
+)
 def test_what_is_a_read(read, times):
     with Pretend() as seen:
-        t = torch.tensor([1., 2, 3]).to(GPU)
+        t = torch.tensor([1.0, 2, 3]).to(GPU)
         read(t)
     assert sum(seen.reads.values()) == times, seen.reads
     assert sum(seen.writes.values()) >= 1
@@ -186,9 +214,14 @@ def test_what_is_a_read(read, times):
 
 def test_devices_do_not_mix():
     with Pretend() as seen:
-        there, here = torch.arange(3., device=GPU), torch.arange(3.)
-        for mixed in (lambda: there + here, lambda: here.add_(there), lambda: torch.cat([there, here]),
-                      lambda: here[there.long()], lambda: there.index_select(0, here.long())):
+        there, here = torch.arange(3.0, device=GPU), torch.arange(3.0)
+        for mixed in (
+            lambda: there + here,
+            lambda: here.add_(there),
+            lambda: torch.cat([there, here]),
+            lambda: here[there.long()],
+            lambda: there.index_select(0, here.long()),
+        ):
             with pytest.raises(RuntimeError, match='one device'):
                 mixed()
         assert there.is_cuda and (there + here[1])[here.long()].is_cuda  # numbers and indices may be here
@@ -209,8 +242,16 @@ def test_changes_in_place_and_views():
         assert weight.grad.is_cuda and weight.grad.tolist() == [12, 2, 2]
 
 
-@pytest.mark.parametrize('setting', [dict(type='CBN'), dict(type='CBN', compensation='none'), dict(type='CBN+'),
-                                     dict(type='CBN', compensation='none', pool='exponential')], ids=str)
+@pytest.mark.parametrize(
+    'setting',
+    [
+        dict(type='CBN'),
+        dict(type='CBN', compensation='none'),
+        dict(type='CBN+'),
+        dict(type='CBN', compensation='none', pool='exponential'),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('when', [0, 2])
 def test_a_batch_that_overflows_stays_out_of_the_window(setting, when):
     """Without asking the device: on a CPU the layer looks, and leaves the batch out."""

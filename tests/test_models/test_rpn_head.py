@@ -1,4 +1,5 @@
 """Region proposal network: losses and proposals against plain loops, corners."""
+
 import pytest
 import torch
 from mmengine.structures import InstanceData
@@ -9,15 +10,19 @@ from torchvision.ops import box_iou
 from mmdet.models.dense_heads import RPNHead
 from mmdet.structures import DetDataSample
 
-RPN_TRAIN = dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.3, min_pos_iou=0.1),
-                 sampler=dict(type='RandomSampler', num=1000, pos_fraction=0.5, add_gt_as_proposals=False),
-                 allowed_border=-1, pos_weight=-1)
+RPN_TRAIN = dict(
+    assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.3, min_pos_iou=0.1),
+    sampler=dict(type='RandomSampler', num=1000, pos_fraction=0.5, add_gt_as_proposals=False),
+    allowed_border=-1,
+    pos_weight=-1,
+)
 RPN_TEST = dict(nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
 
 
-def sample(boxes=((4., 4, 24, 20), (30, 10, 60, 50)), size=64):
-    gt = DetDataSample(metainfo=dict(img_shape=(size, size), pad_shape=(size, size), ori_shape=(size, size),
-                                     scale_factor=(1., 1.)))
+def sample(boxes=((4.0, 4, 24, 20), (30, 10, 60, 50)), size=64):
+    gt = DetDataSample(
+        metainfo=dict(img_shape=(size, size), pad_shape=(size, size), ori_shape=(size, size), scale_factor=(1.0, 1.0))
+    )
     boxes = torch.tensor(boxes).reshape(-1, 4)
     gt.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(len(boxes)) % 2)
     gt.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
@@ -26,8 +31,12 @@ def sample(boxes=((4., 4, 24, 20), (30, 10, 60, 50)), size=64):
 
 def build(strides, **options):
     torch.manual_seed(0)
-    return RPNHead(4, feat_channels=4, anchor_generator=dict(
-        type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=strides), **options)
+    return RPNHead(
+        4,
+        feat_channels=4,
+        anchor_generator=dict(type='AnchorGenerator', scales=[2], ratios=[0.5, 1.0], strides=strides),
+        **options,
+    )
 
 
 def two_levels():
@@ -46,7 +55,7 @@ def one_level(**options):
 
 def test_losses_by_hand():
     head, feats = two_levels()
-    samples = [sample(), sample([[10., 10, 40, 40]])]
+    samples = [sample(), sample([[10.0, 10, 40, 40]])]
     losses = head.loss(feats, samples)
     scores, deltas = head(feats)
     anchors = torch.cat(head.prior_generator.grid_priors([(8, 8), (4, 4)]))
@@ -102,16 +111,16 @@ def test_without_objects_trains_on_background():
     assert head.rpn_cls.weight.grad.any() and len(proposals[0]) == 3
 
 
-def meta(scale=(1., 1.), shape=(32, 48)):
+def meta(scale=(1.0, 1.0), shape=(32, 48)):
     return DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape, scale_factor=scale))
 
 
 def test_rescale_divides_width_and_height_by_their_own_factors():
     head, feats = one_level()
     plain = head.predict(feats, [meta()])[0]
-    scaled = head.predict(feats, [meta((0.5, 2.))], rescale=True)[0]
+    scaled = head.predict(feats, [meta((0.5, 2.0))], rescale=True)[0]
     torch.testing.assert_close(scaled.bboxes, plain.bboxes / torch.tensor([0.5, 2, 0.5, 2]))
-    torch.testing.assert_close(head.predict(feats, [meta((0.5, 2.))])[0].bboxes, plain.bboxes)
+    torch.testing.assert_close(head.predict(feats, [meta((0.5, 2.0))])[0].bboxes, plain.bboxes)
 
 
 def test_proposals_stay_in_the_image_and_are_large_enough():
@@ -136,8 +145,10 @@ def test_several_hidden_convolutions():
     assert scores[0].shape == (2, 2, 4, 6) and deltas[0].shape == (2, 8, 4, 6)
 
 
-@pytest.mark.parametrize('options, text', [(dict(num_classes=2), 'num_classes'),
-                                           (dict(loss_cls=dict(type='CrossEntropyLoss')), 'use_sigmoid')])
+@pytest.mark.parametrize(
+    'options, text',
+    [(dict(num_classes=2), 'num_classes'), (dict(loss_cls=dict(type='CrossEntropyLoss')), 'use_sigmoid')],
+)
 def test_what_is_no_rpn_is_refused(options, text):
     with pytest.raises(ValueError, match=text):
         one_level(**options)

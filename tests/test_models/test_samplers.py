@@ -1,4 +1,5 @@
 """Samplers: chance that can be replaced, the hardest by brute force, all."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -11,14 +12,14 @@ from mmdet.models.task_modules import AssignResult, OHEMSampler, PseudoSampler, 
 from mmdet.registry import TASK_UTILS
 
 LABELS = torch.tensor([2, 0, 1])
-BOXES = torch.tensor([[0., 0, 10, 10], [20, 20, 40, 40], [5, 30, 15, 60]])
+BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [5, 30, 15, 60]])
 
 
 def inputs(number=60, seed=0):
     """Assignment of priors to three objects: a third each positive, negative and ignored."""
     generator = torch.Generator().manual_seed(seed)
-    gt_inds = torch.randint(-1, 2, (number, ), generator=generator)
-    gt_inds = torch.where(gt_inds == 1, torch.randint(1, 4, (number, ), generator=generator), gt_inds)
+    gt_inds = torch.randint(-1, 2, (number,), generator=generator)
+    gt_inds = torch.where(gt_inds == 1, torch.randint(1, 4, (number,), generator=generator), gt_inds)
     labels = torch.where(gt_inds > 0, LABELS[(gt_inds - 1).clamp(min=0)], -1)
     corner = torch.rand(number, 2, generator=generator) * 50
     priors = InstanceData(priors=torch.cat([corner, corner + 10], 1))
@@ -56,8 +57,9 @@ class Head(SimpleNamespace):
 @pytest.mark.parametrize('own', [False, True])
 def test_hardest_by_brute_force(sigmoid, own):
     head = Head(bbox_head=SimpleNamespace(num_classes=3, loss_cls=CrossEntropyLoss(use_sigmoid=sigmoid)))
-    sampler = TASK_UTILS.build(dict(type='OHEMSampler', num=16, pos_fraction=0.25, add_gt_as_proposals=own),
-                               default_args=dict(context=head))
+    sampler = TASK_UTILS.build(
+        dict(type='OHEMSampler', num=16, pos_fraction=0.25, add_gt_as_proposals=own), default_args=dict(context=head)
+    )
     assigned, priors, objects = inputs()
     result = sampler.sample(assigned, priors, objects, feats=[torch.tensor(1.5)])
     if own:
@@ -69,11 +71,14 @@ def test_hardest_by_brute_force(sigmoid, own):
         label = label if label >= 0 else 3
         if sigmoid:
             losses[i] = F.binary_cross_entropy_with_logits(
-                logits, F.one_hot(torch.tensor(label), 4).float(), reduction='sum').item()
+                logits, F.one_hot(torch.tensor(label), 4).float(), reduction='sum'
+            ).item()
         else:
             losses[i] = F.cross_entropy(logits, torch.tensor(label)).item()
-    for found, candidates, number in ((result.pos_inds, assigned.gt_inds > 0, 4),
-                                      (result.neg_inds, assigned.gt_inds == 0, 12)):
+    for found, candidates, number in (
+        (result.pos_inds, assigned.gt_inds > 0, 4),
+        (result.neg_inds, assigned.gt_inds == 0, 12),
+    ):
         ranked = sorted(candidates.nonzero().flatten().tolist(), key=losses.get, reverse=True)
         assert len(ranked) > number and found.tolist() == sorted(ranked[:number])
     assert torch.equal(result.pos_gt_labels, assigned.labels[result.pos_inds])

@@ -1,4 +1,5 @@
 """The second stage: losses from plain loops, batches without objects or detections."""
+
 import numpy as np
 import pytest
 import torch
@@ -22,19 +23,32 @@ def scope():
 def roi_head(mask=True, norm=None, **options):
     torch.manual_seed(0)
     extractor = dict(type='SingleRoIExtractor', out_channels=CHANNELS, featmap_strides=[4, 8], finest_scale=14)
-    assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5,
-                    match_low_quality=False)
+    assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5, match_low_quality=False)
     head = StandardRoIHead(
         dict(extractor, roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0)),
         dict(type='Shared2FCBBoxHead', in_channels=CHANNELS, fc_out_channels=8, num_classes=CLASSES),
         dict(extractor, roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=2)) if mask else None,
-        dict(type='FCNMaskHead', num_convs=1, in_channels=CHANNELS, conv_out_channels=CHANNELS,
-             num_classes=CLASSES, norm_cfg=norm) if mask else None,
+        dict(
+            type='FCNMaskHead',
+            num_convs=1,
+            in_channels=CHANNELS,
+            conv_out_channels=CHANNELS,
+            num_classes=CLASSES,
+            norm_cfg=norm,
+        )
+        if mask
+        else None,
         # num=1000: everything is sampled, nothing is left to chance.
-        train_cfg=dict(assigner=assigner, mask_size=28, pos_weight=-1, sampler=dict(
-            type='RandomSampler', num=1000, pos_fraction=0.5, add_gt_as_proposals=True)),
-        test_cfg=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100,
-                      mask_thr_binary=0.5, **options))
+        train_cfg=dict(
+            assigner=assigner,
+            mask_size=28,
+            pos_weight=-1,
+            sampler=dict(type='RandomSampler', num=1000, pos_fraction=0.5, add_gt_as_proposals=True),
+        ),
+        test_cfg=dict(
+            score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5, **options
+        ),
+    )
     head.init_weights()
     return head
 
@@ -51,9 +65,10 @@ def data(objects=(2, 1), seed=0):
         masks = np.zeros((count, SIZE, SIZE), np.uint8)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
             mask[y1:y2, x1:x2] = 1
-        sample = DetDataSample(metainfo=dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), scale_factor=(1., 1.)))
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(count) % CLASSES,
-                                           masks=BitmapMasks(masks, SIZE, SIZE))
+        sample = DetDataSample(metainfo=dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), scale_factor=(1.0, 1.0)))
+        sample.gt_instances = InstanceData(
+            bboxes=boxes, labels=torch.arange(count) % CLASSES, masks=BitmapMasks(masks, SIZE, SIZE)
+        )
         samples.append(sample)
         near = boxes.repeat(10, 1)[:15] + torch.randn(len(boxes.repeat(10, 1)[:15]), 4, generator=rng) * 3
         corner = torch.rand(30 - len(near), 2, generator=rng) * 40
@@ -75,22 +90,23 @@ def test_losses_equal_plain_loops():
         for prior in torch.cat([gt.bboxes, proposal.bboxes]):
             iou, best = box_iou(prior[None], gt.bboxes)[0].max(0)
             label = gt.labels[best].item() if iou >= 0.5 else CLASSES
-            area = ((prior[2] - prior[0]) * (prior[3] - prior[1])).item()**0.5
+            area = ((prior[2] - prior[0]) * (prior[3] - prior[1])).item() ** 0.5
             level = 0 if area < 28 else 1
             roi = torch.cat([torch.tensor([i]).double(), prior])[None]
 
             def crop(size, ratio):
                 return roi_align(feats[level], roi, size, 1 / (4, 8)[level], ratio, True)
+
             score, delta = head.bbox_head(crop(7, -1))
             classes = classes + F.cross_entropy(score, torch.tensor([label]))
             hits += int(score.argmax() == label)
             number += 1
             if label == CLASSES:
                 continue
-            target = head.bbox_head.bbox_coder.encode(prior[None], gt.bboxes[best:best + 1])[0]
+            target = head.bbox_head.bbox_coder.encode(prior[None], gt.bboxes[best : best + 1])[0]
             boxes = boxes + F.smooth_l1_loss(delta.view(CLASSES, 4)[label], target, reduction='sum')
-            own = torch.from_numpy(gt.masks.masks[best:best + 1, None]).double()
-            goal = roi_align(own, [prior[None]], 28, 1., -1, True)[0, 0] >= 0.5
+            own = torch.from_numpy(gt.masks.masks[best : best + 1, None]).double()
+            goal = roi_align(own, [prior[None]], 28, 1.0, -1, True)[0, 0] >= 0.5
             logits = head.mask_head(crop(14, 2))[0, label]
             masks.append(F.binary_cross_entropy_with_logits(logits, goal.double()))
     assert 10 < len(masks) < number
@@ -100,8 +116,9 @@ def test_losses_equal_plain_loops():
     assert losses['acc'].item() == pytest.approx(100 * hits / number)
 
 
-@pytest.mark.parametrize('norm', [None, dict(type='BN'), dict(type='SyncBN'), dict(type='GN', num_groups=2),
-                                  dict(type='CBN', buffer_num=2)])
+@pytest.mark.parametrize(
+    'norm', [None, dict(type='BN'), dict(type='SyncBN'), dict(type='GN', num_groups=2), dict(type='CBN', buffer_num=2)]
+)
 def test_batch_without_objects_leaves_the_statistics_and_gives_every_parameter_a_gradient(norm):
     head = roi_head(norm=norm)
     before = {name: buffer.clone() for name, buffer in head.named_buffers() if 'running' in name}
@@ -128,11 +145,11 @@ def test_no_detection_in_one_image_or_in_any(norm):
     proposals[0] = proposals[0][:0]
     found = head.predict(feats, proposals, samples, rescale=True)
     assert len(found[0]) == 0 and found[0].masks.shape == (0, SIZE, SIZE) and len(found[1]) > 0
-    head.test_cfg['score_thr'] = 1.
+    head.test_cfg['score_thr'] = 1.0
     found = head.predict(feats, proposals, samples, rescale=True)
     for result in found:
         assert result.bboxes.shape == (0, 4) and result.masks.shape == (0, SIZE, SIZE)
-        assert result.scores.shape == result.labels.shape == (0, ) and result.masks.dtype == torch.bool
+        assert result.scores.shape == result.labels.shape == (0,) and result.masks.dtype == torch.bool
     found = head.predict(feats, [p[:0] for p in proposals], samples)
     assert [len(result) for result in found] == [0, 0]
 
@@ -143,7 +160,7 @@ def test_an_image_is_judged_alone():
     feats, proposals, samples = data()
     both = head.predict(feats, proposals, samples)
     for i in range(2):
-        alone = head.predict([x[i:i + 1] for x in feats], proposals[i:i + 1], samples[i:i + 1])[0]
+        alone = head.predict([x[i : i + 1] for x in feats], proposals[i : i + 1], samples[i : i + 1])[0]
         torch.testing.assert_close(alone.bboxes, both[i].bboxes)
         torch.testing.assert_close(alone.scores, both[i].scores)
         assert torch.equal(alone.masks, both[i].masks) and len(alone)
@@ -164,9 +181,9 @@ def test_rescale_divides_width_and_height_by_their_own_factors(mask):
     head = roi_head(mask).eval()
     if mask:
         torch.nn.init.constant_(head.mask_head.conv_logits.bias, 9)  # masks fill their boxes
-    feats, proposals, samples = data((1, ))
+    feats, proposals, samples = data((1,))
     plain = head.predict(feats, proposals, samples, rescale=False)[0]
-    samples[0].set_metainfo(dict(scale_factor=(0.5, 2.), ori_shape=(SIZE // 2, SIZE * 2)))
+    samples[0].set_metainfo(dict(scale_factor=(0.5, 2.0), ori_shape=(SIZE // 2, SIZE * 2)))
     found = head.predict(feats, proposals, samples, rescale=True)[0]
     torch.testing.assert_close(found.bboxes, plain.bboxes / torch.tensor([0.5, 2, 0.5, 2]))
     torch.testing.assert_close(found.scores, plain.scores)
@@ -181,15 +198,21 @@ def test_rescale_divides_width_and_height_by_their_own_factors(mask):
 def c4_head(own_extractor):
     """As in the C4 models: a stage of ResNet on the regions; masks from the box branch's features or from their own."""
     torch.manual_seed(0)
-    extractor = dict(type='SingleRoIExtractor', out_channels=64, featmap_strides=[4],
-                     roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0))
+    extractor = dict(
+        type='SingleRoIExtractor',
+        out_channels=64,
+        featmap_strides=[4],
+        roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+    )
     head = StandardRoIHead(
-        extractor, dict(type='BBoxHead', with_avg_pool=True, roi_feat_size=7, in_channels=128, num_classes=CLASSES),
+        extractor,
+        dict(type='BBoxHead', with_avg_pool=True, roi_feat_size=7, in_channels=128, num_classes=CLASSES),
         extractor if own_extractor else None,
         dict(type='FCNMaskHead', num_convs=0, in_channels=128, conv_out_channels=8, num_classes=CLASSES),
         shared_head=dict(type='ResLayer', depth=18, stage=1),
         train_cfg=dict(roi_head().train_cfg, mask_size=14),
-        test_cfg=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5))
+        test_cfg=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5),
+    )
     head.init_weights()
     return head.train()
 

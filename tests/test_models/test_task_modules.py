@@ -1,4 +1,5 @@
 """Anchors, coder, assigner and sampler against torchvision, by hand and by brute force."""
+
 import pytest
 import torch
 from mmengine.structures import InstanceData
@@ -18,17 +19,17 @@ def random_boxes(number, seed=0):
 
 
 def test_anchors_by_hand():
-    generator = AnchorGenerator(strides=[16], ratios=[0.25, 1.0], scales=[2., 4.])
+    generator = AnchorGenerator(strides=[16], ratios=[0.25, 1.0], scales=[2.0, 4.0])
     anchors = generator.grid_priors([(2, 3)])[0]
     assert generator.num_base_priors == [4] and anchors.shape == (24, 4)
     # ratio = height / width, area = (scale * stride)^2; scales change fastest
     assert anchors[:4].tolist() == [[-32, -8, 32, 8], [-64, -16, 64, 16], [-16, -16, 16, 16], [-32, -32, 32, 32]]
-    torch.testing.assert_close(anchors[4:8], anchors[:4] + torch.tensor([16., 0, 16, 0]))
-    torch.testing.assert_close(anchors[12:16], anchors[:4] + torch.tensor([0., 16, 0, 16]))
+    torch.testing.assert_close(anchors[4:8], anchors[:4] + torch.tensor([16.0, 0, 16, 0]))
+    torch.testing.assert_close(anchors[12:16], anchors[:4] + torch.tensor([0.0, 16, 0, 16]))
 
 
 def test_anchor_order_offset_and_octaves():
-    minor = AnchorGenerator([8], [0.25, 1.0], scales=[2., 4.], scale_major=False, center_offset=0.5)
+    minor = AnchorGenerator([8], [0.25, 1.0], scales=[2.0, 4.0], scale_major=False, center_offset=0.5)
     assert minor.base_anchors[0][:2].tolist() == [[-12, 0, 20, 8], [-4, -4, 12, 12]]
     octaves = AnchorGenerator([8], [1.0], octave_base_scale=4, scales_per_octave=2)
     assert octaves.scales.tolist() == pytest.approx([4, 4 * 2**0.5])
@@ -39,7 +40,7 @@ def test_anchor_order_offset_and_octaves():
 
 
 def test_anchors_of_cells_in_the_padding_are_not_valid():
-    generator = AnchorGenerator(strides=[8], ratios=[1.0, 2.0], scales=[1.])
+    generator = AnchorGenerator(strides=[8], ratios=[1.0, 2.0], scales=[1.0])
     flags = generator.valid_flags([(4, 5)], (17, 40))[0].view(4, 5, 2)
     assert flags[:3].all() and not flags[3].any()
 
@@ -50,7 +51,7 @@ def test_anchors_of_cells_in_the_padding_are_not_valid():
 def test_coder_equals_torchvision_and_inverts():
     priors, boxes = random_boxes(20), random_boxes(20, 1)
     coder = DeltaXYWHBBoxCoder(target_stds=[0.1, 0.1, 0.2, 0.2])
-    other = BoxCoder((10., 10., 5., 5.))
+    other = BoxCoder((10.0, 10.0, 5.0, 5.0))
     deltas = coder.encode(priors, boxes)
     torch.testing.assert_close(deltas, other.encode_single(boxes, priors))
     torch.testing.assert_close(coder.decode(priors, deltas), boxes)
@@ -59,12 +60,12 @@ def test_coder_equals_torchvision_and_inverts():
 
 
 def test_coder_bounds():
-    prior = torch.tensor([[10., 10, 20, 20]])
+    prior = torch.tensor([[10.0, 10, 20, 20]])
     coder = DeltaXYWHBBoxCoder()
-    huge = coder.decode(prior, torch.tensor([[0., 0, 100, -100]]))
+    huge = coder.decode(prior, torch.tensor([[0.0, 0, 100, -100]]))
     assert (huge[0, 2] - huge[0, 0]).item() == pytest.approx(10 * 1000 / 16, rel=1e-5)
     assert (huge[0, 3] - huge[0, 1]).item() == pytest.approx(10 * 16 / 1000, rel=1e-4)
-    assert coder.decode(prior, torch.tensor([[-5., 5, 0, 0]]), (30, 40)).tolist() == [[0, 30, 0, 30]]
+    assert coder.decode(prior, torch.tensor([[-5.0, 5, 0, 0]]), (30, 40)).tolist() == [[0, 30, 0, 30]]
 
 
 # -- assigner -----------------------------------------------------------------------------------------------------
@@ -96,12 +97,12 @@ def test_assigner_equals_brute_force(low_quality):
 
 
 def test_assigner_without_objects_and_with_ignored_regions():
-    priors = InstanceData(priors=torch.tensor([[0., 0, 10, 10], [50, 50, 60, 60]]))
+    priors = InstanceData(priors=torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]))
     none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     assigner = MaxIoUAssigner(0.5, 0.5, ignore_iof_thr=0.5)
     assert assigner.assign(priors, none).gt_inds.tolist() == [0, 0]
-    one = InstanceData(bboxes=torch.tensor([[0., 0, 10, 10]]), labels=torch.tensor([2]))
-    crowd = InstanceData(bboxes=torch.tensor([[40., 40, 80, 80]]))
+    one = InstanceData(bboxes=torch.tensor([[0.0, 0, 10, 10]]), labels=torch.tensor([2]))
+    crowd = InstanceData(bboxes=torch.tensor([[40.0, 40, 80, 80]]))
     assert assigner.assign(priors, one, crowd).gt_inds.tolist() == [1, -1]
     assert assigner.assign(priors, one).gt_inds.tolist() == [1, 0]
     assert MaxIoUAssigner(0.5, 0.5, ignore_iof_thr=-1).assign(priors, one, crowd).gt_inds.tolist() == [1, 0]
@@ -137,6 +138,6 @@ def test_sampler_without_objects_or_proposals():
     result = RandomSampler(4, 0.5).sample(MaxIoUAssigner(0.5, 0.5).assign(priors, none), priors, none)
     assert result.pos_gt_bboxes.shape == (0, 4) and len(result.neg_inds) == 4
     empty = InstanceData(priors=torch.zeros(0, 4))
-    one = InstanceData(bboxes=torch.tensor([[0., 0, 9, 9]]), labels=torch.tensor([1]))
+    one = InstanceData(bboxes=torch.tensor([[0.0, 0, 9, 9]]), labels=torch.tensor([1]))
     result = RandomSampler(4, 0.5).sample(MaxIoUAssigner(0.5, 0.5).assign(empty, one), empty, one)
     assert result.pos_is_gt.tolist() == [True] and result.pos_gt_labels.tolist() == [1]

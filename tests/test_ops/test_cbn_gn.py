@@ -1,4 +1,5 @@
 """The average of CBN+ and GN against its formula, its two parts, and its corners."""
+
 import copy
 
 import pytest
@@ -53,13 +54,15 @@ def test_against_the_formula():
 def test_its_two_ends(training):
     for share, plain in ((1 - 1e-12, CBNPlus(8, buffer_num=3)), (1e-12, nn.GroupNorm(4, 8))):
         conv, layer = make(share=share)
-        plain.double().load_state_dict({key: layer.state_dict().get(key, value)
-                                        for key, value in plain.state_dict().items()})
+        plain.double().load_state_dict(
+            {key: layer.state_dict().get(key, value) for key, value in plain.state_dict().items()}
+        )
         other = make()[0]
         for _ in range(3):
             x = torch.randn(2, 3, 9, 8).double()
-            torch.testing.assert_close(conv_norm(conv, layer.train(training), x),
-                                       conv_norm(other, plain.train(training), x))
+            torch.testing.assert_close(
+                conv_norm(conv, layer.train(training), x), conv_norm(other, plain.train(training), x)
+            )
 
 
 def test_edges():
@@ -71,8 +74,9 @@ def test_edges():
     bare = CBNGN(4, 8, affine=False)
     assert not list(bare.parameters())
     x = torch.randn(2, 3, 5, 5)
-    torch.testing.assert_close(conv_norm(conv, bare, x), (F.batch_norm(conv(x), None, None, training=True)
-                                                          + F.group_norm(conv(x), 4)) / 2)
+    torch.testing.assert_close(
+        conv_norm(conv, bare, x), (F.batch_norm(conv(x), None, None, training=True) + F.group_norm(conv(x), 4)) / 2
+    )
     assert 'share=0.5' in repr(bare)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         z = conv_norm(conv, layer, torch.randn(2, 3, 5, 5))
@@ -81,14 +85,19 @@ def test_edges():
     conv_norm(nn.Linear(3, 8), linear, torch.randn(5, 3)).sum().backward()
 
 
-@pytest.mark.parametrize('cfg, error, words', [
-    (dict(), TypeError, "CBN.GN needs 'num_groups'"),
-    (dict(num_groups=32), ValueError, 'num_groups must be an integer that divides the 8 channels, got 32'),
-    (dict(num_groups=3), ValueError, 'got 3'), (dict(num_groups=4, share=1), ValueError, 'share must be .* got 1'),
-    (dict(num_groups=4, share=True), ValueError, 'got True'),
-    (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
-    (dict(num_groups=4, pool='slding'), ValueError, "'sliding'"),
-    (dict(num_groups=4, bufer_num=3), TypeError, "did you mean 'buffer_num'")])
+@pytest.mark.parametrize(
+    'cfg, error, words',
+    [
+        (dict(), TypeError, "CBN.GN needs 'num_groups'"),
+        (dict(num_groups=32), ValueError, 'num_groups must be an integer that divides the 8 channels, got 32'),
+        (dict(num_groups=3), ValueError, 'got 3'),
+        (dict(num_groups=4, share=1), ValueError, 'share must be .* got 1'),
+        (dict(num_groups=4, share=True), ValueError, 'got True'),
+        (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
+        (dict(num_groups=4, pool='slding'), ValueError, "'sliding'"),
+        (dict(num_groups=4, bufer_num=3), TypeError, "did you mean 'buffer_num'"),
+    ],
+)
 def test_what_it_refuses(cfg, error, words):
     with pytest.raises(error, match=words):
         build_norm_layer(dict(type='CBN+GN', **cfg), 8)
@@ -112,8 +121,9 @@ def test_batch_norms_become_it():
         x = torch.randn(2, 3, 9, 8).double()
         outputs = model[1](model[0](x)), conv_norm(own[0], own[1], x)
         torch.testing.assert_close(*outputs)
-        grads = [torch.autograd.grad((z ** 3).sum(), list(each[:2].parameters()))
-                 for z, each in zip(outputs, (model, own))]
+        grads = [
+            torch.autograd.grad((z**3).sum(), list(each[:2].parameters())) for z, each in zip(outputs, (model, own))
+        ]
         torch.testing.assert_close(*grads)
     assert model[1].cbn.step == 4 and model[1].cbn.pools
     model[1].eval()
@@ -141,10 +151,16 @@ def test_it_takes_a_batch_norms_checkpoint():
 
 def test_its_parameters_are_a_norms_for_the_optimizer():
     model = with_norm(CBNGN(4, 8))
-    optimizer = build_optim_wrapper(model, dict(
-        optimizer=dict(type='SGD', lr=1., weight_decay=1.), paramwise_cfg=dict(norm_decay_mult=0.))).optimizer
-    decays = {name: group['weight_decay'] for group in optimizer.param_groups for p in group['params']
-              for name, each in model.named_parameters() if each is p}
+    optimizer = build_optim_wrapper(
+        model, dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=1.0), paramwise_cfg=dict(norm_decay_mult=0.0))
+    ).optimizer
+    decays = {
+        name: group['weight_decay']
+        for group in optimizer.param_groups
+        for p in group['params']
+        for name, each in model.named_parameters()
+        if each is p
+    }
     assert {name for name, decay in decays.items() if decay} == {'0.weight', '0.bias', '3.weight', '3.bias'}
 
 

@@ -1,4 +1,5 @@
 """convert_norm on torchvision's, timm's, mmdet's and hand-written models."""
+
 import copy
 import io
 import re
@@ -134,7 +135,7 @@ def test_trains_saves_loads_copies_and_goes_back(kind, count):
 def test_resnet18_equals_mmdets_resnet_that_hands_the_convolutions_over():
     foreign = IntermediateLayerGetter(make('resnet18'), {'layer4': 'out'})
     convert_norm(foreign, CFG)
-    own = ResNet(18, norm_cfg=CFG, norm_eval=False, frozen_stages=-1, out_indices=(3, ))
+    own = ResNet(18, norm_cfg=CFG, norm_eval=False, frozen_stages=-1, out_indices=(3,))
     own.load_state_dict(foreign.state_dict())
     optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in (foreign, own)]
     for i in range(3):
@@ -173,8 +174,11 @@ def test_registered_in_another_order_than_called():
         return dict(conv1=conv(3), conv2=conv(), bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4))
 
     model = Block(run, **modules())
-    with pytest.raises(ValueError, match=r"(?s)give example_inputs.*bn1: Conv2d 'conv2' or Conv2d 'conv1' may feed it; "
-                       r"example_inputs.*bn2: .*'bn1' comes"):
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)give example_inputs.*bn1: Conv2d 'conv2' or Conv2d 'conv1' may feed it; "
+        r"example_inputs.*bn2: .*'bn1' comes",
+    ):
         convert_norm(model, CFG)
     assert not norms(model) and not feeds(model)
     assert convert_norm(model, CFG, images()).converted == dict(bn1='conv1', bn2='conv2')
@@ -196,8 +200,13 @@ def test_preactivation_block_is_not_mispaired():
 
 
 def test_a_wrong_pair_is_refused_in_training():
-    swapped = Block(lambda m, x: m.b(m.conv2(m.a(m.conv1(x)))), conv1=conv(3), b=nn.BatchNorm2d(4), conv2=conv(),
-                    a=nn.BatchNorm2d(4))
+    swapped = Block(
+        lambda m, x: m.b(m.conv2(m.a(m.conv1(x)))),
+        conv1=conv(3),
+        b=nn.BatchNorm2d(4),
+        conv2=conv(),
+        a=nn.BatchNorm2d(4),
+    )
     inplace = Block(lambda m, x: m.bn(F.relu_(m.conv(x))), conv=conv(3), bn=nn.BatchNorm2d(4))
     for model, name, right in ((swapped, 'a', dict(b='conv2', a='conv1')), (inplace, 'bn', {})):
         convert_norm(model, CFG)
@@ -209,13 +218,11 @@ def test_a_wrong_pair_is_refused_in_training():
 
 
 class OwnConv(nn.Conv2d):
-
     def forward(self, x):
         return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
 
 
 class OwnNorm(nn.BatchNorm2d):
-
     def forward(self, x):
         return x + super().forward(x)
 
@@ -226,10 +233,14 @@ LEFT = {
     'own norm': (lambda: nn.Sequential(conv(3), OwnNorm(4)), 'OwnNorm has a forward of its own'),
     'frozen': (lambda: nn.Sequential(conv(3), FrozenBatchNorm2d(4)), 'constant'),
     'lazy': (lambda: nn.Sequential(conv(3), nn.LazyBatchNorm2d()), 'no size yet'),
-    'two at a norm': (lambda: Block(lambda m, x: m.bn(m.a(x)) + m.bn(m.b(x)), a=conv(3), b=conv(3),
-                                    bn=nn.BatchNorm2d(4)), "several feed it: Conv2d 'a', Conv2d 'b'"),
-    'siamese': (lambda: Block(lambda m, x: [m.bn(y) for y in [m.a(x), m.a(2 * x)]], a=conv(3), bn=nn.BatchNorm2d(4)),
-                'runs again before'),
+    'two at a norm': (
+        lambda: Block(lambda m, x: m.bn(m.a(x)) + m.bn(m.b(x)), a=conv(3), b=conv(3), bn=nn.BatchNorm2d(4)),
+        "several feed it: Conv2d 'a', Conv2d 'b'",
+    ),
+    'siamese': (
+        lambda: Block(lambda m, x: [m.bn(y) for y in [m.a(x), m.a(2 * x)]], a=conv(3), bn=nn.BatchNorm2d(4)),
+        'runs again before',
+    ),
     'not called': (lambda: Block(lambda m, x: m.a(x), a=conv(3), b=nn.Sequential(nn.BatchNorm2d(4))), 'not called'),
     'itself': (lambda: nn.BatchNorm2d(3), 'in place'),
 }
@@ -263,8 +274,11 @@ def test_shared_layers():
 
 
 def test_order_decides_for_what_is_not_called():
-    model = Block(lambda m, x: m.main(x) if not m.training else m.main(x) + m.aux(x),
-                  main=Conv2dNormActivation(3, 4), aux=Conv2dNormActivation(3, 4))
+    model = Block(
+        lambda m, x: m.main(x) if not m.training else m.main(x) + m.aux(x),
+        main=Conv2dNormActivation(3, 4),
+        aux=Conv2dNormActivation(3, 4),
+    )
     report = convert_norm(model, CFG, images())
     assert report.converted == {'main.1': 'main.0', 'aux.1': 'aux.0'}
     model(images()).sum().backward()
@@ -284,8 +298,9 @@ KINDS = {
 @pytest.mark.parametrize('kind', KINDS)
 def test_kinds_of_layers(kind, order):
     layer, norm, shape = copy.deepcopy(KINDS[kind])
-    model = Block(lambda m, x: m.norm(m.layer(x).flatten(0, 1) if kind == 'tokens' else m.layer(x)), layer=layer,
-                  norm=norm)
+    model = Block(
+        lambda m, x: m.norm(m.layer(x).flatten(0, 1) if kind == 'tokens' else m.layer(x)), layer=layer, norm=norm
+    )
     assert convert_norm(model, CFG, None if order else torch.randn(shape)).converted == dict(norm='layer')
     for _ in range(3):
         model(torch.randn(shape)).sum().backward()
@@ -318,8 +333,16 @@ def test_example_inputs_as_tuple_and_dict_and_the_model_is_as_before():
 
 
 def test_settings_carry_over():
-    model = nn.Sequential(conv(3), nn.BatchNorm2d(4, 1e-3, 0.3), conv(), nn.BatchNorm2d(4, affine=False), conv(),
-                          nn.BatchNorm2d(4, track_running_stats=False), conv(), nn.BatchNorm2d(4, momentum=None))
+    model = nn.Sequential(
+        conv(3),
+        nn.BatchNorm2d(4, 1e-3, 0.3),
+        conv(),
+        nn.BatchNorm2d(4, affine=False),
+        conv(),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        conv(),
+        nn.BatchNorm2d(4, momentum=None),
+    )
     model.double()
     model[1].eval().requires_grad_(False)
     seen = []
@@ -376,11 +399,18 @@ def test_norm_and_act_in_one_layer_become_any_norm():
     assert torch.equal(model(x), want) and not any(ApplyAct.on(m) for m in model.modules())
 
 
-@pytest.mark.parametrize('cfg, error, match', [
-    (dict(type='CBM'), KeyError, 'CBN'), (dict(type='CBN', bufer_num=1), TypeError, 'buffer_num'),
-    (dict(type='CBN', buffer_num=-1), ValueError, 'buffer_num'), (dict(type='GN'), TypeError, 'num_groups'),
-    ('CBN', TypeError, 'dict'), (dict(type='LN'), ValueError, 'SyncBN'), (dict(type='CBN', affine=False), ValueError,
-                                                                          'affine')])
+@pytest.mark.parametrize(
+    'cfg, error, match',
+    [
+        (dict(type='CBM'), KeyError, 'CBN'),
+        (dict(type='CBN', bufer_num=1), TypeError, 'buffer_num'),
+        (dict(type='CBN', buffer_num=-1), ValueError, 'buffer_num'),
+        (dict(type='GN'), TypeError, 'num_groups'),
+        ('CBN', TypeError, 'dict'),
+        (dict(type='LN'), ValueError, 'SyncBN'),
+        (dict(type='CBN', affine=False), ValueError, 'affine'),
+    ],
+)
 def test_a_bad_cfg_changes_nothing(cfg, error, match):
     model = small()
     with pytest.raises(error, match=match):

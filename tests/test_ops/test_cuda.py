@@ -1,4 +1,5 @@
 """The norms on a GPU, against the CPU in float32. GPU_CHECK_DEVICE=cpu pytest -m cuda rehearses it on the CPU."""
+
 import copy
 import os
 import subprocess
@@ -15,15 +16,23 @@ from mmdet.analysis.measure import traffic
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm, convert_norm
 
 DEVICE = os.environ.get('GPU_CHECK_DEVICE', 'cuda')
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(
-    DEVICE == 'cuda' and not torch.cuda.is_available(), reason='no CUDA device here')]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(DEVICE == 'cuda' and not torch.cuda.is_available(), reason='no CUDA device here'),
+]
 
 NORMS = {
-    'BN': dict(type='BN'), 'SyncBN': dict(type='SyncBN'), 'GN': dict(type='GN', num_groups=8),
-    'CBN': dict(type='CBN'), 'naive': dict(type='CBN', compensation='none'), 'SyncCBN': dict(type='SyncCBN'),
+    'BN': dict(type='BN'),
+    'SyncBN': dict(type='SyncBN'),
+    'GN': dict(type='GN', num_groups=8),
+    'CBN': dict(type='CBN'),
+    'naive': dict(type='CBN', compensation='none'),
+    'SyncCBN': dict(type='SyncCBN'),
     'secant, window': dict(type='CBN', compensation='secant', backprop='window', running_stats='pooled'),
-    'sample_stride=2': dict(type='CBN', sample_stride=2), 'CBN+': dict(type='CBN+'),
-    'CBN+GN': dict(type='CBN+GN', num_groups=8)}
+    'sample_stride=2': dict(type='CBN', sample_stride=2),
+    'CBN+': dict(type='CBN+'),
+    'CBN+GN': dict(type='CBN+GN', num_groups=8),
+}
 # relative to the reference's norm
 LIMITS = {torch.float32: 3e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
@@ -41,8 +50,13 @@ class Net(nn.Module):
     def __init__(self, norm: dict) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.convs = nn.ModuleList([nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=2, bias=False),
-                                    nn.Conv2d(16, 32, 1, bias=False)])
+        self.convs = nn.ModuleList(
+            [
+                nn.Conv2d(3, 16, 3, 2, 1),
+                nn.Conv2d(16, 16, 3, 1, 1, groups=2, bias=False),
+                nn.Conv2d(16, 32, 1, bias=False),
+            ]
+        )
         self.norms = nn.ModuleList(build_norm_layer(norm, conv.out_channels)[1] for conv in self.convs)
 
     def forward(self, x):
@@ -79,8 +93,14 @@ def steps(model, optimizer, device, dtype, layout, numbers):
         for entry in window['window']['entries']:  # only their ratio means something: float16's products are scaled
             own = entry.pop('own')
             entry['slope'] = None if own is None else entry['slope'] / own.unsqueeze(1)
-    return tensors(dict(output=y, grad={name: p.grad for name, p in model.named_parameters()}, state=dict(
-        model.state_dict()), windows=windows))
+    return tensors(
+        dict(
+            output=y,
+            grad={name: p.grad for name, p in model.named_parameters()},
+            state=dict(model.state_dict()),
+            windows=windows,
+        )
+    )
 
 
 def make(norm, device, dtype=torch.float32, layout=torch.contiguous_format):
@@ -93,8 +113,11 @@ def make(norm, device, dtype=torch.float32, layout=torch.contiguous_format):
 
 @pytest.fixture(scope='module')
 def reference():
-    return {norm: steps(*make(norm, 'cpu'), 'cpu', torch.float32, torch.contiguous_format, range(6)) for norm in NORMS
-            if norm != 'SyncBN'}
+    return {
+        norm: steps(*make(norm, 'cpu'), 'cpu', torch.float32, torch.contiguous_format, range(6))
+        for norm in NORMS
+        if norm != 'SyncBN'
+    }
 
 
 def distances(found, expected):
@@ -103,9 +126,12 @@ def distances(found, expected):
     assert found.keys() == expected.keys()
     sizes = {name: float(t.double().square().mean().sqrt()) for name, t in expected.items()}
     least = max((size for name, size in sizes.items() if name.startswith('.grad')), default=0) / 10
-    return {name: float((found[name] - t).double().square().mean().sqrt()) / max(
-        sizes[name], least if name.startswith('.grad') else 1e-3) for name, t in expected.items()
-        if name != '.grad.convs.0.bias'}
+    return {
+        name: float((found[name] - t).double().square().mean().sqrt())
+        / max(sizes[name], least if name.startswith('.grad') else 1e-3)
+        for name, t in expected.items()
+        if name != '.grad.convs.0.bias'
+    }
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['NCHW', 'NHWC'])
@@ -116,8 +142,11 @@ def test_forward_and_backward(norm, dtype, layout, reference):
     if DEVICE == 'cpu' and dtype == torch.float16 and norm in ('BN', 'SyncBN'):
         pytest.skip("the CPU's own BN sums float16 in float16")
     found = steps(*make(norm, DEVICE, dtype, layout), DEVICE, dtype, layout, range(6))
-    far = {name: round(d, 6) for name, d in distances(found, reference[norm.replace('SyncBN', 'BN')]).items()
-           if not d < LIMITS[dtype]}
+    far = {
+        name: round(d, 6)
+        for name, d in distances(found, reference[norm.replace('SyncBN', 'BN')]).items()
+        if not d < LIMITS[dtype]
+    }
     assert not far
     assert {t.dtype for name, t in found.items() if not name.startswith('.output')} == {torch.float32}
 
@@ -129,8 +158,9 @@ def test_state_goes_on_bit_for_bit(norm):
     model, optimizer = make(norm, DEVICE)
     steps(model, optimizer, *settings, range(3))
     weights, momentum = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    windows = {name: copy.deepcopy(layer.window_state()) for name, layer in model.named_modules()
-               if isinstance(layer, CBN)}
+    windows = {
+        name: copy.deepcopy(layer.window_state()) for name, layer in model.named_modules() if isinstance(layer, CBN)
+    }
     whole = steps(model, optimizer, *settings, range(3, 6))
     model, optimizer = make(norm, DEVICE)
     model.load_state_dict(weights)
@@ -139,8 +169,9 @@ def test_state_goes_on_bit_for_bit(norm):
         if name in windows:
             layer.load_window_state(windows[name])
     resumed = steps(model, optimizer, *settings, range(3, 6))
-    assert whole.keys() == resumed.keys() and not [name for name in whole if not torch.equal(whole[name],
-                                                                                             resumed[name])]
+    assert whole.keys() == resumed.keys() and not [
+        name for name in whole if not torch.equal(whole[name], resumed[name])
+    ]
 
 
 @pytest.mark.parametrize('norm', ['CBN', 'CBN+', 'CBN+GN', 'GN'])
@@ -161,23 +192,49 @@ def test_convert_norm(norm):
     assert max(distances(found[DEVICE], found['cpu']).values()) < 1e-2
 
 
-RUN = ('import runpy, sys, torch; torch.backends.cudnn.deterministic = True; sys.argv = sys.argv[1:]; '
-       'runpy.run_path(sys.argv[0], run_name="__main__")')
+RUN = (
+    'import runpy, sys, torch; torch.backends.cudnn.deterministic = True; sys.argv = sys.argv[1:]; '
+    'runpy.run_path(sys.argv[0], run_name="__main__")'
+)
 
 
 @pytest.mark.parametrize('amp', [[], ['--amp']], ids=['float32', 'amp'])
 def test_detector_resumes_bit_for_bit(amp, tiny_config, tmp_path):
     """RPN and heads of a Mask R-CNN with CBN, with backbone and neck at a learning rate of 0: RoIAlign's backward, from
     which their gradients come, adds in any order on a GPU."""
-    options = ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'optim_wrapper.clip_grad=None', *(
-        f'optim_wrapper.paramwise_cfg.custom_keys.{part}.{key}_mult=0' for part in ('backbone', 'neck')
-        for key in ('lr', 'decay'))]
+    options = [
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+        'optim_wrapper.clip_grad=None',
+        *(
+            f'optim_wrapper.paramwise_cfg.custom_keys.{part}.{key}_mult=0'
+            for part in ('backbone', 'neck')
+            for key in ('lr', 'decay')
+        ),
+    ]
 
     def train(folder, *words):
         done = subprocess.run(
-            [sys.executable, '-c', RUN, 'tools/train.py', tiny_config, '--work-dir', folder, *amp, *words,
-             '--cfg-options', *options], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])})
+            [
+                sys.executable,
+                '-c',
+                RUN,
+                'tools/train.py',
+                tiny_config,
+                '--work-dir',
+                folder,
+                *amp,
+                *words,
+                '--cfg-options',
+                *options,
+            ],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])},
+        )
         assert done.returncode == 0, done.stdout[-3000:]
         checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False, map_location='cpu')
         names = [name for name in checkpoint['state_dict'] if name.startswith(('rpn_head', 'roi_head'))]
@@ -186,8 +243,9 @@ def test_detector_resumes_bit_for_bit(amp, tiny_config, tmp_path):
 
     whole, optimizer = train(tmp_path / 'whole')
     resumed, other = train(tmp_path / 'resumed', '--resume', tmp_path / 'whole' / 'epoch_1.pth')
-    assert whole.keys() == resumed.keys() and not [name for name in whole if not torch.equal(whole[name],
-                                                                                             resumed[name])]
+    assert whole.keys() == resumed.keys() and not [
+        name for name in whole if not torch.equal(whole[name], resumed[name])
+    ]
     assert optimizer.get('loss_scaler') == other.get('loss_scaler') and ('loss_scaler' in other) == bool(amp)
 
 

@@ -1,4 +1,5 @@
 """The passes over the activations: the CPU's and the fused kernels' way, against plain formulas."""
+
 import pytest
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ def test_forward_and_backward_equal_autograd(way, shape, affine):
 
     # pooled with a constant: a position's share is 0.4 of the batch's
     pooled_mean = 0.4 * want_mean + 0.6
-    pooled_var = 0.4 * (want_var + (want_mean - pooled_mean)**2) + 0.6 * (2 + (1 - pooled_mean)**2)
+    pooled_var = 0.4 * (want_var + (want_mean - pooled_mean) ** 2) + 0.6 * (2 + (1 - pooled_mean) ** 2)
     view = lambda t: kernels.per_channel(t, y)  # noqa: E731
     want = (y - view(pooled_mean)) / (view(pooled_var) + 1e-5).sqrt()
     want = want * view(gamma) + view(beta) if affine else want
@@ -55,8 +56,9 @@ def test_forward_and_backward_equal_autograd(way, shape, affine):
         total, projected = kernels.backward_sums(grad, y, pooled_mean, invstd)
         scale = gamma * invstd if affine else invstd
         pulled = -scale * 0.4 / kernels.positions(y)
-        grad_y = kernels.backward_input(grad, y, pooled_mean, pooled_var, 1e-5, scale, total * pulled,
-                                        projected * pulled)
+        grad_y = kernels.backward_input(
+            grad, y, pooled_mean, pooled_var, 1e-5, scale, total * pulled, projected * pulled
+        )
     torch.testing.assert_close(grad_y, expected[0])
     if affine:
         torch.testing.assert_close((projected, total), expected[1:])
@@ -67,8 +69,9 @@ def test_half_precision_has_float32_statistics(dtype):
     y = (torch.randn(4, 5, 6, 7) + 3).to(dtype)
     mean, var = kernels.batch_stats(y)
     assert mean.dtype == var.dtype == torch.float32
-    torch.testing.assert_close((mean, var), (y.double().mean((0, 2, 3)).float(), y.double().var(
-        (0, 2, 3), correction=0).float()))
+    torch.testing.assert_close(
+        (mean, var), (y.double().mean((0, 2, 3)).float(), y.double().var((0, 2, 3), correction=0).float())
+    )
 
 
 def test_large_mean_does_not_cancel():

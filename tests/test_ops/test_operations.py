@@ -1,4 +1,5 @@
 """What a norm costs in operations, that its algebra compiles, and that it needs torch alone."""
+
 import copy
 import subprocess
 import sys
@@ -13,8 +14,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm, window
 
 NOTHING = {  # views, and memory that nothing is done with
-    'view', '_unsafe_view', 't', 'transpose', 'permute', 'expand', 'slice', 'select', 'unsqueeze', 'squeeze', 'detach',
-    'alias', 'as_strided', 'unbind', 'split', 'split_with_sizes', 'empty', 'empty_like', 'empty_strided', 'new_empty'}
+    'view',
+    '_unsafe_view',
+    't',
+    'transpose',
+    'permute',
+    'expand',
+    'slice',
+    'select',
+    'unsqueeze',
+    'squeeze',
+    'detach',
+    'alias',
+    'as_strided',
+    'unbind',
+    'split',
+    'split_with_sizes',
+    'empty',
+    'empty_like',
+    'empty_strided',
+    'new_empty',
+}
 
 
 class Operations(TorchDispatchMode):
@@ -49,10 +69,14 @@ def operations(cfg: dict, shape: tuple, kernel: int = 3, layers: int = 8, steps:
     return seen.count / layers
 
 
-@pytest.mark.parametrize('shape, kernel', [((1, 64, 22, 22), 3), ((2, 64, 56, 56), 3), ((1, 64, 48, 48), 1),
-                                           ((64, 64, 7, 7), 3)])
-@pytest.mark.parametrize('cfg, most', [(dict(type='CBN'), 70), (dict(type='CBN+'), 70),
-                                       (dict(type='CBN+GN', num_groups=8), 80)], ids=['CBN', 'CBN+', 'CBN+GN'])
+@pytest.mark.parametrize(
+    'shape, kernel', [((1, 64, 22, 22), 3), ((2, 64, 56, 56), 3), ((1, 64, 48, 48), 1), ((64, 64, 7, 7), 3)]
+)
+@pytest.mark.parametrize(
+    'cfg, most',
+    [(dict(type='CBN'), 70), (dict(type='CBN+'), 70), (dict(type='CBN+GN', num_groups=8), 80)],
+    ids=['CBN', 'CBN+', 'CBN+GN'],
+)
 def test_operations_of_a_layer_and_step(cfg, most, shape, kernel):
     """The baseline is 7, BN's; before the algebra was put together they were 105 and 142."""
     assert operations(dict(type='BN'), shape, kernel) == 7
@@ -100,7 +124,7 @@ def test_compiling_is_off_by_default_and_on_a_cpu():
         CBN(4, compile='always')
 
 
-ALONE = '''
+ALONE = """
 import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -118,7 +142,7 @@ for name in ('CBN', 'CBN+', 'SyncBN', 'SyncCBN', 'BN'):
     print(convert_norm(model, dict(type=name), example_inputs=x))
     model(x).sum().backward()
 assert not any(name.startswith(('mmcv', 'mmengine')) for name in sys.modules)
-'''
+"""
 
 
 def test_needs_torch_alone():
@@ -133,5 +157,6 @@ def test_others_sync_bn_is_not_taken():
 
     from mmdet.ops.norm import SyncBN
     from mmdet.registry import MODELS
+
     assert not issubclass(root.get('SyncBN'), SyncBN) and 'CBN' not in root.module_dict
     assert MODELS.get('SyncBN') is SyncBN and MODELS.get('CBN') is CBN

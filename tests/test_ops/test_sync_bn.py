@@ -1,4 +1,5 @@
 """SyncBN on the CPU: two processes equal BN on the joined batch."""
+
 import os
 import tempfile
 import warnings
@@ -42,7 +43,7 @@ def test_two_processes_equal_the_joined_batch():
     _loss(z, x.detach()).backward()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault('OMP_NUM_THREADS', '1')
-        mp.spawn(_rank, (folder, ), nprocs=2)
+        mp.spawn(_rank, (folder,), nprocs=2)
         parts = [torch.load(f'{folder}/{rank}.pt') for rank in range(2)]
     torch.testing.assert_close(torch.cat([p[0] for p in parts]), z.detach())
     torch.testing.assert_close(torch.cat([p[1] for p in parts]), x.grad)

@@ -1,4 +1,5 @@
 """SyncCBN: four processes with a batch of 1 equal one process with a batch of 4."""
+
 import os
 
 import pytest
@@ -20,8 +21,9 @@ CASES = {
     'burn-in': dict(buffer_num=2, burnin=3),
     # A finer partition has the closer secant (test_window.py), so these are equal where the weights have not moved ...
     'secant, still': dict(buffer_num=2, compensation='secant', backprop='window', lr=0),
-    'exponential, still': dict(buffer_num=3, compensation='secant', backprop='window', pool='exponential',
-                               running_stats='pooled', lr=0),
+    'exponential, still': dict(
+        buffer_num=3, compensation='secant', backprop='window', pool='exponential', running_stats='pooled', lr=0
+    ),
     # ... and to second order in the weights' step where they have
     'secant, moving': dict(buffer_num=2, compensation='secant', backprop='window', lr=0.002, tolerance=5e-3),
 }
@@ -47,13 +49,17 @@ def _train(settings, layer, rank=None):
     parameters = [*conv.parameters(), *norm.parameters()]
     seen = []
     for i, split in enumerate(SPLITS):
-        x = _batch(i)[:sum(split)]
+        x = _batch(i)[: sum(split)]
         if rank is not None:
             x = x.split(split)[rank]
         x = x.clone().requires_grad_()
         out = conv_norm(conv, norm, x)
-        grads = [torch.zeros_like(p) if g is None else g for p, g in zip([*parameters, x], torch.autograd.grad(
-            _loss(out, x.detach()), [*parameters, x], allow_unused=True))]
+        grads = [
+            torch.zeros_like(p) if g is None else g
+            for p, g in zip(
+                [*parameters, x], torch.autograd.grad(_loss(out, x.detach()), [*parameters, x], allow_unused=True)
+            )
+        ]
         if rank is not None:
             for g in grads[:-1]:
                 dist.all_reduce(g)
@@ -69,7 +75,6 @@ def _ddp(rank, broadcast_buffers):
     torch.manual_seed(0)
 
     class Net(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), CBNPlus(6, buffer_num=2)
@@ -82,7 +87,7 @@ def _ddp(rank, broadcast_buffers):
     opt = torch.optim.SGD(model.parameters(), 0.05)
     for i in range(4):
         opt.zero_grad()
-        model(_batch(i)[rank:rank + 1].float()).sin().sum().backward()
+        model(_batch(i)[rank : rank + 1].float()).sin().sum().backward()
         opt.step()
     return dict(weight=net.conv.weight.detach(), grad=net.conv.weight.grad, window=net.norm.window_state())
 
@@ -100,7 +105,7 @@ def _rank(rank, folder):
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(_rank, (str(folder), ), nprocs=RANKS)
+    mp.spawn(_rank, (str(folder),), nprocs=RANKS)
     return [torch.load(folder / f'{rank}.pt') for rank in range(RANKS)]
 
 
@@ -129,6 +134,7 @@ def test_under_data_parallel_weights_stay_equal_and_windows_are_each_processs_ow
     for other in others:
         assert torch.equal(first['weight'], other['weight']) and torch.equal(first['grad'], other['grad'])
         assert other['window']['step'] == 4
-        assert not torch.equal(first['window']['window']['entries'][0]['stats'],
-                               other['window']['window']['entries'][0]['stats'])
+        assert not torch.equal(
+            first['window']['window']['entries'][0]['stats'], other['window']['window']['entries'][0]['stats']
+        )
     assert first['grad'].any()

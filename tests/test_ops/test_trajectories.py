@@ -1,4 +1,5 @@
 """Whole trainings of one layer against those recorded before the layer was rewritten, in float64."""
+
 from pathlib import Path
 
 import numpy as np

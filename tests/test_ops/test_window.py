@@ -1,4 +1,5 @@
 """The window: how earlier statistics follow the weights, against autograd and brute force in float64."""
+
 import copy
 
 import pytest
@@ -19,7 +20,7 @@ def make(kind, seed=0):
     return CONVS[kind][0]().double()
 
 
-def batch(kind, i, scale=1.):
+def batch(kind, i, scale=1.0):
     generator = torch.Generator().manual_seed(100 + i)
     x = torch.randn(CONVS[kind][1], generator=generator, dtype=torch.float64)
     return scale * x * (1 + 0.3 * (i % 5)) + 0.5 * (i % 5)
@@ -28,14 +29,14 @@ def batch(kind, i, scale=1.):
 def without_bias(conv, x, weight=None):
     weight = conv.weight if weight is None else weight
     zero = dict(weight=weight) if conv.bias is None else dict(weight=weight, bias=torch.zeros_like(conv.bias))
-    return torch.func.functional_call(conv, zero, (x, ))
+    return torch.func.functional_call(conv, zero, (x,))
 
 
 def true_stats(conv, x, weight=None):
     y = without_bias(conv, x, weight)
     dims = [d for d in range(y.dim()) if d != 1]
     mean = y.mean(dims)
-    return mean, (y - mean.view(1, -1, *(1, ) * (y.dim() - 2))).square().mean(dims)
+    return mean, (y - mean.view(1, -1, *(1,) * (y.dim() - 2))).square().mean(dims)
 
 
 def entry_of(conv, x, stride=1):
@@ -51,7 +52,7 @@ def entry_of(conv, x, stride=1):
 
 
 def entry_from(mean, var, patch, grad, matrix):
-    return Entry(1., mean, var, patch, grad / row_dot(grad, matrix).unsqueeze(1), torch.ones_like(mean))
+    return Entry(1.0, mean, var, patch, grad / row_dot(grad, matrix).unsqueeze(1), torch.ones_like(mean))
 
 
 def carried(entry, matrix, how, clip=True):
@@ -65,7 +66,7 @@ def carried(entry, matrix, how, clip=True):
 def slope_by_autograd(conv, x):
     weight = conv.weight.detach().clone().requires_grad_()
     _, var = true_stats(conv, x, weight)
-    half, = torch.autograd.grad(var.sum() / 2, weight)
+    (half,) = torch.autograd.grad(var.sum() / 2, weight)
     matrix, rows = weight_matrix(conv, conv.weight.detach()), weight_matrix(conv, half)
     return rows / (rows * matrix).sum(1, keepdim=True)
 
@@ -88,7 +89,7 @@ def trajectory(kind, steps):
         y = without_bias(conv, batch(kind, i)).relu().flatten(1)
         head = head if head is not None else torch.randn(y.shape[1], 3, dtype=y.dtype)
         loss = F.cross_entropy(y @ head, torch.arange(len(y)) % 3)
-        grad, = torch.autograd.grad(loss, conv.weight)
+        (grad,) = torch.autograd.grad(loss, conv.weight)
         with torch.no_grad():
             conv.weight -= 0.05 * grad / grad.norm() * conv.weight.norm()
         weights.append(conv.weight.detach().clone())
@@ -101,9 +102,11 @@ def test_truth_secant_taylor_in_this_order(kind, source):
     conv, weights = trajectory(kind, 10)
     if source == 'random':
         generator = torch.Generator().manual_seed(5)
-        weights = [weights[0] + scale * weights[0].std() * torch.randn(weights[0].shape, generator=generator,
-                                                                      dtype=torch.float64)
-                   for scale in (0, 0.01, 0.1, 0.3, 0.6, 1, 3)]
+        weights = [
+            weights[0]
+            + scale * weights[0].std() * torch.randn(weights[0].shape, generator=generator, dtype=torch.float64)
+            for scale in (0, 0.01, 0.1, 0.3, 0.6, 1, 3)
+        ]
     conv.weight.data = weights[0]
     x = batch(kind, 2)
     entry, closer, seen = entry_of(conv, x), 0, 0
@@ -133,14 +136,15 @@ def test_a_finer_partition_has_the_closer_secant():
     weight = conv.weight.detach() + 0.1 * torch.randn(conv.weight.shape, dtype=torch.float64)
     matrix = weight_matrix(conv, weight)
     whole = carried(entry_of(conv, x), matrix, 'secant')[1]
-    means, variances, _ = map(torch.stack, zip(*(carried(entry_of(conv, part), matrix, 'secant')
-                                                 for part in x.chunk(4))))
+    means, variances, _ = map(
+        torch.stack, zip(*(carried(entry_of(conv, part), matrix, 'secant') for part in x.chunk(4)))
+    )
     finer = weighted_pool(torch.ones_like(means), means, variances)[1]
     truth = true_stats(conv, x, weight)[1].detach()
     assert (whole < finer).all() and (finer < truth).all()
 
 
-def reference(conv, batches, x, norm, compensation, weights, rho=1.):
+def reference(conv, batches, x, norm, compensation, weights, rho=1.0):
     """Normalization with statistics carried from kept inputs, in plain autograd.
 
     ``weights``: of the earlier batches, one tensor each.
@@ -160,15 +164,15 @@ def reference(conv, batches, x, norm, compensation, weights, rho=1.):
         mean = mean0 + rho * (true_stats(conv, earlier)[0] - mean0)
         growth = rho * ((slope * matrix).sum(1) - 1)
         if compensation == 'secant':
-            var = var0 * (1 + growth)**2
+            var = var0 * (1 + growth) ** 2
         else:
-            var = (var0 * (1 + 2 * growth) - (mean - mean0)**2).clamp(min=0)
+            var = (var0 * (1 + 2 * growth) - (mean - mean0) ** 2).clamp(min=0)
         means.append(mean + bias)
         variances.append(var)
     means, variances = torch.stack(means), torch.stack(variances)
     mean = means.mean(0)
-    var = (variances + (means - mean)**2).mean(0)
-    view = (1, -1) + (1, ) * (y.dim() - 2)
+    var = (variances + (means - mean) ** 2).mean(0)
+    view = (1, -1) + (1,) * (y.dim() - 2)
     z = (y - mean.view(view)) / (var + norm.eps).sqrt().view(view)
     return z * norm.weight.view(view) + norm.bias.view(view)
 
@@ -179,11 +183,12 @@ def gradients(out, tensors, seed):
 
 
 @pytest.mark.parametrize('kind', CONVS)
-@pytest.mark.parametrize('compensation, rho', [('secant', 1.), ('taylor', 1.), ('secant', 0.6), ('taylor', 0.6)])
+@pytest.mark.parametrize('compensation, rho', [('secant', 1.0), ('taylor', 1.0), ('secant', 0.6), ('taylor', 0.6)])
 def test_window_gradient_equals_autograd(kind, compensation, rho):
     conv = make(kind)
-    norm = CBN(weight_matrix(conv, conv.weight).shape[0], buffer_num=3, compensation=compensation, rho=rho,
-               backprop='window').double()
+    norm = CBN(
+        weight_matrix(conv, conv.weight).shape[0], buffer_num=3, compensation=compensation, rho=rho, backprop='window'
+    ).double()
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     parameters = [*conv.parameters(), *norm.parameters()]
     batches, weights = [], []
@@ -284,9 +289,9 @@ def test_exponential_window_gradient_equals_autograd(kind):
             old = (patch * matrix).sum(1) + (0 if conv.bias is None else conv.bias)
             pooled = b * mean + (1 - b) * old
             old_var = entry.var * ((entry.slope * matrix).sum(1) / entry.own).square()
-            var = b * (var + (mean - pooled)**2) + (1 - b) * (old_var + (old - pooled)**2)
+            var = b * (var + (mean - pooled) ** 2) + (1 - b) * (old_var + (old - pooled) ** 2)
             mean = pooled
-        view = (1, -1) + (1, ) * (y.dim() - 2)
+        view = (1, -1) + (1,) * (y.dim() - 2)
         want = (y - mean.view(view)) / (var + norm.eps).sqrt().view(view)
         torch.testing.assert_close(out, want, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(got, gradients(want, list(conv.parameters()), i), rtol=1e-9, atol=1e-9)
@@ -301,12 +306,17 @@ def test_exponential_window_is_stable(length, compensation):
     """300 steps of SGD: the average stays near the truth, recomputed from the kept batches."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 8, 3, padding=1, bias=False)
-    norm = CBN(8, buffer_num=length - 1, compensation=compensation, pool='exponential',
-               backprop='current' if compensation == 'none' else 'window')
+    norm = CBN(
+        8,
+        buffer_num=length - 1,
+        compensation=compensation,
+        pool='exponential',
+        backprop='current' if compensation == 'none' else 'window',
+    )
     head = nn.Linear(8, 3)
     opt = torch.optim.SGD([*conv.parameters(), *norm.parameters(), *head.parameters()], 0.05, momentum=0.9)
     kept, errors = [], []
-    for i in range(300):
+    for _i in range(300):
         x = torch.randn(2, 4, 6, 6) * (0.5 + torch.rand(())) + torch.randn(1, 4, 1, 1)
         out = head(F.relu(conv_norm(conv, norm, x)).mean((2, 3)))
         loss = F.cross_entropy(out, torch.arange(2))
@@ -316,7 +326,7 @@ def test_exponential_window_is_stable(length, compensation):
         kept.append(x)
         assert out.isfinite().all()
     b = 1 / length
-    share = torch.tensor([(1 - b)**i for i in range(len(kept))]).flip(0)
+    share = torch.tensor([(1 - b) ** i for i in range(len(kept))]).flip(0)
     share /= share.sum()
     with torch.no_grad():
         means, variances = zip(*(true_stats(conv, x) for x in kept))
@@ -334,14 +344,25 @@ def test_exponential_window_is_stable(length, compensation):
 def test_sampled_slopes_are_those_of_the_sample(monkeypatch):
     """A strided weight gradient equals the gradient of the sampled positions."""
     monkeypatch.setattr(conv_stats, 'MIN_SAMPLED_POSITIONS', 1)
-    for kind in ('3x3', 'stride', 'dilation', 'groups', 'same', 'reflect', 'tensorflow', 'conv1d', 'conv3d', '1x1',
-                 'padded_1x1'):
+    for kind in (
+        '3x3',
+        'stride',
+        'dilation',
+        'groups',
+        'same',
+        'reflect',
+        'tensorflow',
+        'conv1d',
+        'conv3d',
+        '1x1',
+        'padded_1x1',
+    ):
         conv, x = make(kind), batch(kind, 1)
         y = conv(x).detach()
         x_part, y_part, step = sample(conv, x, y, 2)
         assert y_part.numel() < y.numel()
         grad = torch.zeros_like(y)
-        grad[(slice(None), slice(None), *(slice(None, None, 2), ) * (y.dim() - 2))] = y_part
+        grad[(slice(None), slice(None), *(slice(None, None, 2),) * (y.dim() - 2))] = y_part
         torch.testing.assert_close(weight_grad(conv, x_part, y_part, step), weight_grad(conv, x, grad))
 
 
@@ -352,8 +373,10 @@ def test_few_positions_are_not_sampled():
     assert sample(conv, x, torch.zeros(2, 6, 64, 64), 4)[1].shape == (2, 6, 16, 16)
 
 
-@pytest.mark.parametrize('kind, shape', [('3x3', (2, 4, 40, 40)), ('3x3', (256, 4, 7, 7)), ('linear', (2000, 5)),
-                                         ('transposed', (300, 4, 5, 5))])
+@pytest.mark.parametrize(
+    'kind, shape',
+    [('3x3', (2, 4, 40, 40)), ('3x3', (256, 4, 7, 7)), ('linear', (2000, 5)), ('transposed', (300, 4, 5, 5))],
+)
 def test_sampling_estimates_the_same_slopes(kind, shape):
     conv, generator = make(kind), torch.Generator().manual_seed(0)
     # smooth images, as features are
@@ -390,8 +413,10 @@ def test_bfloat16_products_do_not_show_in_an_exponential_window():
     """Its ``<G, w>`` is taken for the variance, not measured again, so that the rounding stays in."""
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
-    norms = [CBN(64, 15, compensation='secant', backprop='window', pool='exponential', slope_dtype=dtype)
-             for dtype in ('auto', 'float32')]  # auto: bfloat16, where the processor has it
+    norms = [
+        CBN(64, 15, compensation='secant', backprop='window', pool='exponential', slope_dtype=dtype)
+        for dtype in ('auto', 'float32')
+    ]  # auto: bfloat16, where the processor has it
     for _ in range(60):
         x = torch.randn(1, 64, 12, 12).relu() * (0.5 + torch.rand(()))
         for norm in norms:

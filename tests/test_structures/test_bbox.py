@@ -1,4 +1,5 @@
 """Box functions against torchvision and by hand."""
+
 import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
@@ -17,12 +18,13 @@ def test_overlaps_equal_torchvision():
     torch.testing.assert_close(bbox_overlaps(a, b), box_iou(a, b))
     torch.testing.assert_close(bbox_overlaps(a, b, 'giou'), generalized_box_iou(a, b))
     for mode in ('iou', 'iof', 'giou'):
-        torch.testing.assert_close(bbox_overlaps(a[:5], b, mode, is_aligned=True),
-                                   bbox_overlaps(a[:5], b, mode).diagonal())
+        torch.testing.assert_close(
+            bbox_overlaps(a[:5], b, mode, is_aligned=True), bbox_overlaps(a[:5], b, mode).diagonal()
+        )
 
 
 def test_iof_is_a_part_of_the_first_box():
-    inner, outer = torch.tensor([[2., 2, 4, 4]]), torch.tensor([[0., 0, 10, 3]])
+    inner, outer = torch.tensor([[2.0, 2, 4, 4]]), torch.tensor([[0.0, 0, 10, 3]])
     assert bbox_overlaps(inner, outer, 'iof').item() == pytest.approx(0.5)
     assert bbox_overlaps(outer, inner, 'iof').item() == pytest.approx(2 / 30)
 
@@ -40,4 +42,4 @@ def test_rois_know_their_image():
 
 
 def test_clip():
-    assert clip_boxes(torch.tensor([[-3., 5, 90, 60]]), (50, 80)).tolist() == [[0, 5, 80, 50]]
+    assert clip_boxes(torch.tensor([[-3.0, 5, 90, 60]]), (50, 80)).tolist() == [[0, 5, 80, 50]]

@@ -1,4 +1,5 @@
 """DetDataSample's fields."""
+
 import pytest
 import torch
 from mmengine.structures import InstanceData

@@ -1,4 +1,5 @@
 """Mask operations against mmcv, torchvision and pycocotools."""
+
 import mmcv
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -8,8 +9,8 @@ from torchvision.ops import roi_align
 
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
-TRIANGLE = np.array([2., 3., 17., 4., 8., 13.])
-SQUARE = np.array([20., 6., 28., 6., 28., 14., 20., 14.])
+TRIANGLE = np.array([2.0, 3.0, 17.0, 4.0, 8.0, 13.0])
+SQUARE = np.array([20.0, 6.0, 28.0, 6.0, 28.0, 14.0, 20.0, 14.0])
 
 
 def random_bitmaps(number=5, height=24, width=40, seed=0):
@@ -34,8 +35,17 @@ def test_flip_twice_gives_the_same(make, direction):
 def test_indexing_as_of_an_array(make):
     masks = make()
     flags = np.arange(len(masks)) == 1
-    for index in (1, -1, np.array([2, 0]), torch.tensor([2, 0]), slice(1, 3), [0, 2], np.array([], dtype=int),
-                  flags, torch.from_numpy(flags)):
+    for index in (
+        1,
+        -1,
+        np.array([2, 0]),
+        torch.tensor([2, 0]),
+        slice(1, 3),
+        [0, 2],
+        np.array([], dtype=int),
+        flags,
+        torch.from_numpy(flags),
+    ):
         kept = np.arange(len(masks))[index].reshape(-1)
         chosen = masks[index]
         assert len(chosen) == len(kept) and (chosen.height, chosen.width) == (24, 40)
@@ -75,8 +85,14 @@ def test_bitmap_crop_and_resize_is_roi_align():
     inds = rng.integers(0, 6, 20)
     out = masks.crop_and_resize(boxes, (7, 5), inds)
     for i in range(20):
-        mean = roi_align(torch.from_numpy(masks.masks[inds[i]]).double()[None, None],
-                         [torch.from_numpy(boxes[i:i + 1]).double()], (7, 5), 1.0, 0, True)[0, 0]
+        mean = roi_align(
+            torch.from_numpy(masks.masks[inds[i]]).double()[None, None],
+            [torch.from_numpy(boxes[i : i + 1]).double()],
+            (7, 5),
+            1.0,
+            0,
+            True,
+        )[0, 0]
         sure = (mean - 0.5).abs() > 1e-5  # rounding decides a tie either way
         assert torch.equal(torch.from_numpy(out.masks[i]).bool()[sure], (mean >= 0.5)[sure]) and sure.sum() > 15
 

@@ -1,11 +1,12 @@
 """Masks: each operation on bitmaps and polygons gives the same picture, and the picture it should."""
+
 import numpy as np
 import pytest
 import torch
 
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
-SQUARES = [[np.array([10, 10, 30, 10, 30, 20, 10, 20.])], [np.array([0, 0, 8, 0, 8, 6, 0, 6.])]]
+SQUARES = [[np.array([10, 10, 30, 10, 30, 20, 10, 20.0])], [np.array([0, 0, 8, 0, 8, 6, 0, 6.0])]]
 
 
 def pair(height=40, width=60):
@@ -18,10 +19,20 @@ def iou(a, b):
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
 
 
-@pytest.mark.parametrize('change', [
-    lambda m: m.flip('horizontal'), lambda m: m.flip('vertical'), lambda m: m.flip('diagonal'),
-    lambda m: m.resize((80, 120)), lambda m: m.rescale((30, 20)), lambda m: m.pad((50, 70)),
-    lambda m: m.crop(np.array([5, 2, 35, 30])), lambda m: m[np.array([1])], lambda m: m[[False, True]]])
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda m: m.flip('horizontal'),
+        lambda m: m.flip('vertical'),
+        lambda m: m.flip('diagonal'),
+        lambda m: m.resize((80, 120)),
+        lambda m: m.rescale((30, 20)),
+        lambda m: m.pad((50, 70)),
+        lambda m: m.crop(np.array([5, 2, 35, 30])),
+        lambda m: m[np.array([1])],
+        lambda m: m[[False, True]],
+    ],
+)
 def test_bitmaps_and_polygons_agree(change):
     polygons, bitmaps = (change(masks) for masks in pair())
     assert (polygons.height, polygons.width, len(polygons)) == (bitmaps.height, bitmaps.width, len(bitmaps))

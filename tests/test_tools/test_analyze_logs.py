@@ -1,4 +1,5 @@
 """tools/analysis_tools/analyze_logs.py."""
+
 import json
 from pathlib import Path
 
@@ -20,17 +21,22 @@ def runs(tmp_path):
     for name, speed in (('one', 0.1), ('two', 0.2)):
         path = tmp_path / name / '20250101_000000/vis_data/scalars.json'
         path.parent.mkdir(parents=True)
-        lines = [dict(loss=1 / i, loss_cls=0.5 / i, time=speed * i, epoch=1 + i // 4, iter=i, step=i)
-                 for i in range(1, 8)]
+        lines = [
+            dict(loss=1 / i, loss_cls=0.5 / i, time=speed * i, epoch=1 + i // 4, iter=i, step=i) for i in range(1, 8)
+        ]
         lines += [{'coco/bbox_mAP': 0.1 * i, 'step': i} for i in (1, 2)]
         path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     return [str(tmp_path / 'one'), str(tmp_path / 'two')]
 
 
-@pytest.mark.parametrize('options, titles, lines', [
-    (['--keys', 'loss'], ['iteration'], ['one', 'two']),
-    (['--keys', 'loss_cls', 'bbox_mAP'], ['iteration', 'epoch'], ['one loss_cls', 'two loss_cls']),
-    (['--legend', 'A', 'B', '--title', 'T', '--style', 'dark', '--backend', 'Agg'], ['epoch'], ['A', 'B'])])
+@pytest.mark.parametrize(
+    'options, titles, lines',
+    [
+        (['--keys', 'loss'], ['iteration'], ['one', 'two']),
+        (['--keys', 'loss_cls', 'bbox_mAP'], ['iteration', 'epoch'], ['one loss_cls', 'two loss_cls']),
+        (['--legend', 'A', 'B', '--title', 'T', '--style', 'dark', '--backend', 'Agg'], ['epoch'], ['A', 'B']),
+    ],
+)
 def test_plot(tool, runs, tmp_path, monkeypatch, options, titles, lines):
     figures = []
     monkeypatch.setattr(tool.plt, 'close', figures.append)
@@ -50,11 +56,16 @@ def test_plot_as_pdf_from_one_file(tool, runs, tmp_path):
     assert (tmp_path / 'a.pdf').read_bytes()[:4] == b'%PDF'
 
 
-@pytest.mark.parametrize('options, says', [
-    (['--keys', 'bbox'], "no key 'bbox'; training has loss, loss_cls, time; evaluation has coco/bbox_mAP"),
-    (['--start-epoch', '9'], 'no value with --start-epoch 9'), (['--style', 'nice'], '--style nice: known are dark'),
-    (['--backend', 'Paper'], '--backend Paper'),
-    (['--out', 'curves.xyz'], "curves.xyz: the file's name must end with")])
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (['--keys', 'bbox'], "no key 'bbox'; training has loss, loss_cls, time; evaluation has coco/bbox_mAP"),
+        (['--start-epoch', '9'], 'no value with --start-epoch 9'),
+        (['--style', 'nice'], '--style nice: known are dark'),
+        (['--backend', 'Paper'], '--backend Paper'),
+        (['--out', 'curves.xyz'], "curves.xyz: the file's name must end with"),
+    ],
+)
 def test_plot_errors(tool, runs, tmp_path, monkeypatch, capsys, options, says):
     monkeypatch.chdir(tmp_path)
     command = ['plot_curve', *runs, '--out', 'curves.png', *options]
@@ -64,8 +75,10 @@ def test_plot_errors(tool, runs, tmp_path, monkeypatch, capsys, options, says):
     plt.close('all')
 
 
-@pytest.mark.parametrize('command', [['plot_curve', 'a', 'b', '--legend', 'one'], ['plot_curve'], [],
-                                     ['plot_curve', 'a', '--start-epoch', '0']])
+@pytest.mark.parametrize(
+    'command',
+    [['plot_curve', 'a', 'b', '--legend', 'one'], ['plot_curve'], [], ['plot_curve', 'a', '--start-epoch', '0']],
+)
 def test_usage_errors(tool, command):
     with pytest.raises(SystemExit) as error:
         tool.main(command)

@@ -1,4 +1,5 @@
 """tools/analysis_tools/benchmark.py."""
+
 import itertools
 import re
 
@@ -24,8 +25,22 @@ def tool():
 def test_inference(tool, tiny_config, capsys, monkeypatch):
     calls, seconds = [], itertools.cycle([0.1, 0.2, 0.4])
     monkeypatch.setattr(tool, 'timed', lambda work, device: (calls.append(work() and device), next(seconds))[1])
-    tool.main([str(tiny_config), '--max-iter', '3', '--num-warmup', '1', '--log-interval', '2', '--repeat-num', '2',
-               '--fuse-conv-bn', '--cfg-options', 'test_dataloader.batch_size=2'])
+    tool.main(
+        [
+            str(tiny_config),
+            '--max-iter',
+            '3',
+            '--num-warmup',
+            '1',
+            '--log-interval',
+            '2',
+            '--repeat-num',
+            '2',
+            '--fuse-conv-bn',
+            '--cfg-options',
+            'test_dataloader.batch_size=2',
+        ]
+    )
     output = capsys.readouterr().out
     assert calls == ['cpu'] * 6 and 'test set, 5 images; CPU, 1 thread' in output
     # 5 images in batches of 2, 2 and 1
@@ -34,9 +49,16 @@ def test_inference(tool, tiny_config, capsys, monkeypatch):
     assert 'inference: 7.14 images/s (mean of 2 runs, standard deviation 0.00); peak resident memory' in output
 
 
-@pytest.mark.parametrize('options, places', [
-    (['--task', 'dataloader', '--dataset-type', 'train'], ['train set, 6 images; 0 workers', '2 batches: ', 'a batch']),
-    (['--task', 'dataset'], ['test set, 5 images; this process', '2 images: ', '4 images: ', 'an image: mean'])])
+@pytest.mark.parametrize(
+    'options, places',
+    [
+        (
+            ['--task', 'dataloader', '--dataset-type', 'train'],
+            ['train set, 6 images; 0 workers', '2 batches: ', 'a batch'],
+        ),
+        (['--task', 'dataset'], ['test set, 5 images; this process', '2 images: ', '4 images: ', 'an image: mean']),
+    ],
+)
 def test_reading(tool, tiny_config, capsys, options, places):
     tool.main([str(tiny_config), *options, '--num-warmup', '1', '--log-interval', '2'])
     output = capsys.readouterr().out
@@ -71,17 +93,23 @@ def test_fused_model_is_the_same(tiny_config):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3 * one.abs().max().item())
 
 
-@pytest.mark.parametrize('options, says', [
-    (['--checkpoint', 'absent.pth'], 'absent.pth: no such file'),
-    (['--task', 'dataset', '--num-warmup', '9'], '--num-warmup 9: nothing is left to time'),
-    (['--task', 'dataset', '--cfg-options', 'test_dataloader.dataset.data_root=absent/'], 'absent/ does not exist')])
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (['--checkpoint', 'absent.pth'], 'absent.pth: no such file'),
+        (['--task', 'dataset', '--num-warmup', '9'], '--num-warmup 9: nothing is left to time'),
+        (['--task', 'dataset', '--cfg-options', 'test_dataloader.dataset.data_root=absent/'], 'absent/ does not exist'),
+    ],
+)
 def test_errors(tool, tiny_config, capsys, options, says):
     assert run_main(lambda: tool.main([str(tiny_config), *options])) == 1
     assert says in capsys.readouterr().err.split('\nerror: ')[-1]
 
 
-@pytest.mark.parametrize('options', [['--task', 'training'], ['--max-iter', '0'], ['--num-warmup', '-1'],
-                                     ['--task', 'dataset', '--fuse-conv-bn']])
+@pytest.mark.parametrize(
+    'options',
+    [['--task', 'training'], ['--max-iter', '0'], ['--num-warmup', '-1'], ['--task', 'dataset', '--fuse-conv-bn']],
+)
 def test_usage_errors(tool, options):
     with pytest.raises(SystemExit) as error:
         tool.main(['config.py', *options])

@@ -1,4 +1,5 @@
 """tools/compare_norms.py: what is run, kept, and run again. The trainings are a script that writes what they would."""
+
 import json
 import os
 import signal
@@ -17,8 +18,8 @@ from mmdet.analysis.norm_runner import Grid
 from mmdet.utils.cli import run_main
 
 TOOL = 'tools/compare_norms.py'
-AP = {'BN_b2_s0': .1, 'GN_b2_s0': .3, 'BN_b2_s1': .2, 'GN_b2_s1': .5}
-TRAINING = '''
+AP = {'BN_b2_s0': 0.1, 'GN_b2_s0': 0.3, 'BN_b2_s1': 0.2, 'GN_b2_s1': 0.5}
+TRAINING = """
 import json, os, re, sys, time
 from pathlib import Path
 config, run = Path(sys.argv[1]), Path(sys.argv[3])
@@ -41,7 +42,7 @@ records = [{'loss': 3. / i, 'iter': i, 'step': i, 'epoch': 1, 'time': .5} for i 
 records += [{'step': 1 if cut else 2, 'coco/bbox_mAP': ap}]
 (folder / 'scalars.json').write_text(''.join(json.dumps(record) + '\\n' for record in records))
 (run / 'epoch_2.pth').write_bytes(b'weights')
-'''
+"""
 
 
 @pytest.fixture
@@ -57,8 +58,24 @@ def tool(tiny_config, tmp_path, monkeypatch):
     module = load_tool(TOOL)
 
     def call(*options, config=tiny_config, norms=('BN', 'GN=dict(type="GN",num_groups=8)')):
-        module.main([str(config), '--norms', *norms, '--batch-sizes', '2', '--seeds', '0', '1', '--work-dir',
-                     str(tmp_path / 'out'), '--speed-seconds', '0', *options])
+        module.main(
+            [
+                str(config),
+                '--norms',
+                *norms,
+                '--batch-sizes',
+                '2',
+                '--seeds',
+                '0',
+                '1',
+                '--work-dir',
+                str(tmp_path / 'out'),
+                '--speed-seconds',
+                '0',
+                *options,
+            ]
+        )
+
     call.out = tmp_path / 'out'
     call.module = module
     return call
@@ -72,9 +89,10 @@ def test_grid(tool, capsys):
     tool('--jobs', '2', '--remove-checkpoints')
     data = read(tool)
     assert {name: cell['metrics'] for name, cell in data['cells'].items()} == {
-        name: {'coco/bbox_mAP': ap} for name, ap in AP.items()}
+        name: {'coco/bbox_mAP': ap} for name, ap in AP.items()
+    }
     cell = data['cells']['GN_b2_s1']
-    assert cell['losses'][1] == [2, 1.5] and cell['iteration_seconds'] == .5 and cell['images_per_second'] == 4
+    assert cell['losses'][1] == [2, 1.5] and cell['iteration_seconds'] == 0.5 and cell['images_per_second'] == 4
     assert cell['norm_cfg'] == dict(type='GN', num_groups=8) and cell['unit'] == 'epoch'
     assert "'GN'" in cell['cell_config'] and 'CBN' not in cell['cell_config'] and 'seed=1' in cell['config']
     assert not list(tool.out.glob('cells/*/run/*.pth'))
@@ -89,7 +107,7 @@ def test_grid(tool, capsys):
     before = {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
     tool('--resume')
     assert before == {path: path.stat().st_mtime_ns for path in tool.out.glob('cells/*/output.txt')}
-    with pytest.raises(ValueError, match="optim_wrapper.optimizer.lr: .*another --work-dir"):
+    with pytest.raises(ValueError, match='optim_wrapper.optimizer.lr: .*another --work-dir'):
         tool('--resume', '--cfg-options', 'optim_wrapper.optimizer.lr=7')
     (tool.out / 'index.html').unlink()
     tool('--report-only')
@@ -110,9 +128,17 @@ def test_failed_trainings(tool, monkeypatch, capsys):
     assert len(data['cells']) == 4 and data['failed'] == {}
 
 
-RATES = {'BN_b2_s0_lr0.01': .3, 'BN_b2_s0_lr0.02': .2, 'BN_b2_s0_lr0.04': .4, 'GN_b2_s0_lr0.01': .1,
-         'GN_b2_s0_lr0.02': .5, 'GN_b2_s0_lr0.04': .3, 'BN_b2_s1_lr0.01': .3, 'BN_b2_s1_lr0.04': .3,
-         'GN_b2_s1_lr0.02': .6}
+RATES = {
+    'BN_b2_s0_lr0.01': 0.3,
+    'BN_b2_s0_lr0.02': 0.2,
+    'BN_b2_s0_lr0.04': 0.4,
+    'GN_b2_s0_lr0.01': 0.1,
+    'GN_b2_s0_lr0.02': 0.5,
+    'GN_b2_s0_lr0.04': 0.3,
+    'BN_b2_s1_lr0.01': 0.3,
+    'BN_b2_s1_lr0.04': 0.3,
+    'GN_b2_s1_lr0.02': 0.6,
+}
 
 
 def test_learning_rates(tool, monkeypatch):
@@ -123,7 +149,7 @@ def test_learning_rates(tool, monkeypatch):
         tool(*options)
     data = read(tool)
     assert set(data['cells']) == {'BN_b2_s0_lr0.01', 'BN_b2_s0_lr0.02', 'BN_b2_s1_lr0.01'}
-    assert data['cells']['BN_b2_s1_lr0.01']['lr'] == .01 and 'lr=0.01' in data['cells']['BN_b2_s1_lr0.01']['config']
+    assert data['cells']['BN_b2_s1_lr0.01']['lr'] == 0.01 and 'lr=0.01' in data['cells']['BN_b2_s1_lr0.01']['config']
     assert not list(tool.out.glob('cells/GN_b2_s1*'))
     # what failed is tried again, and BN's best rate is another one then
     monkeypatch.delenv('BAD')
@@ -154,7 +180,9 @@ def test_killed_in_its_last_evaluation(tool, monkeypatch, capsys):
     monkeypatch.setenv('CUT', 'yes')
     tool('--seeds', '1')
     assert {name: cell['metrics']['coco/bbox_mAP'] for name, cell in read(tool)['cells'].items()} == {
-        'BN_b2_s1': .2, 'GN_b2_s1': .5}
+        'BN_b2_s1': 0.2,
+        'GN_b2_s1': 0.5,
+    }
     assert capsys.readouterr().out.count('holds no evaluation of epoch 2; trained again') == 2
 
 
@@ -167,6 +195,7 @@ def test_interrupted(tool, monkeypatch, capsys):
         with pytest.raises(RuntimeError, match='another compare_norms.py works here'):
             tool('--resume')
         os.kill(os.getpid(), signal.SIGTERM)
+
     thread = threading.Thread(target=stop)
     begin = time.time()
     thread.start()
@@ -196,14 +225,28 @@ def test_processes_start_through_torchrun(tmp_path):
     grid = Grid.__new__(Grid)
     grid.args = load_tool(TOOL).parse_args(['x.py', '--processes', '2', '--work-dir', 'out'])
     assert grid.command(Cell('BN', 1, 0)) == [
-        'tools/dist_train.sh', 'out/cells/BN_b1_s0/config.py', '2', '--work-dir', 'out/cells/BN_b1_s0/run']
+        'tools/dist_train.sh',
+        'out/cells/BN_b1_s0/config.py',
+        '2',
+        '--work-dir',
+        'out/cells/BN_b1_s0/run',
+    ]
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--seeds', '1', '1'], 'different'), (['--batch-sizes', '0'], '1 or more'), (['--jobs', '0'], '--jobs 0'),
-    (['--speed-seconds', '-1'], '--speed-seconds'), (['--speed-only', '--speed-seconds', '0'], 'more than 0'),
-    (['--where', 'head'], 'invalid choice'), (['--learning-rates', '0.1', '0'], '0.1 0: must be different'),
-    (['--learning-rates', '0.1', '1e-1'], 'different'), (['--learning-rates', 'nan'], 'more than 0')])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--seeds', '1', '1'], 'different'),
+        (['--batch-sizes', '0'], '1 or more'),
+        (['--jobs', '0'], '--jobs 0'),
+        (['--speed-seconds', '-1'], '--speed-seconds'),
+        (['--speed-only', '--speed-seconds', '0'], 'more than 0'),
+        (['--where', 'head'], 'invalid choice'),
+        (['--learning-rates', '0.1', '0'], '0.1 0: must be different'),
+        (['--learning-rates', '0.1', '1e-1'], 'different'),
+        (['--learning-rates', 'nan'], 'more than 0'),
+    ],
+)
 def test_bad_options(options, words, capsys):
     with pytest.raises(SystemExit) as stop:
         load_tool(TOOL).parse_args(['x.py', *options])
@@ -236,12 +279,25 @@ def test_speed_at_the_first_learning_rate(tool, monkeypatch):
     seen = []
     monkeypatch.setattr(norm_runner, 'measure_speed', lambda configs, *rest: seen.append(configs))
     tool('--speed-only', '--speed-seconds', '1', '--learning-rates', '0.04', '0.01')
-    assert {norm: config.optim_wrapper.optimizer.lr for norm, config in seen[0][2].items()} == {'BN': .04, 'GN': .04}
+    assert {norm: config.optim_wrapper.optimizer.lr for norm, config in seen[0][2].items()} == {'BN': 0.04, 'GN': 0.04}
 
 
 def test_a_real_training(tiny_config, tmp_path):
-    load_tool(TOOL).main([str(tiny_config), '--norms', 'GN=dict(type="GN",num_groups=8)', '--batch-sizes', '3',
-                      '--work-dir', str(tmp_path), '--speed-seconds', '0', '--cfg-options', 'train_cfg.max_epochs=1'])
+    load_tool(TOOL).main(
+        [
+            str(tiny_config),
+            '--norms',
+            'GN=dict(type="GN",num_groups=8)',
+            '--batch-sizes',
+            '3',
+            '--work-dir',
+            str(tmp_path),
+            '--speed-seconds',
+            '0',
+            '--cfg-options',
+            'train_cfg.max_epochs=1',
+        ]
+    )
     cell = json.loads((tmp_path / 'results.json').read_text())['cells']['GN_b3_s0']
     assert len(cell['losses']) == 2 and len(cell['curve']) == 1 and cell['memory_mib'] > 100  # 6 images
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(cell['metrics']) and len(cell['detections']) == 4
@@ -251,9 +307,24 @@ def test_a_real_training(tiny_config, tmp_path):
 @pytest.mark.slow
 def test_killed_and_gone_on_with(tiny_config, tmp_path):
     """As a user runs it: SyncCBN on two processes, stopped, and resumed from the checkpoint that was saved."""
-    command = [sys.executable, str(ROOT / TOOL), str(tiny_config), '--norms', 'SyncCBN',
-               '--batch-sizes', '1', '--processes', '2', '--work-dir', str(tmp_path), '--speed-seconds', '1',
-               '--cfg-options', 'train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
+    command = [
+        sys.executable,
+        str(ROOT / TOOL),
+        str(tiny_config),
+        '--norms',
+        'SyncCBN',
+        '--batch-sizes',
+        '1',
+        '--processes',
+        '2',
+        '--work-dir',
+        str(tmp_path),
+        '--speed-seconds',
+        '1',
+        '--cfg-options',
+        'train_cfg.max_epochs=30',
+        'train_cfg.val_interval=30',
+    ]
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     first = subprocess.Popen(command, env=env, cwd=ROOT)
     output = tmp_path / 'cells' / 'SyncCBN_b1_s0' / 'output.txt'

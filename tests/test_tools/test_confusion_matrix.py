@@ -1,4 +1,5 @@
 """tools/analysis_tools/confusion_matrix.py on predictions that are made of the annotations."""
+
 import csv
 import json
 import pickle
@@ -27,16 +28,23 @@ def predictions(tiny_shapes, tmp_path):
         boxes = torch.tensor([one['bbox'] for one in found], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([classes.index(one['category_id']) for one in found], dtype=torch.long)
-        samples.append(dict(img_id=image['id'], pred_instances=dict(bboxes=boxes, labels=labels,
-                                                                    scores=torch.full((len(labels), ), 0.9))))
+        samples.append(
+            dict(
+                img_id=image['id'],
+                pred_instances=dict(bboxes=boxes, labels=labels, scores=torch.full((len(labels),), 0.9)),
+            )
+        )
     full = [one['pred_instances'] for one in samples if len(one['pred_instances']['labels'])]
     wrong, missed = full[0]['labels'], full[-1]['labels'][-1].item()
     truth = wrong[0].item()
     wrong[0] = (truth + 1) % len(classes)
     for key in full[-1]:
         full[-1][key] = full[-1][key][:-1]
-    full[0].update(bboxes=torch.cat([full[0]['bboxes'], torch.tensor([[0., 0, 2, 2]])]),
-                   labels=torch.cat([wrong, torch.tensor([2])]), scores=torch.cat([full[0]['scores'], torch.ones(1)]))
+    full[0].update(
+        bboxes=torch.cat([full[0]['bboxes'], torch.tensor([[0.0, 0, 2, 2]])]),
+        labels=torch.cat([wrong, torch.tensor([2])]),
+        scores=torch.cat([full[0]['scores'], torch.ones(1)]),
+    )
     path = tmp_path / 'found.pkl'
     path.write_bytes(pickle.dumps(samples))
     return path, data, truth, missed
@@ -50,8 +58,11 @@ def test_matrix(tool, tiny_config, predictions, tmp_path, capsys):
     assert header[1:] == [row[0] for row in rows] == [one['name'] for one in data['categories']] + ['background']
     counts = [[int(value) for value in row[1:]] for row in rows]
     assert sum(map(sum, counts[:-1])) == len(data['annotations'])
-    assert {(i, j): counts[i][j] for i in range(number + 1) for j in range(number + 1) if i != j and counts[i][j]} \
-        == {(truth, (truth + 1) % number): 1, (missed, number): 1, (number, 2): 1}
+    assert {(i, j): counts[i][j] for i in range(number + 1) for j in range(number + 1) if i != j and counts[i][j]} == {
+        (truth, (truth + 1) % number): 1,
+        (missed, number): 1,
+        (number, 2): 1,
+    }
     assert (tmp_path / 'out/confusion_matrix.png').stat().st_size > 5000
     assert 'background taken for an object: 1; objects taken for background: 1' in capsys.readouterr().out
     tool.main([str(tiny_config), str(path), str(tmp_path / 'out'), '--score-thr', '0.95', '--nms-iou-thr', '0.5'])
@@ -70,8 +81,9 @@ def test_errors(tool, tiny_config, predictions, tmp_path, capsys):
     assert '--color-theme nice' in fails(tiny_config, path, out, '--color-theme', 'nice')
     samples = pickle.loads(path.read_bytes())
     path.write_bytes(pickle.dumps(samples[1:]))
-    assert f"of 4 images, but the config's test set has 5; image {samples[0]['img_id']} is in the set only" \
-        in fails(tiny_config, path, out)
+    assert f"of 4 images, but the config's test set has 5; image {samples[0]['img_id']} is in the set only" in fails(
+        tiny_config, path, out
+    )
     assert not out.exists()
     with pytest.raises(SystemExit) as error:
         tool.main([str(tiny_config), str(path), str(out), '--tp-iou-thr', '50'])

@@ -1,4 +1,5 @@
 """What several processes do when one of them fails, stops or is lost."""
+
 import os
 import random
 import re
@@ -13,7 +14,7 @@ from conftest import ROOT
 
 from mmdet.utils.ranks import check_timeout, message, others_fault
 
-CONFIG = '''
+CONFIG = """
 _base_ = '{base}'
 custom_imports = dict(imports=['failing'], allow_failed_imports=False)
 custom_hooks = [dict(type='Failing')]
@@ -22,9 +23,9 @@ train_cfg = dict(max_epochs=2)
 val_cfg = val_dataloader = val_evaluator = None
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=2), logger=dict(interval=1))
 randomness = dict(seed=5)
-'''
+"""
 # FAIL: 'rank iteration what', once for each run of the launcher (FAIL_MARK is made then)
-FAILING = r'''
+FAILING = r"""
 import os, signal, time
 from pathlib import Path
 from mmengine.hooks import Hook
@@ -46,7 +47,7 @@ class Failing(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         # in one piece, where several processes write
         os.write(1, f"\nOWN {runner.rank} {runner.iter} {float(outputs['loss'])}\n".encode())
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -62,14 +63,36 @@ def start(folder, tmp_path):
     """Start a training on several processes; returns the process."""
     processes = []
 
-    def start(*options, number=2, fail='-1 -1 no', words=(), work_dir=tmp_path / 'run', mark=tmp_path / 'mark',
-              **extra):
-        command = ['tools/dist_train.sh', folder / 'config.py', number, *words, '--work-dir', work_dir,
-                   *(['--cfg-options', *options] if options else [])]
-        env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{folder}', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable,
-               'FAIL': fail, 'FAIL_MARK': str(mark), **extra}
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    def start(
+        *options, number=2, fail='-1 -1 no', words=(), work_dir=tmp_path / 'run', mark=tmp_path / 'mark', **extra
+    ):
+        command = [
+            'tools/dist_train.sh',
+            folder / 'config.py',
+            number,
+            *words,
+            '--work-dir',
+            work_dir,
+            *(['--cfg-options', *options] if options else []),
+        ]
+        env = {
+            **os.environ,
+            'PYTHONPATH': f'{ROOT}:{folder}',
+            'OMP_NUM_THREADS': '1',
+            'PYTHON': sys.executable,
+            'FAIL': fail,
+            'FAIL_MARK': str(mark),
+            **extra,
+        }
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
         processes.append(process)
         return process
 
@@ -123,8 +146,11 @@ def test_a_rank_that_stops_is_named_within_the_timeout(start):
     code, rest = end(process)
     output = ''.join(lines) + rest
     # the launcher ends the others with the first that names it
-    assert re.search(r'\[rank [02]\] error: rank 1 \(\S+, process \d+\) has not answered for 1\d s; the job ends '
-                     r'\(env_cfg.dist_cfg.timeout=20\)', output), output[-3000:]
+    assert re.search(
+        r'\[rank [02]\] error: rank 1 \(\S+, process \d+\) has not answered for 1\d s; the job ends '
+        r'\(env_cfg.dist_cfg.timeout=20\)',
+        output,
+    ), output[-3000:]
     assert not re.search(r'rank [02] \(\S+, process \d+\) has not answered', output), output[-3000:]
     assert code == 1 and took < 25
 
@@ -136,8 +162,10 @@ def test_a_timeout_that_is_none(timeout):
 
 
 def test_errors_of_workers_and_of_keys(monkeypatch):
-    worker = ('Caught ValueError in DataLoader worker process 3.\nOriginal Traceback (most recent call last):\n  File\n'
-              'OSError: no\n\nDuring handling\n\nValueError: image a.png: cannot be read')
+    worker = (
+        'Caught ValueError in DataLoader worker process 3.\nOriginal Traceback (most recent call last):\n  File\n'
+        'OSError: no\n\nDuring handling\n\nValueError: image a.png: cannot be read'
+    )
     assert message(ValueError(worker)) == 'ValueError: image a.png: cannot be read (in data loader worker 3)'
     assert message(KeyError("no 'a'")) == "KeyError: no 'a'"
     lost = RuntimeError('[pair.cc:545] Connection closed by peer [127.0.0.1]:3')
@@ -171,8 +199,9 @@ def test_killed_at_random_and_restarted(start, tmp_path):
     last = max(names, key=lambda name: int(re.sub(r'\D', '', name)))
     for attempt in range(5):
         work_dir = tmp_path / str(attempt)
-        process = start('train_cfg.max_epochs=6', words=['--max-restarts', '3'], work_dir=work_dir,
-                        mark=tmp_path / f'mark{attempt}')
+        process = start(
+            'train_cfg.max_epochs=6', words=['--max-restarts', '3'], work_dir=work_dir, mark=tmp_path / f'mark{attempt}'
+        )
         kills, lines = 2, []
         wait = draw.randint(1, 8)
         for line in process.stdout:
@@ -209,7 +238,7 @@ def _environ(pid):
 
 # -- Slurm ------------------------------------------------------------------------------------------------------------
 
-SRUN = r'''#!{python}
+SRUN = r"""#!{python}
 # What srun does for one machine: so many processes, signals passed on, all ended when one fails.
 import os, signal, subprocess, sys
 words = sys.argv[1:]
@@ -224,7 +253,7 @@ for name in ('TERM', 'INT', 'USR1'):
     signal.signal(getattr(signal, 'SIG' + name), lambda signum, frame: [task.send_signal(signum) for task in tasks])
 codes = [task.wait() for task in tasks]
 sys.exit(max(codes, key=abs) if min(codes) >= 0 else 128 - min(codes))
-'''
+"""
 
 
 @pytest.mark.slow
@@ -239,9 +268,19 @@ def test_slurm_saves_is_queued_again_and_goes_on(folder, tmp_path, signum):
     port = str(random.randint(20000, 30000))
 
     def run(work_dir, *words, **extra):
-        env = {**os.environ, 'PATH': f'{binaries}:{os.environ["PATH"]}', 'PYTHONPATH': f'{ROOT}:{folder}',
-               'GPUS': '2', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'SRUN_LOG': str(tmp_path / 'srun'),
-               'MASTER_PORT': port, 'SLURM_JOB_ID': '77', 'FAIL_MARK': str(tmp_path / 'mark'), **extra}
+        env = {
+            **os.environ,
+            'PATH': f'{binaries}:{os.environ["PATH"]}',
+            'PYTHONPATH': f'{ROOT}:{folder}',
+            'GPUS': '2',
+            'OMP_NUM_THREADS': '1',
+            'PYTHON': sys.executable,
+            'SRUN_LOG': str(tmp_path / 'srun'),
+            'MASTER_PORT': port,
+            'SLURM_JOB_ID': '77',
+            'FAIL_MARK': str(tmp_path / 'mark'),
+            **extra,
+        }
         command = ['tools/slurm_train.sh', 'gpu', 'name', str(folder / 'config.py'), str(work_dir), *words]
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -271,9 +310,21 @@ def test_slurm_saves_is_queued_again_and_goes_on(folder, tmp_path, signum):
 
 def test_slurm_without_srun(folder, tmp_path):
     env = {key: value for key, value in os.environ.items() if not key.startswith('SLURM')}
-    done = subprocess.run([sys.executable, 'tools/train.py', str(folder / 'config.py'), '--launcher', 'slurm',
-                           '--work-dir', str(tmp_path)], cwd=ROOT, env={**env, 'PYTHONPATH': f'{ROOT}:{folder}'},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            'tools/train.py',
+            str(folder / 'config.py'),
+            '--launcher',
+            'slurm',
+            '--work-dir',
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        env={**env, 'PYTHONPATH': f'{ROOT}:{folder}'},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and 'error: KeyError: --launcher slurm: SLURM_PROCID is not set' in done.stderr
 
 

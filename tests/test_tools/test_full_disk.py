@@ -1,4 +1,5 @@
 """A disk that fills up: nothing whole is lost, and what can go on does."""
+
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ from mmdet.engine.runner.runner import _forgiving
 
 OPTIONS = ['train_cfg.val_interval=9', 'default_hooks.checkpoint.max_keep_ckpts=1', 'randomness.seed=1']
 # Files of more than LIMIT bytes cannot be written while epoch FIRST to LAST is saved.
-HOOK = '''
+HOOK = """
 import os, resource
 from mmengine.hooks import Hook
 from mmdet.registry import HOOKS
@@ -28,21 +29,37 @@ class Full(Hook):
         full = first <= runner.epoch + 1 <= last
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if full else most, most))
-'''
+"""
 
 
 @pytest.fixture
 def train(tiny_config, tmp_path):
     (tmp_path / 'full.py').write_text(HOOK)
     (tmp_path / 'config.py').write_text(
-        f"_base_ = '{tiny_config}'\ncustom_imports = dict(imports=['full'])\ncustom_hooks = [dict(type='Full')]\n")
+        f"_base_ = '{tiny_config}'\ncustom_imports = dict(imports=['full'])\ncustom_hooks = [dict(type='Full')]\n"
+    )
 
     def run(epochs, first, last, *words, code=0):
         env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{tmp_path}', 'OMP_NUM_THREADS': '1', 'FULL': f'{first} {last}'}
         done = subprocess.run(
-            [sys.executable, 'tools/train.py', str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'run'), *words,
-             '--cfg-options', *OPTIONS, f'train_cfg.max_epochs={epochs}'], cwd=ROOT, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+            [
+                sys.executable,
+                'tools/train.py',
+                str(tmp_path / 'config.py'),
+                '--work-dir',
+                str(tmp_path / 'run'),
+                *words,
+                '--cfg-options',
+                *OPTIONS,
+                f'train_cfg.max_epochs={epochs}',
+            ],
+            cwd=ROOT,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+        )
         assert done.returncode == code, done.stdout[-3000:]
         return done.stdout
 
@@ -68,8 +85,11 @@ def test_the_run_ends_after_three_and_can_be_resumed(train, tmp_path):
     output = train(6, 2, 9, code=1)
     last = output.strip().splitlines()
     assert 'error: OSError: checkpoint ' in output and 'epoch_4.pth: cannot be written: File too large' in output
-    assert '3 times in a row, the run ends. To go on once there is room:' in last[-2] and last[-1].startswith(
-        f'python tools/train.py {tmp_path}/config.py') and last[-1].endswith('--resume')
+    assert (
+        '3 times in a row, the run ends. To go on once there is room:' in last[-2]
+        and last[-1].startswith(f'python tools/train.py {tmp_path}/config.py')
+        and last[-1].endswith('--resume')
+    )
     assert names(tmp_path / 'run') == (['epoch_1.pth'], [])
     assert (tmp_path / 'run/last_checkpoint').read_text().endswith('epoch_1.pth')
     assert 'resumed epoch: 1' in train(2, 9, 9, '--resume')
@@ -83,7 +103,7 @@ def test_what_cannot_be_logged_ends_nothing(tmp_path, monkeypatch):
     os.symlink('/dev/full', tmp_path / 's.json')  # as a disk without room
     add = _forgiving(backend.add_scalars, 'LocalVisBackend')
     for step in (1, 2):
-        add(dict(loss=1.), step=step)
+        add(dict(loss=1.0), step=step)
     assert len(said) == 1 and said[0].startswith('LocalVisBackend: what it logs cannot be written ([Errno 28]')
     with pytest.raises(AssertionError):  # other errors are not forgiven
         add(1)

@@ -1,4 +1,5 @@
 """tools/gpu_check.sh without a GPU, and what it is made of."""
+
 import json
 import os
 import re
@@ -14,10 +15,22 @@ from mmdet.utils.cli import run_main
 
 def check(tmp_path, *words, **env):
     """Run it; exit status and output."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, 'GPU_CHECK_DIR': str(tmp_path / 'out'),
-           **env}
-    done = subprocess.run([ROOT / 'tools/gpu_check.sh', *words], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=600)
+    env = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        'GPU_CHECK_DIR': str(tmp_path / 'out'),
+        **env,
+    }
+    done = subprocess.run(
+        [ROOT / 'tools/gpu_check.sh', *words],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
     return done.returncode, done.stdout
 
 
@@ -33,7 +46,7 @@ def test_says_what_is_missing(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-STUB = '''#!/bin/sh
+STUB = """#!/bin/sh
 case "$*" in
   *device_count*) echo 0;;
   *launch*) echo 'no such card'; exit 1;;
@@ -41,7 +54,7 @@ case "$*" in
   *norm_layer*) echo secret; exit 3;;
   *) echo '| a | table |';;
 esac
-'''
+"""
 
 
 def test_goes_on_after_a_failure_and_says_what_failed(tmp_path):
@@ -81,11 +94,22 @@ def test_rehearsal_on_the_cpu(tmp_path):
 
 
 def test_traffic_is_counted_by_cudas_names():
-    events = [('aten::add', 9), ('cudaLaunchKernel', 40), ('cuLaunchKernelEx', 3), ('cudaLaunchKernelExC_v11060', 2),
-              ('cudaLaunchCooperativeKernel', 1), ('cudaLaunchHostFunc', 5), ('cudaMemcpyAsync', 7),
-              ('Memcpy DtoH (Device -> Pageable)', 4), ('Memcpy DtoH (Device -> Pinned)', 1),
-              ('Memcpy HtoD (Pageable -> Device)', 6), ('cudaStreamSynchronize', 5), ('cudaDeviceSynchronize', 1),
-              ('cudaEventSynchronize', 1), ('cudaStreamIsCapturing', 8)]
+    events = [
+        ('aten::add', 9),
+        ('cudaLaunchKernel', 40),
+        ('cuLaunchKernelEx', 3),
+        ('cudaLaunchKernelExC_v11060', 2),
+        ('cudaLaunchCooperativeKernel', 1),
+        ('cudaLaunchHostFunc', 5),
+        ('cudaMemcpyAsync', 7),
+        ('Memcpy DtoH (Device -> Pageable)', 4),
+        ('Memcpy DtoH (Device -> Pinned)', 1),
+        ('Memcpy HtoD (Pageable -> Device)', 6),
+        ('cudaStreamSynchronize', 5),
+        ('cudaDeviceSynchronize', 1),
+        ('cudaEventSynchronize', 1),
+        ('cudaStreamIsCapturing', 8),
+    ]
     assert count_traffic(events) == Traffic(launches=46, reads=5, waits=7)
 
 
@@ -105,7 +129,7 @@ def test_machine(report, capsys):
     assert '| torch | ' in output and output.startswith('|  |  |\n| --- | --- |\n')
     text = 'NVIDIA H100 80GB HBM3, 570.86.15, 81559 MiB\nNVIDIA H100 80GB HBM3, 570.86.15, 81559 MiB\n'
     assert report.smi_rows(text) == [['NVIDIA H100 80GB HBM3', '570.86.15', '81559 MiB']] * 2
-    assert report.smi_rows('NVIDIA-SMI has failed because it couldn\'t communicate with the NVIDIA driver.') == []
+    assert report.smi_rows("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.") == []
 
 
 def logged(folder, losses):

@@ -1,4 +1,5 @@
 """tools/analysis_tools/image_statistics.py: against all pixels at once, and as a user runs it."""
+
 import re
 
 import numpy as np
@@ -50,8 +51,17 @@ def test_refusals():
 
 @pytest.mark.parametrize('rgb', [True, False])
 def test_tool(tool, tiny_config, capsys, rgb):
-    tool.main([str(tiny_config), '--phase', 'val', '--show-number', '4', '--cfg-options',
-               f'model.data_preprocessor.bgr_to_rgb={rgb}'])
+    tool.main(
+        [
+            str(tiny_config),
+            '--phase',
+            'val',
+            '--show-number',
+            '4',
+            '--cfg-options',
+            f'model.data_preprocessor.bgr_to_rgb={rgb}',
+        ]
+    )
     out = capsys.readouterr().out
     dataset = DATASETS.build(Config.fromfile(tiny_config).val_dataloader.dataset)
     pixels = np.stack([dataset[i]['inputs'].flatten(1).numpy() for i in range(4)], 1).reshape(3, -1)

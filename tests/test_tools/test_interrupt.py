@@ -1,4 +1,5 @@
 """Ctrl-C in a terminal, and what it says about going on."""
+
 import os
 import pty
 import re
@@ -17,8 +18,9 @@ OPTIONS = ['train_cfg.max_epochs=4', 'train_cfg.val_interval=9', 'default_hooks.
 
 def environment(**extra):
     env = {key: value for key, value in os.environ.items() if key not in ('CI', 'RANK', 'MMDET_PROGRESS')}
-    return dict(env, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHON=sys.executable, TERM='xterm', COLUMNS='100',
-                **extra)
+    return dict(
+        env, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHON=sys.executable, TERM='xterm', COLUMNS='100', **extra
+    )
 
 
 @pytest.fixture(scope='module')
@@ -43,8 +45,15 @@ def same(a, b):
 def in_terminal(words, at, then):
     """Run a training in a terminal, call ``then(its other end)`` once the screen has ``at``; process and screen."""
     main_end, terminal = pty.openpty()
-    process = subprocess.Popen([sys.executable, 'tools/train.py', *words], cwd=ROOT, env=environment(),
-                               stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=_own_terminal)
+    process = subprocess.Popen(
+        [sys.executable, 'tools/train.py', *words],
+        cwd=ROOT,
+        env=environment(),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=_own_terminal,
+    )
     os.close(terminal)
     output, asked, began = '', False, time.time()
     while time.time() - began < 120:
@@ -83,30 +92,38 @@ def test_terminal_is_lost(tiny_config, tmp_path):
     process, _ = in_terminal(words, r'Epoch 2/4\b', os.close)
     assert process.wait(60) == 128 + signal.SIGHUP
     # before the epoch's first iteration the state is that of the epoch's end before
-    saved = {str(path): torch.load(path, weights_only=False)['meta']['iter']
-             for path in (tmp_path / 'run').glob('*_?.pth')}
+    saved = {
+        str(path): torch.load(path, weights_only=False)['meta']['iter'] for path in (tmp_path / 'run').glob('*_?.pth')
+    }
     assert max(saved, key=saved.get) == (tmp_path / 'run/last_checkpoint').read_text() and 3 <= max(saved.values()) < 12
 
 
 def _own_terminal():
     import fcntl
     import termios
+
     os.setsid()
     for signum in (signal.SIGINT, signal.SIGHUP):  # which tests in the background, or under nohup, ignore
         signal.signal(signum, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.parametrize('words, expected', [
-    ('c.py --work-dir w --amp', 'python tools/train.py c.py --work-dir w --amp --resume'),
-    ('c.py --amp bf16 --resume', 'python tools/train.py c.py --amp bf16 --resume'),
-    ('--amp c.py', 'python tools/train.py --amp c.py --resume'),
-    ('c.py --resume', 'python tools/train.py c.py --resume'),
-    ('--resume w/x.pth c.py --amp', 'python tools/train.py c.py --amp --resume'),
-    ('c.py --resume=w/x.pth --cfg-options a=1 b=[2,3]',
-     "python tools/train.py c.py --cfg-options a=1 'b=[2,3]' --resume"),
-    ('c.py --launcher slurm', 'python tools/train.py c.py --launcher slurm --resume'),
-    ('--amp c.py --resume --launcher pytorch', 'tools/dist_train.sh c.py 4 --amp --resume')])
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        ('c.py --work-dir w --amp', 'python tools/train.py c.py --work-dir w --amp --resume'),
+        ('c.py --amp bf16 --resume', 'python tools/train.py c.py --amp bf16 --resume'),
+        ('--amp c.py', 'python tools/train.py --amp c.py --resume'),
+        ('c.py --resume', 'python tools/train.py c.py --resume'),
+        ('--resume w/x.pth c.py --amp', 'python tools/train.py c.py --amp --resume'),
+        (
+            'c.py --resume=w/x.pth --cfg-options a=1 b=[2,3]',
+            "python tools/train.py c.py --cfg-options a=1 'b=[2,3]' --resume",
+        ),
+        ('c.py --launcher slurm', 'python tools/train.py c.py --launcher slurm --resume'),
+        ('--amp c.py --resume --launcher pytorch', 'tools/dist_train.sh c.py 4 --amp --resume'),
+    ],
+)
 def test_resume_command(tool, monkeypatch, words, expected):
     monkeypatch.setattr(sys, 'argv', ['pytest'])
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
@@ -116,10 +133,25 @@ def test_resume_command(tool, monkeypatch, words, expected):
 @pytest.fixture(scope='module')
 def start_two(tiny_config, tmp_path_factory):
     def start(folder):
-        command = ['tools/dist_train.sh', str(tiny_config), '2', '--work-dir', str(folder), '--cfg-options', *OPTIONS,
-                   'train_cfg.max_epochs=6']
-        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        command = [
+            'tools/dist_train.sh',
+            str(tiny_config),
+            '2',
+            '--work-dir',
+            str(folder),
+            '--cfg-options',
+            *OPTIONS,
+            'train_cfg.max_epochs=6',
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     whole = tmp_path_factory.mktemp('two')
     start(whole).communicate(timeout=300)

@@ -1,4 +1,5 @@
 """A run that is killed and resumed ends where the run that was never stopped ends, bit for bit."""
+
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 # Random pipeline, 2 epochs of 3 batches; process KILL_RANK dies after iteration KILL_AT, without a word.
-CONFIG = '''
+CONFIG = """
 _base_ = '{base}'
 custom_imports = dict(imports=['killer'], allow_failed_imports=False)
 custom_hooks = [dict(type='Killer')]
@@ -26,8 +27,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5),
     dict(type='MultiStepLR', begin=0, end=2, by_epoch=True, milestones=[1], gamma=0.5)]
 randomness = dict(seed=None)
-'''
-KILLER = '''
+"""
+KILLER = """
 import os, signal
 from mmengine.hooks import Hook
 from mmdet.registry import HOOKS
@@ -39,7 +40,7 @@ class Killer(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == int(os.environ['KILL_AT']) and runner.rank == int(os.environ['KILL_RANK']):
             os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -51,14 +52,34 @@ def train(tiny_config, tmp_path_factory):
 
     def run(work_dir, *options, kill_at=0, resume=False, processes=1):
         kill_rank = processes - 1
-        command = ['tools/dist_train.sh', folder / 'config.py', processes] if processes > 1 else [
-            sys.executable, 'tools/train.py', folder / 'config.py']
-        command += ['--work-dir', work_dir, *(['--resume'] if resume else []),
-                    *(['--cfg-options', *options] if options else [])]
-        env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{folder}', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable,
-               'KILL_AT': str(kill_at), 'KILL_RANK': str(kill_rank)}
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=300)
+        command = (
+            ['tools/dist_train.sh', folder / 'config.py', processes]
+            if processes > 1
+            else [sys.executable, 'tools/train.py', folder / 'config.py']
+        )
+        command += [
+            '--work-dir',
+            work_dir,
+            *(['--resume'] if resume else []),
+            *(['--cfg-options', *options] if options else []),
+        ]
+        env = {
+            **os.environ,
+            'PYTHONPATH': f'{ROOT}:{folder}',
+            'OMP_NUM_THREADS': '1',
+            'PYTHON': sys.executable,
+            'KILL_AT': str(kill_at),
+            'KILL_RANK': str(kill_rank),
+        }
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
         assert (done.returncode == 0) == (kill_at == 0), done.stdout[-3000:]
         return done.stdout
 

@@ -1,7 +1,8 @@
 """What a long training and a large annotation file take of memory and time.
 
-    pytest -m slow tests/test_tools/test_memory.py    # on a quiet machine
+pytest -m slow tests/test_tools/test_memory.py    # on a quiet machine
 """
+
 import json
 import os
 import random
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.exists('/proc/self/smaps_rollup'), reason='needs Linux')]
 
 # Writes the iteration, the seconds since START, and the memory in KiB of the trainer (now, most) and of its workers.
-METER = '''
+METER = """
 import json, os, re, time
 from pathlib import Path
 from mmengine.hooks import Hook
@@ -37,8 +38,8 @@ class Meter(Hook):
                     iter=runner.iter, seconds=time.time() - float(os.environ['START']),
                     trainer=kib('self', 'VmRSS'), most=kib('self', 'VmHWM'),
                     workers=[kib(child, 'Private_Dirty', 'smaps_rollup') for child in children])), file=file)
-'''
-LONG = '''
+"""
+LONG = """
 _base_ = '{base}'
 custom_imports = dict(imports=['meter'], allow_failed_imports=False)
 custom_hooks = [dict(type='Meter')]
@@ -54,8 +55,8 @@ train_dataloader = dict(num_workers=2, persistent_workers=False, dataset=dict(
 train_cfg = dict(max_epochs={epochs}, val_interval=10)
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=10))
 param_scheduler = []
-'''
-LARGE = '''
+"""
+LARGE = """
 _base_ = ['{root}/configs/_base_/models/mask-rcnn_r18_fpn_small.py', '{root}/configs/_base_/datasets/coco_instance.py',
           '{root}/configs/_base_/default_runtime.py']
 custom_imports = dict(imports=['meter'], allow_failed_imports=False)
@@ -74,7 +75,7 @@ test_dataloader = test_evaluator = test_cfg = None
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=1000)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.001))
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
-'''
+"""
 
 
 def train(folder, config, **options):
@@ -82,9 +83,13 @@ def train(folder, config, **options):
     (folder / 'config.py').write_text(config.format(**options))
     meter = folder / f'meter{time.time()}.txt'
     done = subprocess.run(
-        [sys.executable, 'tools/train.py', str(folder / 'config.py'), '--work-dir', str(folder / 'work')], cwd=ROOT,
+        [sys.executable, 'tools/train.py', str(folder / 'config.py'), '--work-dir', str(folder / 'work')],
+        cwd=ROOT,
         env={**os.environ, 'PYTHONPATH': f'{ROOT}:{folder}', 'METER': str(meter), 'START': str(time.time())},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     return [json.loads(line) for line in meter.read_text().splitlines()]
 
@@ -115,12 +120,18 @@ def write_large(path, images=118000, objects=860000):
         outlines.append(f'"segmentation": [{outline}], "area": 3123.45675, "iscrowd": 0, "bbox": {box}')
     with open(path, 'w') as file:
         file.write('{"info": {}, "images": [')
-        file.writelines(f'{", " if i else ""}{{"license": 3, "file_name": "one.jpg", "coco_url": '
-                        f'"http://images.example.org/train2017/{i:012d}.jpg", "height": 480, "width": 640, '
-                        f'"date_captured": "2013-11-14 11:18:45", "id": {i}}}' for i in range(images))
+        file.writelines(
+            f'{", " if i else ""}{{"license": 3, "file_name": "one.jpg", "coco_url": '
+            f'"http://images.example.org/train2017/{i:012d}.jpg", "height": 480, "width": 640, '
+            f'"date_captured": "2013-11-14 11:18:45", "id": {i}}}'
+            for i in range(images)
+        )
         file.write('], "annotations": [')
-        file.writelines(f'{", " if i else ""}{{{outlines[rng.randrange(1000)]}, "image_id": {rng.randrange(images)}, '
-                        f'"category_id": {rng.randrange(80)}, "id": {i}}}' for i in range(objects))
+        file.writelines(
+            f'{", " if i else ""}{{{outlines[rng.randrange(1000)]}, "image_id": {rng.randrange(images)}, '
+            f'"category_id": {rng.randrange(80)}, "id": {i}}}'
+            for i in range(objects)
+        )
         file.write('], "categories": ' + json.dumps([dict(id=i, name=f'c{i}') for i in range(80)]) + '}')
 
 
@@ -131,13 +142,25 @@ def test_a_file_of_the_size_of_train2017(tmp_path):
         size = os.path.getsize(tmp_path / 'train.json') / 2**20
         starts = [train(tmp_path, LARGE, root=ROOT, data=tmp_path)[0] for _ in range(2)]
         for one in starts:
-            print(f'{size:.0f} MiB: first iteration after {one["seconds"]:.1f} s, trainer at most '
-                  f"{one['most'] / 2**20:.2f} GiB, workers {np.array(one['workers']) // 1024} MiB of their own")
+            print(
+                f'{size:.0f} MiB: first iteration after {one["seconds"]:.1f} s, trainer at most '
+                f'{one["most"] / 2**20:.2f} GiB, workers {np.array(one["workers"]) // 1024} MiB of their own'
+            )
             assert one['seconds'] < 12 and one['most'] < 1.5 * 2**20
             assert max(one['workers']) < 50 * 1024
-        seconds = subprocess.check_output([sys.executable, '-c', (
-            'import sys, time; from mmdet.datasets.coco_table import read_table; start = time.time(); '
-            'read_table(sys.argv[1]); print(time.time() - start)'), str(tmp_path / 'train.json')], cwd=ROOT, text=True)
+        seconds = subprocess.check_output(
+            [
+                sys.executable,
+                '-c',
+                (
+                    'import sys, time; from mmdet.datasets.coco_table import read_table; start = time.time(); '
+                    'read_table(sys.argv[1]); print(time.time() - start)'
+                ),
+                str(tmp_path / 'train.json'),
+            ],
+            cwd=ROOT,
+            text=True,
+        )
         print(f'kept: read in {float(seconds):.2f} s')
         assert float(seconds) < 2
     finally:

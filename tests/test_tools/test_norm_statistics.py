@@ -65,7 +65,7 @@ def test_what_a_norm_leaves_of_images_differences():
 
 
 def test_recomputed(model):
-    batches = [torch.randn(n, 3, 8, 9).double() * scale + scale for n, scale in ((2, 1.), (3, 2.), (1, 0.5))]
+    batches = [torch.randn(n, 3, 8, 9).double() * scale + scale for n, scale in ((2, 1.0), (3, 2.0), (1, 0.5))]
     assert recompute_statistics(model, batches) == 3
     outputs = [model.conv(batch).transpose(0, 1).flatten(1) for batch in batches]
     # the batches weigh the same: each is resampled to as many positions
@@ -105,8 +105,7 @@ def test_command_line(tool, tiny_config, tmp_path, capsys):
     command = [str(tiny_config), str(checkpoint), '--work-dir', str(tmp_path / 'run')]
     tool.main([*command, '--batches', '2'])
     lines = capsys.readouterr().out.splitlines()[-3:]
-    assert [line.partition(':')[0] for line in lines] == [
-        'running', 'batch', 'precise, of 2 training batches of 2']
+    assert [line.partition(':')[0] for line in lines] == ['running', 'batch', 'precise, of 2 training batches of 2']
     assert all('bbox_mAP 0.' in line and 'segm_mAP 0.' in line for line in lines)
     tool.main([*command, '--statistics', 'batch'])
     assert capsys.readouterr().out.splitlines()[-1].startswith('batch: bbox_mAP')

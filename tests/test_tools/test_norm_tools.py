@@ -1,4 +1,5 @@
 """The norm's benchmarks and the fidelity tool, as a user runs them, at a small size."""
+
 import json
 import os
 import subprocess
@@ -10,16 +11,32 @@ from conftest import ROOT, load_tool
 
 
 def run(*command, code=0):
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=300,
-                          env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+    )
     assert (done.returncode == 0) == (code == 0), done.stdout[-3000:]
     return done.stdout
 
 
 def test_fidelity_tool(tiny_config, tmp_path):
-    output = run('tools/analysis_tools/cbn_fidelity.py', tiny_config, '--iters', 6, '--lags', 2, '--measured', 3,
-                 '--out-dir', tmp_path)
+    output = run(
+        'tools/analysis_tools/cbn_fidelity.py',
+        tiny_config,
+        '--iters',
+        6,
+        '--lags',
+        2,
+        '--measured',
+        3,
+        '--out-dir',
+        tmp_path,
+    )
     found = json.loads((tmp_path / 'fidelity.json').read_text())
     assert len(found['layers']) >= 20 + 8 + 1  # backbone, FPN, mask head; the box head where it has RoIs
     for lag in ('1', '2'):
@@ -33,10 +50,14 @@ def test_fidelity_tool(tiny_config, tmp_path):
 
 def test_fidelity_tool_says_what_would_be_right(tiny_config, tmp_path):
     config = tmp_path / 'bn.py'
-    config.write_text(Path(tiny_config).read_text().replace("norm_cfg = dict(burnin=0, by_epoch=False)",
-                                                            "norm_cfg = dict(_delete_=True, type='BN')"))
-    assert 'no CBN layer' in run('tools/analysis_tools/cbn_fidelity.py', config, '--iters', 6, '--measured', 3,
-                                 '--out-dir', tmp_path, code=1)
+    config.write_text(
+        Path(tiny_config)
+        .read_text()
+        .replace('norm_cfg = dict(burnin=0, by_epoch=False)', "norm_cfg = dict(_delete_=True, type='BN')")
+    )
+    assert 'no CBN layer' in run(
+        'tools/analysis_tools/cbn_fidelity.py', config, '--iters', 6, '--measured', 3, '--out-dir', tmp_path, code=1
+    )
     assert '--lags + --measured = 13' in run('tools/analysis_tools/cbn_fidelity.py', tiny_config, '--iters', 6, code=2)
 
 
@@ -50,8 +71,11 @@ def bench(monkeypatch):
 def test_norm_layer_benchmark(bench, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, 'argv', ['norm_layer.py', '--rounds', '1', '--out', str(tmp_path / 'table.md')])
     bench.main()
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.splitlines()
-            if line.startswith('|')]
+    rows = [
+        [cell.strip() for cell in line.split('|')[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith('|')
+    ]
     table = {row[0]: row[1:] for row in rows}
     assert set(bench.NORMS) <= set(table) and all(len(row) == 6 for row in table.values())
     assert float(table['BN'][2]) == 1 and float(table["CBN, the authors' way"][2]) > 1
@@ -67,16 +91,44 @@ def test_norm_layer_shapes_for_other_batches():
 
 
 def test_train_step_benchmark():
-    output = run('tools/benchmarks/train_step.py', 'configs/shapes/mask-rcnn_r18_fpn.py', '--rounds', 1, '--image-size',
-                 64, 64, '--norms', 'CBN exact')
+    output = run(
+        'tools/benchmarks/train_step.py',
+        'configs/shapes/mask-rcnn_r18_fpn.py',
+        '--rounds',
+        1,
+        '--image-size',
+        64,
+        64,
+        '--norms',
+        'CBN exact',
+    )
     assert '| CBN exact | 14 | ' in output and '| BN |  | ' in output and 'launches' not in output
 
 
 def test_train_step_benchmark_with_the_norm_everywhere():
-    output = run('tools/benchmarks/train_step.py', 'configs/shapes/mask-rcnn_r18_fpn.py', '--rounds', 1, '--image-size',
-                 64, 64, '--norms', 'CBN exact', 'none', '--batch-size', 1, 2, '--profile', '--where', 'backbone',
-                 'neck', 'bbox_head', 'mask_head')
+    output = run(
+        'tools/benchmarks/train_step.py',
+        'configs/shapes/mask-rcnn_r18_fpn.py',
+        '--rounds',
+        1,
+        '--image-size',
+        64,
+        64,
+        '--norms',
+        'CBN exact',
+        'none',
+        '--batch-size',
+        1,
+        2,
+        '--profile',
+        '--where',
+        'backbone',
+        'neck',
+        'bbox_head',
+        'mask_head',
+    )
     assert output.count('| CBN exact | 34 | ') == 2 and '| none |' not in output and '| launches |' in output
     assert ', 1 images of' in output and ', 2 images of' in output
-    assert 'no such part' in run('tools/benchmarks/train_step.py', 'configs/bccd/faster-rcnn_r18_fpn.py', '--where',
-                                 'mask_head', code=1)
+    assert 'no such part' in run(
+        'tools/benchmarks/train_step.py', 'configs/bccd/faster-rcnn_r18_fpn.py', '--where', 'mask_head', code=1
+    )

@@ -1,4 +1,5 @@
 """tools/model_converters/publish_model.py."""
+
 import hashlib
 
 import numpy as np
@@ -21,9 +22,17 @@ def checkpoint(tmp_path):
     log = HistoryBuffer()
     log.update(0.5)
     path = tmp_path / 'epoch_1.pth'
-    torch.save(dict(meta=dict(epoch=1, dataset_meta=dict(classes=('a', ))), state_dict=dict(w=torch.ones(2)),
-                    message_hub=dict(log_scalars=dict(loss=log)), optimizer=dict(state={}), param_schedulers=[],
-                    cbn_window=[{}]), path)
+    torch.save(
+        dict(
+            meta=dict(epoch=1, dataset_meta=dict(classes=('a',))),
+            state_dict=dict(w=torch.ones(2)),
+            message_hub=dict(log_scalars=dict(loss=log)),
+            optimizer=dict(state={}),
+            param_schedulers=[],
+            cbn_window=[{}],
+        ),
+        path,
+    )
     return path
 
 
@@ -42,14 +51,17 @@ def test_save_keys(tool, checkpoint, tmp_path):
     assert set(torch.load(next(tmp_path.glob('x-*.pth')))) == {'state_dict'}
 
 
-@pytest.mark.parametrize('spoil, says', [
-    (lambda path: path.write_text('hello'), 'not a checkpoint'),
-    (lambda path: path.write_bytes(path.read_bytes()[:300]), 'not a checkpoint, or cut off'),
-    (lambda path: path.unlink(), 'no such file'),
-    (lambda path: torch.save([1], path), 'expected a dict, found a list'),
-    (lambda path: torch.save(dict(state_dict=print), path), 'print'),
-    (lambda path: torch.save(dict(state_dict={}), path), 'has no meta'),
-])
+@pytest.mark.parametrize(
+    'spoil, says',
+    [
+        (lambda path: path.write_text('hello'), 'not a checkpoint'),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), 'not a checkpoint, or cut off'),
+        (lambda path: path.unlink(), 'no such file'),
+        (lambda path: torch.save([1], path), 'expected a dict, found a list'),
+        (lambda path: torch.save(dict(state_dict=print), path), 'print'),
+        (lambda path: torch.save(dict(state_dict={}), path), 'has no meta'),
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(tool, checkpoint, tmp_path, capsys, spoil, says):
     spoil(checkpoint)
     assert run_main(lambda: tool.main([str(checkpoint), str(tmp_path / 'out')])) == 1
@@ -66,8 +78,16 @@ def trained(tiny_config, tmp_path):
             value.copy_(torch.rand_like(value) * 1e-7)  # nearly nothing is left of these in float16
     model.cfg.work_dir = '/home/someone/run'
     path = tmp_path / 'epoch_2.pth'
-    torch.save(dict(meta=dict(cfg=model.cfg.pretty_text, epoch=2, experiment_name='run', dataset_meta=dict(
-        classes=('a', 'b', 'c'))), state_dict=model.state_dict(), optimizer=dict(state={})), path)
+    torch.save(
+        dict(
+            meta=dict(
+                cfg=model.cfg.pretty_text, epoch=2, experiment_name='run', dataset_meta=dict(classes=('a', 'b', 'c'))
+            ),
+            state_dict=model.state_dict(),
+            optimizer=dict(state={}),
+        ),
+        path,
+    )
     return path, model
 
 
@@ -91,11 +111,14 @@ def test_half_needs_no_config_and_is_loaded_as_float32(tool, trained, tiny_confi
     assert len(found['scores']) == len(found['masks'])
 
 
-@pytest.mark.parametrize('spoil, says', [
-    (lambda saved: saved['meta'].pop('cfg'), r"no config under meta\['cfg'\]"),
-    (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(1e6), 'backbone.conv1.weight holds 1e.06'),
-    (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(float('nan')), 'backbone.conv1.weight'),
-])
+@pytest.mark.parametrize(
+    'spoil, says',
+    [
+        (lambda saved: saved['meta'].pop('cfg'), r"no config under meta\['cfg'\]"),
+        (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(1e6), 'backbone.conv1.weight holds 1e.06'),
+        (lambda saved: saved['state_dict']['backbone.conv1.weight'].fill_(float('nan')), 'backbone.conv1.weight'),
+    ],
+)
 def test_what_cannot_be_halved(tool, trained, tmp_path, spoil, says):
     path = trained[0]
     saved = torch.load(path, weights_only=True)

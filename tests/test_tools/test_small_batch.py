@@ -1,4 +1,5 @@
 """tools/analysis_tools/small_batch.py as its user runs it: table, plot, what is trained again and what is not."""
+
 import json
 import re
 import subprocess
@@ -30,8 +31,9 @@ def finished(tmp_path_factory):
     """Folder of a finished run, and what it printed."""
     pytest.importorskip('sklearn', reason='the digits come with scikit-learn, which is not installed')
     out = tmp_path_factory.mktemp('small_batch')
-    done = subprocess.run([sys.executable, str(TOOL), *OPTIONS, '--workers', '2', '--out-dir', str(out)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *OPTIONS, '--workers', '2', '--out-dir', str(out)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert 'trainings: 3, finished before: 0' in done.stdout
     return out, done.stdout
@@ -40,9 +42,11 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def again(tool, finished, capsys):
     """Runs the tool in the same folder, in this process; gives what it prints."""
+
     def run(*options):
         tool.main([*OPTIONS, '--workers', '1', '--out-dir', str(finished[0]), *options])
         return capsys.readouterr().out
+
     return run
 
 
@@ -55,7 +59,7 @@ def test_table_and_plot(finished):
     assert set(found) == {('BN', 12), ('paper-4', 12), ('BN', 16)}
     assert rows[0][3:-1] == ['batch 12']
     assert [(row[1], row[3]) for row in rows[2:]] == [(n, f'{found[n, 12]:.1f}') for n in ('BN', 'paper-4')]
-    assert f"BN with batch 16: {found['BN', 16]:.1f}" in text
+    assert f'BN with batch 16: {found["BN", 16]:.1f}' in text
     assert 30 < found['paper-4', 12] <= 100  # it learned: chance is 10
     picture = cv2.imread(str(out / 'plot.png'))
     assert picture.shape[1] > 800 and len({tuple(colour) for colour in picture[::2, ::2].reshape(-1, 3)}) > 20
@@ -85,11 +89,15 @@ def test_changed_settings_are_trained_and_the_rest_kept(finished, again):
     assert set(accuracies(out, 2)) == {('BN', 16)} and accuracies(out) == before
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--norms', 'paper4'], "unknown norm 'paper4'; known are BN, GN, naive-4, paper-4.*did you mean 'paper-4'"),
-    (['--batch-sizes', '0'], '--batch-sizes must be at least 1, got 0'),
-    (['--batch-sizes', '1201'], '--batch-sizes must be at most 1200.*got 1201'),
-    (['--epochs', '0'], '--epochs must be at least 1, got 0')])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--norms', 'paper4'], "unknown norm 'paper4'; known are BN, GN, naive-4, paper-4.*did you mean 'paper-4'"),
+        (['--batch-sizes', '0'], '--batch-sizes must be at least 1, got 0'),
+        (['--batch-sizes', '1201'], '--batch-sizes must be at most 1200.*got 1201'),
+        (['--epochs', '0'], '--epochs must be at least 1, got 0'),
+    ],
+)
 def test_bad_options(tool, capsys, options, words):
     with pytest.raises(SystemExit):
         tool.main(options)

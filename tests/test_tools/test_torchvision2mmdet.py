@@ -1,4 +1,5 @@
 """tools/model_converters/torchvision2mmdet.py: the converted models detect what torchvision's do."""
+
 import hashlib
 from argparse import Namespace
 from pathlib import Path
@@ -32,31 +33,38 @@ def tool():
 def pictures(sizes, seed=0):
     """Smooth random images of (height, width), RGB in 0..1."""
     generator = torch.Generator().manual_seed(seed)
-    return [F.interpolate(torch.rand(1, 3, h // 8, w // 8, generator=generator), (h, w), mode='bilinear')[0]
-            for h, w in sizes]
+    return [
+        F.interpolate(torch.rand(1, 3, h // 8, w // 8, generator=generator), (h, w), mode='bilinear')[0]
+        for h, w in sizes
+    ]
 
 
 @torch.no_grad()
 def random_model(name, seed=0, size=200, **options):
     """torchvision's model with random weights and statistics, scaled so that detections and scores are diverse."""
     torch.manual_seed(seed)
-    model = getattr(detection, name)(weights=None, weights_backbone=None, min_size=size, max_size=3 * size // 2,
-                                     **options).eval()
+    model = getattr(detection, name)(
+        weights=None, weights_backbone=None, min_size=size, max_size=3 * size // 2, **options
+    ).eval()
     example = model.transform(pictures(SIZES[:1], seed))[0].tensors
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = 1.
+        norm.momentum = 1.0
     model.backbone.body.train()(example)  # activations of a sane size
     for norm in norms:
-        norm.running_var *= torch.empty_like(norm.running_var).uniform_(.5, 2)
-        norm.running_mean += .1 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt()
-        norm.weight.uniform_(.5, 1.5)
-        norm.bias.normal_(0, .2)
+        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 2)
+        norm.running_mean += 0.1 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt()
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(0, 0.2)
     model.eval()
-    heads = [(model.rpn.head.cls_logits, 0, 1.), (model.rpn.head.bbox_pred, 0, .3),
-             (model.roi_heads.box_predictor.cls_score, 0, 1.7), (model.roi_heads.box_predictor.bbox_pred, 0, 1.)]
+    heads = [
+        (model.rpn.head.cls_logits, 0, 1.0),
+        (model.rpn.head.bbox_pred, 0, 0.3),
+        (model.roi_heads.box_predictor.cls_score, 0, 1.7),
+        (model.roi_heads.box_predictor.bbox_pred, 0, 1.0),
+    ]
     if name == MASK:  # masks that fill most of their boxes
-        heads.append((model.roi_heads.mask_predictor.mask_fcn_logits, 2.5, 1.))
+        heads.append((model.roi_heads.mask_predictor.mask_fcn_logits, 2.5, 1.0))
 
     def scale(layer, mean, std):
         def hook(module, inputs, output):
@@ -66,6 +74,7 @@ def random_model(name, seed=0, size=200, **options):
             module.weight.mul_(factor)
             handle.remove()
             return module.forward(*inputs)
+
         handle = layer.register_forward_hook(hook)
 
     for head in heads:
@@ -98,9 +107,12 @@ def detect(theirs, ours, images):
     expected = theirs.transform.postprocess(expected, batch.image_sizes, original)
     for found, more in zip(expected, probabilities):
         found.update(more)
-    samples = [DetDataSample(metainfo=dict(img_shape=size, ori_shape=shape,
-                                           scale_factor=(size[1] / shape[1], size[0] / shape[0])))
-               for size, shape in zip(batch.image_sizes, original)]
+    samples = [
+        DetDataSample(
+            metainfo=dict(img_shape=size, ori_shape=shape, scale_factor=(size[1] / shape[1], size[0] / shape[0]))
+        )
+        for size, shape in zip(batch.image_sizes, original)
+    ]
     return expected, [sample.pred_instances for sample in ours.predict(batch.tensors, samples)]
 
 
@@ -149,8 +161,9 @@ def masks_of(model):
 
 
 def test_mask_rcnn_detects_the_same_without_the_unused_classes(tool, mask):
-    model = our_model(tool, MASK, mask.state_dict(), test_cfg={
-        'rpn.nms_pre': 200, 'rpn.max_per_img': 100, 'rcnn.max_per_img': 10})
+    model = our_model(
+        tool, MASK, mask.state_dict(), test_cfg={'rpn.nms_pre': 200, 'rpn.max_per_img': 100, 'rcnn.max_per_img': 10}
+    )
     logits = masks_of(model)
     kept = [i for i in range(1, 91) if i not in UNUSED]
     expected, found = detect(mask, model, pictures(SIZES))
@@ -171,14 +184,24 @@ def test_configs_say_what_torchvision_does(tool, faster, name):
     model = Config.fromfile(str(ROOT / tool.CONFIGS[name])).model
     rpn, heads = faster.rpn, faster.roi_heads
     assert model.test_cfg.rpn == dict(
-        nms_pre=rpn._pre_nms_top_n['testing'], max_per_img=rpn._post_nms_top_n['testing'], min_bbox_size=rpn.min_size,
-        rank_logits=True, nms=dict(type='nms', iou_threshold=rpn.nms_thresh, split_thr=1001))
+        nms_pre=rpn._pre_nms_top_n['testing'],
+        max_per_img=rpn._post_nms_top_n['testing'],
+        min_bbox_size=rpn.min_size,
+        rank_logits=True,
+        nms=dict(type='nms', iou_threshold=rpn.nms_thresh, split_thr=1001),
+    )
     rcnn = dict(model.test_cfg.rcnn)
     assert rcnn.pop('mask_thr_binary', 0.5) == 0.5
-    assert rcnn == dict(score_thr=heads.score_thresh, max_per_img=heads.detections_per_img, min_bbox_size=1e-2,
-                        nms=dict(type='nms', iou_threshold=heads.nms_thresh, split_thr=1001))
-    for coder, theirs in ((model.rpn_head.bbox_coder, rpn.box_coder), (model.roi_head.bbox_head.bbox_coder,
-                                                                       heads.box_coder)):
+    assert rcnn == dict(
+        score_thr=heads.score_thresh,
+        max_per_img=heads.detections_per_img,
+        min_bbox_size=1e-2,
+        nms=dict(type='nms', iou_threshold=heads.nms_thresh, split_thr=1001),
+    )
+    for coder, theirs in (
+        (model.rpn_head.bbox_coder, rpn.box_coder),
+        (model.roi_head.bbox_head.bbox_coder, heads.box_coder),
+    ):
         assert coder.add_ctr_clamp and coder.ctr_clamp > 1e6
         assert coder.target_stds == pytest.approx([1 / weight for weight in theirs.weights])
         assert theirs.bbox_xform_clip == pytest.approx(np.log(1000 / 16))
@@ -217,8 +240,9 @@ def published(tool, hub, monkeypatch):
     return hub[1]
 
 
-def test_from_the_name_of_a_model_to_detections_in_an_image_file(tool, faster, published, tmp_path, capsys,
-                                                                 monkeypatch):
+def test_from_the_name_of_a_model_to_detections_in_an_image_file(
+    tool, faster, published, tmp_path, capsys, monkeypatch
+):
     out = tmp_path / 'new/ours.pth'
     tool.main([FASTER, str(out), '--keep-unused', '--norm-eps', '1e-5'])
     text = capsys.readouterr().out
@@ -227,9 +251,16 @@ def test_from_the_name_of_a_model_to_detections_in_an_image_file(tool, faster, p
 
     bgr = (pictures([(200, 264)], 5)[0].permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
     mmcv.imwrite(bgr, str(tmp_path / 'image.png'))
-    model = init_detector(ROOT / tool.CONFIGS[FASTER], str(out), device='cpu', cfg_options={
-        'model.roi_head.bbox_head.num_classes': 90, 'model.test_cfg.rpn.max_per_img': 200,
-        'test_dataloader.dataset.pipeline.1.scale': (300, 200)})
+    model = init_detector(
+        ROOT / tool.CONFIGS[FASTER],
+        str(out),
+        device='cpu',
+        cfg_options={
+            'model.roi_head.bbox_head.num_classes': 90,
+            'model.test_cfg.rpn.max_per_img': 200,
+            'test_dataloader.dataset.pipeline.1.scale': (300, 200),
+        },
+    )
     classes = model.dataset_meta['classes']
     assert len(set(classes)) == 90 and classes[:2] == ('person', 'bicycle') and classes[11] == 'N/A 12'
     found = inference_detector(model, str(tmp_path / 'image.png')).pred_instances
@@ -255,14 +286,19 @@ def test_published_files_are_known_by_their_hash(tool, published, tmp_path):
 
 def test_published_addresses_name_their_hash(tool):
     assert {Path(url).name for url in tool.PUBLISHED.values()} == {
-        'fasterrcnn_resnet50_fpn_coco-258fb6c6.pth', 'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth'}
+        'fasterrcnn_resnet50_fpn_coco-258fb6c6.pth',
+        'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth',
+    }
 
 
 def test_missing_file_is_asked_for(tool, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
-    for src, says in ((MASK, f'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth is not in {tmp_path}/hub/checkpoints'),
-                      (FASTER + '_v2', f'convertible are {FASTER} and {MASK}'), ('no.pth', 'no.pth: no such file')):
+    for src, says in (
+        (MASK, f'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth is not in {tmp_path}/hub/checkpoints'),
+        (FASTER + '_v2', f'convertible are {FASTER} and {MASK}'),
+        ('no.pth', 'no.pth: no such file'),
+    ):
         assert run_main(lambda: tool.main([src, str(tmp_path / 'out.pth')])) == 1
         assert says in capsys.readouterr().err.split('\nerror: ')[-1] and not list(tmp_path.glob('out*'))
 
@@ -278,14 +314,15 @@ def test_weights_fit_the_base_config_and_their_classes_its_order(tool, model, re
         init_default_scope('mmdet')
         base = MODELS.build(Config.fromfile(str(ROOT / f'configs/_base_/models/{model}-rcnn_r50_fpn.py')).model)
     assert {key: value.shape for key, value in base.state_dict().items()} == {
-        key: value.shape for key, value in result.state.items()}
+        key: value.shape for key, value in result.state.items()
+    }
     assert result.classes == COCO_CLASSES and '12, 26, 29' in result.dropped[1]
     zebra = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories'].index('zebra')
     ours, theirs = COCO_CLASSES.index('zebra'), 'roi_heads.box_predictor'
     fc_cls, fc_reg = (result.state[f'roi_head.bbox_head.{name}.weight'] for name in ('fc_cls', 'fc_reg'))
     assert ours != zebra - 1
     assert torch.equal(fc_cls[[ours, 80]], state[f'{theirs}.cls_score.weight'][[zebra, 0]])
-    assert torch.equal(fc_reg[4 * ours:4 * ours + 4], state[f'{theirs}.bbox_pred.weight'][4 * zebra:4 * zebra + 4])
+    assert torch.equal(fc_reg[4 * ours : 4 * ours + 4], state[f'{theirs}.bbox_pred.weight'][4 * zebra : 4 * zebra + 4])
 
 
 def test_any_other_number_of_classes_stays(tool, mask):
@@ -296,8 +333,9 @@ def test_any_other_number_of_classes_stays(tool, mask):
             state[f'roi_heads.{key}.{kind}'] = state[f'roi_heads.{key}.{kind}'][:rows]
     result = tool.convert(tool.Source('weights.pth', state, False), False, 1e-5)
     assert (result.num_classes, result.classes, len(result.dropped)) == (2, None, 1)
-    assert torch.equal(result.state['roi_head.mask_head.conv_logits.bias'],
-                       state['roi_heads.mask_predictor.mask_fcn_logits.bias'][1:])
+    assert torch.equal(
+        result.state['roi_head.mask_head.conv_logits.bias'], state['roi_heads.mask_predictor.mask_fcn_logits.bias'][1:]
+    )
     with pytest.raises(ValueError, match='--keep-unused is for 91 .* this file has 3'):
         tool.convert(tool.Source('weights.pth', state, False), True, 1e-5)
 
@@ -323,16 +361,16 @@ def test_names_of_older_torchvision(tool, mask):
 def test_eps_of_the_norms_is_folded_into_their_weights(tool, faster):
     names = [key for key in faster.state_dict() if key.endswith('running_var')]
     state = {key: value * 1e-4 if key in names[::20] else value for key, value in faster.state_dict().items()}
-    body = random_model_body(state, eps=0.)
+    body = random_model_body(state, eps=0.0)
     image = torch.randn(1, 3, 64, 64)
     expected = list(body(image).values())
-    folded, plain = (our_model(tool, FASTER, state, eps=eps).backbone(image) for eps in (0., 1e-5))
+    folded, plain = (our_model(tool, FASTER, state, eps=eps).backbone(image) for eps in (0.0, 1e-5))
     for one, same, other in zip(expected, folded, plain):
         size = one.abs().max()
         assert (same - one).abs().max() < 1e-4 * size < (other - one).abs().max()
     state[names[0]] = torch.zeros(64)
     with pytest.raises(ValueError, match='bn1.running_var has a variance of 0'):
-        tool.convert(tool.Source('x', state, False), False, 0.)
+        tool.convert(tool.Source('x', state, False), False, 0.0)
 
 
 def random_model_body(state, eps):
@@ -345,21 +383,32 @@ def random_model_body(state, eps):
     return model.backbone.body
 
 
-@pytest.mark.parametrize('change, says', [
-    (lambda state: {'roi_heads.keypoint_head.0.weight': torch.ones(1)}, 'is a Keypoint R-CNN'),
-    (lambda state: {'roi_heads.box_head.0.0.weight': torch.ones(1)}, 'is a model of version 2'),
-    (lambda state: {'backbone.body.0.0.weight': torch.ones(1)}, 'is a model on MobileNet'),
-    (lambda state: {'head.classification_head.conv.0.weight': torch.ones(1)}, 'is a one-stage detector'),
-    (lambda state: {'conv1.weight': torch.ones(1)}, "no detector of torchvision's .*conv1.weight"),
-    (lambda state: dict(state, **{'backbone.body.layer3.6.conv1.weight': torch.ones(1)}),
-     '1 unknown keys, such as backbone.body.layer3.6.conv1.weight'),
-    (lambda state: {key: value for key, value in state.items() if 'fc7' not in key},
-     r'2 missing .* such as roi_head.bbox_head.shared_fcs.1.weight'),
-    (lambda state: dict(state, **{'roi_heads.box_predictor.bbox_pred.bias': torch.ones(80)}),
-     r'bbox_pred.bias has the shape \(80,\), expected \(364,\)'),
-    (lambda state: dict(state, **{'rpn.head.cls_logits.bias': torch.ones(9)}),
-     r'rpn.head.cls_logits.bias has the shape \(9,\), expected \(3,\)'),
-])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (lambda state: {'roi_heads.keypoint_head.0.weight': torch.ones(1)}, 'is a Keypoint R-CNN'),
+        (lambda state: {'roi_heads.box_head.0.0.weight': torch.ones(1)}, 'is a model of version 2'),
+        (lambda state: {'backbone.body.0.0.weight': torch.ones(1)}, 'is a model on MobileNet'),
+        (lambda state: {'head.classification_head.conv.0.weight': torch.ones(1)}, 'is a one-stage detector'),
+        (lambda state: {'conv1.weight': torch.ones(1)}, "no detector of torchvision's .*conv1.weight"),
+        (
+            lambda state: dict(state, **{'backbone.body.layer3.6.conv1.weight': torch.ones(1)}),
+            '1 unknown keys, such as backbone.body.layer3.6.conv1.weight',
+        ),
+        (
+            lambda state: {key: value for key, value in state.items() if 'fc7' not in key},
+            r'2 missing .* such as roi_head.bbox_head.shared_fcs.1.weight',
+        ),
+        (
+            lambda state: dict(state, **{'roi_heads.box_predictor.bbox_pred.bias': torch.ones(80)}),
+            r'bbox_pred.bias has the shape \(80,\), expected \(364,\)',
+        ),
+        (
+            lambda state: dict(state, **{'rpn.head.cls_logits.bias': torch.ones(9)}),
+            r'rpn.head.cls_logits.bias has the shape \(9,\), expected \(3,\)',
+        ),
+    ],
+)
 def test_other_models_are_refused(tool, faster, change, says):
     with pytest.raises(ValueError, match=f'checkpoint weights.pth: .*{says}'):
         tool.convert(tool.Source('weights.pth', change(faster.state_dict()), False), False, 1e-5)

@@ -1,4 +1,5 @@
 """The command line as a user runs it."""
+
 import json
 import os
 import pickle
@@ -14,8 +15,15 @@ from conftest import ROOT, load_tool
 def run(*command, code=0, **env):
     """Run a command from the repo's root; its output."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env}
-    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=300)
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code if code == 0 else done.returncode != 0, done.stdout[-3000:]
     return done.stdout
 
@@ -45,8 +53,18 @@ def test_train_writes_checkpoints_and_says_time_and_memory(trained):
 
 def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config, tmp_path):
     work_dir, train_output = trained
-    output = run(sys.executable, 'tools/test.py', tiny_config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path,
-                 '--out', tmp_path / 'results.pkl', '--show-dir', tmp_path / 'shown')
+    output = run(
+        sys.executable,
+        'tools/test.py',
+        tiny_config,
+        work_dir / 'epoch_2.pth',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'results.pkl',
+        '--show-dir',
+        tmp_path / 'shown',
+    )
     for kind in ('bbox', 'segm'):
         assert len(ap_of(output, kind)) >= 6
         assert ap_of(output, kind) == ap_of(train_output, kind)
@@ -69,15 +87,34 @@ def test_two_processes_train_and_evaluate_each_image_once(trained, published, ti
     alone = run(sys.executable, 'tools/test.py', tiny_config, published, '--work-dir', tmp_path)
     both = run('tools/dist_test.sh', tiny_config, work_dir / 'epoch_2.pth', 2, '--work-dir', tmp_path)
     assert ap_of(alone, 'bbox') == ap_of(both, 'bbox') and len(ap_of(both, 'segm')) >= 6
-    output = run('tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path / 'two', '--cfg-options',
-                 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+    output = run(
+        'tools/dist_train.sh',
+        tiny_config,
+        2,
+        '--work-dir',
+        tmp_path / 'two',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+    )
     assert (tmp_path / 'two' / 'epoch_1.pth').is_file() and ap_of(output, 'bbox')
 
 
 def test_auto_scale_lr_and_load_from(published, tiny_config, tmp_path):
-    output = run(sys.executable, 'tools/train.py', tiny_config, '--auto-scale-lr', '--work-dir', tmp_path,
-                 '--cfg-options', 'train_cfg.max_epochs=1', 'val_cfg=None', 'val_dataloader=None',
-                 'val_evaluator=None', f'load_from={published}')
+    output = run(
+        sys.executable,
+        'tools/train.py',
+        tiny_config,
+        '--auto-scale-lr',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+        f'load_from={published}',
+    )
     assert f'Load checkpoint from {published}' in output
     assert 'batch size of 4 and the current batch size is 2. Scaling the original LR by 0.5' in output
 
@@ -96,15 +133,35 @@ def test_mixed_precision_on_the_cpu(trained, tiny_config, tmp_path):
     for start, amp in (('auto', []), ('auto', ['--amp', 'bf16']), ('trained', ['--amp=bf16'])):
         folder = trained[0] if start == 'trained' else tmp_path / start
         work_dir = tmp_path / f'{start}{len(amp)}'
-        output = run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', work_dir, '--resume',
-                     folder / 'epoch_2.pth', *amp, *more)
+        output = run(
+            sys.executable,
+            'tools/train.py',
+            tiny_config,
+            '--work-dir',
+            work_dir,
+            '--resume',
+            folder / 'epoch_2.pth',
+            *amp,
+            *more,
+        )
         assert (work_dir / 'epoch_3.pth').is_file() and 'Epoch(train) [3][3/3]' in output
 
 
 def test_config_that_asks_for_bfloat16_itself(tiny_config, tmp_path):
-    output = run('tools/dist_train.sh', tiny_config, 2, '--work-dir', tmp_path, '--cfg-options',
-                 'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16', 'train_cfg.max_epochs=1',
-                 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
+    output = run(
+        'tools/dist_train.sh',
+        tiny_config,
+        2,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'optim_wrapper.type=AmpOptimWrapper',
+        'optim_wrapper.dtype=bfloat16',
+        'train_cfg.max_epochs=1',
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+    )
     assert (tmp_path / 'epoch_1.pth').is_file() and 'Epoch(train) [1][2/2]' in output
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     assert checkpoint['optimizer']['loss_scaler'] == {}
@@ -154,12 +211,28 @@ def test_unknown_norm_and_misspelt_argument(fails, tiny_config):
 
 def test_missing_config_data_root_and_annotation_file(fails, tiny_config, tiny_shapes):
     fails('train', 'no/such.py', says=['no/such.py'])
-    fails('train', tiny_config, '--cfg-options', 'train_dataloader.dataset.data_root=/no/such/',
-          says=['train_dataloader.dataset.data_root', '/no/such/', 'INSTALL.md'])
-    fails('train', tiny_config, '--cfg-options', 'train_dataloader.dataset.ann_file=annotations/no.json',
-          says=['ann_file', 'annotations/no.json'])
-    fails('test', tiny_config, 'x.pth', '--cfg-options', 'test_dataloader.dataset.data_prefix.img=nowhere',
-          says=['data_prefix.img', 'nowhere'])
+    fails(
+        'train',
+        tiny_config,
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=/no/such/',
+        says=['train_dataloader.dataset.data_root', '/no/such/', 'INSTALL.md'],
+    )
+    fails(
+        'train',
+        tiny_config,
+        '--cfg-options',
+        'train_dataloader.dataset.ann_file=annotations/no.json',
+        says=['ann_file', 'annotations/no.json'],
+    )
+    fails(
+        'test',
+        tiny_config,
+        'x.pth',
+        '--cfg-options',
+        'test_dataloader.dataset.data_prefix.img=nowhere',
+        says=['data_prefix.img', 'nowhere'],
+    )
 
 
 def _annotations(tmp_path, tiny_shapes, change):
@@ -170,18 +243,27 @@ def _annotations(tmp_path, tiny_shapes, change):
     return f'train_dataloader.dataset.ann_file={path}'
 
 
-@pytest.mark.parametrize('change, says', [
-    (lambda d: 'not json', ['changed.json', 'JSON']),
-    (lambda d: [1], ['changed.json', 'COCO']),
-    (lambda d: d.pop('images') and None, ['changed.json', 'images']),
-])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (lambda d: 'not json', ['changed.json', 'JSON']),
+        (lambda d: [1], ['changed.json', 'COCO']),
+        (lambda d: d.pop('images') and None, ['changed.json', 'images']),
+    ],
+)
 def test_annotation_file_that_is_not_coco(fails, tiny_config, tiny_shapes, tmp_path, change, says):
     fails('train', tiny_config, '--cfg-options', _annotations(tmp_path, tiny_shapes, change), says=says, writes=True)
 
 
 def test_categories_that_do_not_match_classes(fails, tiny_config):
-    fails('train', tiny_config, '--cfg-options', "train_dataloader.dataset.metainfo.classes=('cat','square','circle')",
-          says=['cat', 'triangle', 'classes'], writes=True)
+    fails(
+        'train',
+        tiny_config,
+        '--cfg-options',
+        "train_dataloader.dataset.metainfo.classes=('cat','square','circle')",
+        says=['cat', 'triangle', 'classes'],
+        writes=True,
+    )
 
 
 def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained, tmp_path):
@@ -190,20 +272,35 @@ def test_checkpoint_that_is_none_or_of_another_model(fails, tiny_config, trained
     bad.write_text('hello')
     fails('test', tiny_config, bad, says=['bad.pth', 'not a checkpoint'])
     whole = (trained[0] / 'epoch_2.pth').read_bytes()
-    bad.write_bytes(whole[:len(whole) // 2])
+    bad.write_bytes(whole[: len(whole) // 2])
     fails('test', tiny_config, bad, says=['bad.pth', 'cut off'])
     fails('train', tiny_config, '--resume', bad, says=['bad.pth', 'cut off'])
-    fails('test', tiny_config, trained[0] / 'epoch_2.pth', '--cfg-options', 'model.neck.out_channels=24',
-          'model.rpn_head.in_channels=24', 'model.roi_head.bbox_head.in_channels=24',
-          'model.roi_head.mask_head.in_channels=24', says=['another model', 'mismatched', 'neck'], writes=True)
+    fails(
+        'test',
+        tiny_config,
+        trained[0] / 'epoch_2.pth',
+        '--cfg-options',
+        'model.neck.out_channels=24',
+        'model.rpn_head.in_channels=24',
+        'model.roi_head.bbox_head.in_channels=24',
+        'model.roi_head.mask_head.in_channels=24',
+        says=['another model', 'mismatched', 'neck'],
+        writes=True,
+    )
 
 
 def test_options_that_cannot_be_met(fails, tiny_config, monkeypatch, capfd):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     fails('train', tiny_config, '--amp', 'fp16', says=['--amp fp16.*CUDA.*--amp bf16'])
     for wrong, says in (('float16', 'CUDA.*bfloat16'), ('int8', "'float16' or 'bfloat16', got 'int8'")):
-        fails('train', tiny_config, '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper',
-              f'optim_wrapper.dtype={wrong}', says=[says])
+        fails(
+            'train',
+            tiny_config,
+            '--cfg-options',
+            'optim_wrapper.type=AmpOptimWrapper',
+            f'optim_wrapper.dtype={wrong}',
+            says=[says],
+        )
     with pytest.raises(SystemExit, match='2'):
         tool('train').parse_args([str(tiny_config), '--amp', 'fp8'])
     assert re.search('--amp.*fp8.*auto.*fp16.*bf16', capfd.readouterr().err)

@@ -1,4 +1,5 @@
 """A checkpoint that runs code, as a user meets it on the command line."""
+
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ class Code:
         self.folder = folder
 
     def __reduce__(self):
-        return eval, (f'open("{self.folder}/ran-" + str(__import__("os").getpid()), "w").close()', )
+        return eval, (f'open("{self.folder}/ran-" + str(__import__("os").getpid()), "w").close()',)
 
 
 @pytest.fixture
@@ -41,11 +42,17 @@ def processes(folder):
 def test_refused(tiny_config, checkpoint, tmp_path, capfd, name):
     config = tmp_path / 'config.py'
     config.write_text(f"_base_ = '{tiny_config}'\n")
-    arguments = dict(test=[checkpoint], train=['--cfg-options', f'load_from={checkpoint}'],
-                     resume=['--resume', checkpoint], pretrained=[])[name]
+    arguments = dict(
+        test=[checkpoint],
+        train=['--cfg-options', f'load_from={checkpoint}'],
+        resume=['--resume', checkpoint],
+        pretrained=[],
+    )[name]
     if name == 'pretrained':
-        config.write_text(f"{config.read_text()}model = dict(backbone=dict(init_cfg=dict(\n"
-                          f"    _delete_=True, type='Pretrained', checkpoint='{checkpoint}')))\n")
+        config.write_text(
+            f'{config.read_text()}model = dict(backbone=dict(init_cfg=dict(\n'
+            f"    _delete_=True, type='Pretrained', checkpoint='{checkpoint}')))\n"
+        )
     tool = 'test' if name == 'test' else 'train'
     module = load_tool(f'tools/{tool}.py')
     assert run_main(lambda: module.main([str(config), '--work-dir', str(tmp_path / 'work'), *map(str, arguments)])) == 1

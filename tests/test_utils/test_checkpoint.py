@@ -1,4 +1,5 @@
 """mmdet/utils/checkpoint.py: which files are read, from where, and that nothing in them runs."""
+
 import os
 import pickle
 import zipfile
@@ -26,8 +27,11 @@ class Runs:
     """What a hostile file holds: unpickled, it makes a file."""
 
     def __init__(self, path, function):
-        self.call = dict(eval=(eval, (f'open({str(path)!r}, "w").close()', )), system=(os.system, (f'touch {path}', )),
-                         getattr=(getattr, (HistoryBuffer.update, '__globals__')))[function]
+        self.call = dict(
+            eval=(eval, (f'open({str(path)!r}, "w").close()',)),
+            system=(os.system, (f'touch {path}',)),
+            getattr=(getattr, (HistoryBuffer.update, '__globals__')),
+        )[function]
 
     def __reduce__(self):
         return self.call
@@ -47,15 +51,30 @@ def run_state():
     optimizer.step()
     schedulers = [MultiStepLR(optimizer, milestones=[1, 2]), OneCycleLR(optimizer, eta_max=0.1, total_steps=5)]
     log = HistoryBuffer([0.5, 0.25], [1, 1])
-    meta = dict(epoch=1, cfg='model = dict()', time='20240101_000000',
-                dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3), (4, 5, 6)], more=ConfigDict(x=dict(y=1))))
+    meta = dict(
+        epoch=1,
+        cfg='model = dict()',
+        time='20240101_000000',
+        dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3), (4, 5, 6)], more=ConfigDict(x=dict(y=1))),
+    )
     return dict(
-        meta=meta, state_dict=net.state_dict(), optimizer=optimizer.state_dict(),
+        meta=meta,
+        state_dict=net.state_dict(),
+        optimizer=optimizer.state_dict(),
         param_schedulers=[scheduler.state_dict() for scheduler in schedulers],
-        message_hub=dict(log_scalars=dict(loss=log), resumed_keys=dict(loss=True),
-                         runtime_info=dict(best_score=np.float64(0.5), seen=np.arange(3), flags=np.array([True]),
-                                           size=np.int64(7), names=np.array(['a']))),
-        cbn_window=[{'norm': dict(step=3, window=[torch.ones(2)])}])
+        message_hub=dict(
+            log_scalars=dict(loss=log),
+            resumed_keys=dict(loss=True),
+            runtime_info=dict(
+                best_score=np.float64(0.5),
+                seen=np.arange(3),
+                flags=np.array([True]),
+                size=np.int64(7),
+                names=np.array(['a']),
+            ),
+        ),
+        cbn_window=[{'norm': dict(step=3, window=[torch.ones(2)])}],
+    )
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -66,17 +85,25 @@ def test_what_a_run_writes_is_read(tmp_path, kind):
     info = read['message_hub']['runtime_info']
     assert read['meta'] == saved['meta'] and info['best_score'] == 0.5 and info['seen'].tolist() == [0, 1, 2]
     assert read['message_hub']['log_scalars']['loss'].mean() == 0.375
-    assert read['param_schedulers'][1]['anneal_func'](1., 0., 0.5) == pytest.approx(0.5)
+    assert read['param_schedulers'][1]['anneal_func'](1.0, 0.0, 0.5) == pytest.approx(0.5)
     assert read['param_schedulers'][0]['milestones'] == {1: 1, 2: 1}
-    assert torch.equal(read['optimizer']['state'][0]['momentum_buffer'],
-                       saved['optimizer']['state'][0]['momentum_buffer'])
+    assert torch.equal(
+        read['optimizer']['state'][0]['momentum_buffer'], saved['optimizer']['state'][0]['momentum_buffer']
+    )
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_file_of_mmdetection_2_with_arrays_of_numpy_1(tmp_path, kind):
-    meta = dict(mmdet_version='2.3.0', CLASSES=('a', 'b'), PALETTE=[(1, 2, 3)], epoch=np.int64(12),
-                env_info='torch 1.5', hook_msgs=dict(best_score=np.float32(0.25)), mean=np.ones(3))
+    meta = dict(
+        mmdet_version='2.3.0',
+        CLASSES=('a', 'b'),
+        PALETTE=[(1, 2, 3)],
+        epoch=np.int64(12),
+        env_info='torch 1.5',
+        hook_msgs=dict(best_score=np.float32(0.25)),
+        mean=np.ones(3),
+    )
     path = tmp_path / 'old.pth'
     save(dict(meta=meta, state_dict=dict(w=torch.ones(2))), path, kind)
     new, old = b'numpy._core.multiarray\n', b'numpy.core.multiarray\n'
@@ -97,17 +124,21 @@ def test_file_of_mmdetection_2_with_arrays_of_numpy_1(tmp_path, kind):
 READERS = dict(
     file=lambda path: load_checkpoint_file(path),
     runner=lambda path: CheckpointLoader.load_checkpoint(path),  # load_from, resume
-    pretrained=lambda path: ResNet(18, base_channels=8, init_cfg=dict(
-        type='Pretrained', checkpoint=path)).init_weights(),
-    prefix=lambda path: ResNet(18, base_channels=8, init_cfg=dict(
-        type='Pretrained', prefix='w', checkpoint=path)).init_weights(),
+    pretrained=lambda path: ResNet(
+        18, base_channels=8, init_cfg=dict(type='Pretrained', checkpoint=path)
+    ).init_weights(),
+    prefix=lambda path: ResNet(
+        18, base_channels=8, init_cfg=dict(type='Pretrained', prefix='w', checkpoint=path)
+    ).init_weights(),
     url=lambda path: CheckpointLoader.load_checkpoint(f'https://x.org/y/{Path(path).name}'),
-    torchvision=lambda path: CheckpointLoader.load_checkpoint('torchvision://resnet18'))
+    torchvision=lambda path: CheckpointLoader.load_checkpoint('torchvision://resnet18'),
+)
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Folder of torch's downloads; nothing can be downloaded."""
+
     def download(url, path, *args, **kwargs):
         raise URLError('no network')
 
@@ -117,9 +148,16 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / 'home/hub/checkpoints'
 
 
-@pytest.mark.parametrize('function, named, kind', [
-    ('eval', 'holds eval,', 'zip'), ('eval', 'holds eval,', 'legacy'), ('system', r'holds \w+\.system,', 'zip'),
-    ('system', r'holds \w+\.system,', 'legacy'), ('getattr', 'holds getattr,', 'zip')])
+@pytest.mark.parametrize(
+    'function, named, kind',
+    [
+        ('eval', 'holds eval,', 'zip'),
+        ('eval', 'holds eval,', 'legacy'),
+        ('system', r'holds \w+\.system,', 'zip'),
+        ('system', r'holds \w+\.system,', 'legacy'),
+        ('getattr', 'holds getattr,', 'zip'),
+    ],
+)
 @pytest.mark.parametrize('reader', READERS)
 def test_code_is_refused_on_every_way_and_does_not_run(cache, tmp_path, reader, function, named, kind):
     # Where URLs are looked for, under torchvision's name.
@@ -130,8 +168,10 @@ def test_code_is_refused_on_every_way_and_does_not_run(cache, tmp_path, reader, 
 
 
 def test_text_that_mmengine_would_run_is_left_out(tmp_path):
-    path = save(dict(meta=dict(config=f'open({str(tmp_path / "ran")!r}, "w")', epoch=0, iter=0), state_dict={}),
-                tmp_path / 'x.pth')
+    path = save(
+        dict(meta=dict(config=f'open({str(tmp_path / "ran")!r}, "w")', epoch=0, iter=0), state_dict={}),
+        tmp_path / 'x.pth',
+    )
     for load, runs in ((CheckpointLoader.load_checkpoint, False), (torch.load, True)):
         runner = SimpleNamespace(load_checkpoint=load, train_loop=SimpleNamespace())
         with pytest.raises(AttributeError):  # behind the text, where this runner ends
@@ -188,14 +228,15 @@ URLS = [
     ('torchvision://resnet50.imagenet1k_v2', 'resnet50-11ad3fa6.pth', 'https://download.pytorch.org/models/resnet50-'),
     ('open-mmlab://detectron2/resnet50_caffe', 'resnet50_msra-5891d200.pth', r'https://\S+/resnet50_msra-5891d200.pth'),
     ('open-mmlab://resnet50_caffe', 'resnet50_caffe-788b5fa3.pth', r'https://\S+/resnet50_caffe-788b5fa3.pth'),
-    ('http://x.org/a/b-1234.pth?raw=1', 'b-1234.pth', 'http://x.org/a/b-1234.pth')]
+    ('http://x.org/a/b-1234.pth?raw=1', 'b-1234.pth', 'http://x.org/a/b-1234.pth'),
+]
 
 
 @pytest.mark.parametrize('name, file, url', URLS)
 def test_weights_by_name_come_from_the_cache(cache, name, file, url):
     with pytest.raises(FileNotFoundError, match=rf'(?s){cache / file}.*{url}.*no network.*init_cfg=None'):
         CheckpointLoader.load_checkpoint(name)
-    save(dict(w=torch.full((2, ), 3.)), cache / file)
+    save(dict(w=torch.full((2,), 3.0)), cache / file)
     assert CheckpointLoader.load_checkpoint(name)['w'].tolist() == [3, 3]
 
 
@@ -229,18 +270,32 @@ def test_download_is_kept_unless_it_is_no_checkpoint(cache, tmp_path, monkeypatc
     assert asked == ['https://x.org/y.pth'] * 2
 
 
-@pytest.mark.parametrize('name, nearest', [('torchvision://resnet5', 'torchvision://resnet50'),
-                                           ('open-mmlab://detectron2/resnet50_cafe', 'detectron2/resnet50_caffe')])
+@pytest.mark.parametrize(
+    'name, nearest',
+    [
+        ('torchvision://resnet5', 'torchvision://resnet50'),
+        ('open-mmlab://detectron2/resnet50_cafe', 'detectron2/resnet50_caffe'),
+    ],
+)
 def test_name_that_there_is_not(cache, name, nearest):
     with pytest.raises(KeyError, match=f'{name}: there is no such model; nearest.*{nearest}'):
         CheckpointLoader.load_checkpoint(name)
 
 
-@pytest.mark.parametrize('meta, expected', [
-    (dict(dataset_meta=dict(classes=['a', 'b'], palette=[(1, 2, 3)])), dict(classes=('a', 'b'), palette=[(1, 2, 3)])),
-    (dict(dataset_meta=dict(CLASSES=('a', ), PALETTE=None)), dict(classes=('a', ))),
-    (dict(CLASSES='person'), dict(classes=('person', ))),
-    (dict(epoch=1), None), (dict(dataset_meta={}), None), (None, None)])
+@pytest.mark.parametrize(
+    'meta, expected',
+    [
+        (
+            dict(dataset_meta=dict(classes=['a', 'b'], palette=[(1, 2, 3)])),
+            dict(classes=('a', 'b'), palette=[(1, 2, 3)]),
+        ),
+        (dict(dataset_meta=dict(CLASSES=('a',), PALETTE=None)), dict(classes=('a',))),
+        (dict(CLASSES='person'), dict(classes=('person',))),
+        (dict(epoch=1), None),
+        (dict(dataset_meta={}), None),
+        (None, None),
+    ],
+)
 def test_dataset_meta(meta, expected):
     assert dataset_meta(dict(meta=meta)) == expected
     assert dataset_meta({}) is None

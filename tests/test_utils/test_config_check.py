@@ -1,4 +1,5 @@
 """mmdet/utils/config_check.py: names that there are not are refused, and nothing else."""
+
 import copy
 from pathlib import Path
 
@@ -28,31 +29,44 @@ NMS = 'model.test_cfg.rcnn.nms.type'
 PIPELINE = 'train_dataloader.dataset.pipeline'
 
 
-@pytest.mark.parametrize('key, value, error, says', [
-    ('model.type', 'CascadeRCNN', KeyError, "model.type: there is no 'CascadeRCNN'; nearest: 'FasterRCNN'"),
-    ('model.backbone.type', 'ResNeSt', KeyError, "model.backbone.type: there is no 'ResNeSt'; nearest: 'ResNet'"),
-    ('model.backbone.type', 'mmdet.Resnet', KeyError, "no 'mmdet.Resnet'; nearest: 'ResNet'"),
-    ('model.backbone.type', 'nowhere.ConvNeXt', KeyError, "no 'nowhere.ConvNeXt'; is its package installed"),
-    ('model.backbone.type', 'torch.nn.NoSuch', KeyError, "no 'torch.nn.NoSuch'"),
-    ('model.backbone.init_cfg', [dict(type='Pretraind')], KeyError, r"init_cfg.0.type.*nearest: 'Pretrained'"),
-    ('model.rpn_head.anchor_generator.type', 'AnchorGen', KeyError, "nearest: 'AnchorGenerator'"),
-    ('model.train_cfg.rcnn.sampler.type', 'RandomSamler', KeyError, "rcnn.sampler.type.*'RandomSampler'"),
-    (NMS, 'softnms', ValueError, "test_cfg.rcnn.nms.type must be one of nms, soft_nms, got 'softnms'"),
-    (f'{PIPELINE}', [dict(type='LoadImage')], KeyError, f"{PIPELINE}.0.type.*'LoadImageFromFile'"),
-    ('train_dataloader.sampler.type', 'DefautSampler', KeyError, "nearest: 'DefaultSampler'"),
-    ('optim_wrapper.optimizer.type', 'AdmW', KeyError, "optim_wrapper.optimizer.type.*nearest: 'AdamW'"),
-    ('param_scheduler', [dict(type='MultiStep')], KeyError, "param_scheduler.0.type.*'MultiStepLR'"),
-    ('val_evaluator.type', 'CocoMetrics', KeyError, "val_evaluator.type.*nearest: 'CocoMetric'"),
-    ('default_hooks.logger.type', 'LogHook', KeyError, 'default_hooks.logger.type'),
-    ('custom_hooks', [dict(type='NoHook')], KeyError, 'custom_hooks.0.type'),
-    ('visualizer.vis_backends', [dict(type='LocalVisBackends')], KeyError, "nearest: 'LocalVisBackend'"),
-    ('model.neck.out_chanels', 3, TypeError, "model.neck: FPN has no argument 'out_chanels'; nearest: 'out_channels'"),
-    ('model.roi_head.bbox_head.num_class', 3, TypeError, "bbox_head: .* no argument 'num_class'; nearest: 'num_cl"),
-    ('model.extra', 3, TypeError, "MaskRCNN has no argument 'extra'; it has backbone, .*train_cfg"),
-    ('train_dataloader.dataset.data_rot', 'x', TypeError, "CocoDataset has no argument 'data_rot'; nearest: 'data_ro"),
-    (f'{PIPELINE}', [dict(type='Resize', scal=1)], TypeError, f"{PIPELINE}.0: Resize has no argument 'scal'"),
-    ('model.neck.norm_cfg', dict(type='CBM'), KeyError, 'model.neck.norm_cfg: .*CBM.*known are BN'),
-])
+@pytest.mark.parametrize(
+    'key, value, error, says',
+    [
+        ('model.type', 'CascadeRCNN', KeyError, "model.type: there is no 'CascadeRCNN'; nearest: 'FasterRCNN'"),
+        ('model.backbone.type', 'ResNeSt', KeyError, "model.backbone.type: there is no 'ResNeSt'; nearest: 'ResNet'"),
+        ('model.backbone.type', 'mmdet.Resnet', KeyError, "no 'mmdet.Resnet'; nearest: 'ResNet'"),
+        ('model.backbone.type', 'nowhere.ConvNeXt', KeyError, "no 'nowhere.ConvNeXt'; is its package installed"),
+        ('model.backbone.type', 'torch.nn.NoSuch', KeyError, "no 'torch.nn.NoSuch'"),
+        ('model.backbone.init_cfg', [dict(type='Pretraind')], KeyError, r"init_cfg.0.type.*nearest: 'Pretrained'"),
+        ('model.rpn_head.anchor_generator.type', 'AnchorGen', KeyError, "nearest: 'AnchorGenerator'"),
+        ('model.train_cfg.rcnn.sampler.type', 'RandomSamler', KeyError, "rcnn.sampler.type.*'RandomSampler'"),
+        (NMS, 'softnms', ValueError, "test_cfg.rcnn.nms.type must be one of nms, soft_nms, got 'softnms'"),
+        (f'{PIPELINE}', [dict(type='LoadImage')], KeyError, f"{PIPELINE}.0.type.*'LoadImageFromFile'"),
+        ('train_dataloader.sampler.type', 'DefautSampler', KeyError, "nearest: 'DefaultSampler'"),
+        ('optim_wrapper.optimizer.type', 'AdmW', KeyError, "optim_wrapper.optimizer.type.*nearest: 'AdamW'"),
+        ('param_scheduler', [dict(type='MultiStep')], KeyError, "param_scheduler.0.type.*'MultiStepLR'"),
+        ('val_evaluator.type', 'CocoMetrics', KeyError, "val_evaluator.type.*nearest: 'CocoMetric'"),
+        ('default_hooks.logger.type', 'LogHook', KeyError, 'default_hooks.logger.type'),
+        ('custom_hooks', [dict(type='NoHook')], KeyError, 'custom_hooks.0.type'),
+        ('visualizer.vis_backends', [dict(type='LocalVisBackends')], KeyError, "nearest: 'LocalVisBackend'"),
+        (
+            'model.neck.out_chanels',
+            3,
+            TypeError,
+            "model.neck: FPN has no argument 'out_chanels'; nearest: 'out_channels'",
+        ),
+        ('model.roi_head.bbox_head.num_class', 3, TypeError, "bbox_head: .* no argument 'num_class'; nearest: 'num_cl"),
+        ('model.extra', 3, TypeError, "MaskRCNN has no argument 'extra'; it has backbone, .*train_cfg"),
+        (
+            'train_dataloader.dataset.data_rot',
+            'x',
+            TypeError,
+            "CocoDataset has no argument 'data_rot'; nearest: 'data_ro",
+        ),
+        (f'{PIPELINE}', [dict(type='Resize', scal=1)], TypeError, f"{PIPELINE}.0: Resize has no argument 'scal'"),
+        ('model.neck.norm_cfg', dict(type='CBM'), KeyError, 'model.neck.norm_cfg: .*CBM.*known are BN'),
+    ],
+)
 def test_what_is_refused(key, value, error, says):
     with pytest.raises(error) as caught:
         check({key: value})
@@ -67,21 +81,33 @@ def test_no_model():
 
 
 def test_only_what_will_run_is_looked_at():
-    check({'train_dataloader.sampler.type': 'No', 'optim_wrapper.type': 'No'}, parts=('test', ))
+    check({'train_dataloader.sampler.type': 'No', 'optim_wrapper.type': 'No'}, parts=('test',))
     with pytest.raises(KeyError):
-        check({'optim_wrapper.type': 'No'}, parts=('train', ))
+        check({'optim_wrapper.type': 'No'}, parts=('train',))
 
 
-@pytest.mark.parametrize('key, value', [
-    ('model.backbone.type', 'mmdet.ResNet'), ('model.backbone.type', 'mmdet.models.backbones.resnet.ResNet'),
-    ('optim_wrapper.optimizer.type', 'torch.optim.Adam'), ('optim_wrapper.optimizer.type', 'mmengine.SGD'),
-    ('model.backbone.conv_cfg', dict(type='ConvWS')), ('model.backbone.init_cfg', None), (NMS, 'soft_nms'),
-    ('default_hooks.logger', None), ('custom_hooks', [dict(type='EMAHook', ema_type='StochasticWeightAverage')]),
-    ('custom_hooks', [dict(type='ProfilerHook', on_trace_ready=dict(type='tb_trace'))]),
-    ('val_evaluator', [dict(type='CocoMetric', ann_file='x'), dict(type='DumpResults', out_file_path='x.pkl')]),
-    (PIPELINE, [dict(type='RandomChoice', transforms=[[dict(type='Resize', scale=1)], [dict(type='Pad', size=1)]])]),
-    ('train_dataloader.dataset', dict(_delete_=True, type='ConcatDataset', datasets=[dict(type='CocoDataset')])),
-    ('train_cfg', dict(_delete_=True, by_epoch=True, max_epochs=1))])
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('model.backbone.type', 'mmdet.ResNet'),
+        ('model.backbone.type', 'mmdet.models.backbones.resnet.ResNet'),
+        ('optim_wrapper.optimizer.type', 'torch.optim.Adam'),
+        ('optim_wrapper.optimizer.type', 'mmengine.SGD'),
+        ('model.backbone.conv_cfg', dict(type='ConvWS')),
+        ('model.backbone.init_cfg', None),
+        (NMS, 'soft_nms'),
+        ('default_hooks.logger', None),
+        ('custom_hooks', [dict(type='EMAHook', ema_type='StochasticWeightAverage')]),
+        ('custom_hooks', [dict(type='ProfilerHook', on_trace_ready=dict(type='tb_trace'))]),
+        ('val_evaluator', [dict(type='CocoMetric', ann_file='x'), dict(type='DumpResults', out_file_path='x.pkl')]),
+        (
+            PIPELINE,
+            [dict(type='RandomChoice', transforms=[[dict(type='Resize', scale=1)], [dict(type='Pad', size=1)]])],
+        ),
+        ('train_dataloader.dataset', dict(_delete_=True, type='ConcatDataset', datasets=[dict(type='CocoDataset')])),
+        ('train_cfg', dict(_delete_=True, by_epoch=True, max_epochs=1)),
+    ],
+)
 def test_what_is_accepted(key, value):
     check({key: value})
 

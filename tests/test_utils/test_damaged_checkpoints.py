@@ -1,4 +1,5 @@
 """A damaged checkpoint is refused, or holds what was written."""
+
 import os
 import random
 import shutil
@@ -41,9 +42,9 @@ def damages(data, number, seed=0):
         at = draw.randrange(len(data)) if i % 4 else len(data) - 1 - draw.randrange(min(len(data), 4096))
         copy = bytearray(data)
         if i % 7 == 5:
-            copy[at:at + 4096] = bytes(min(4096, len(data) - at))
+            copy[at : at + 4096] = bytes(min(4096, len(data) - at))
         elif i % 7 == 6:
-            del copy[at:at + draw.choice([1, 64, len(data)])]
+            del copy[at : at + draw.choice([1, 64, len(data)])]
         else:
             copy[at] ^= draw.randrange(1, 256)
         if copy != data:
@@ -51,8 +52,11 @@ def damages(data, number, seed=0):
 
 
 def same(one, other):
-    return one['meta'] == other['meta'] and one['state_dict'].keys() == other['state_dict'].keys() and all(
-        torch.equal(value, other['state_dict'][key]) for key, value in one['state_dict'].items())
+    return (
+        one['meta'] == other['meta']
+        and one['state_dict'].keys() == other['state_dict'].keys()
+        and all(torch.equal(value, other['state_dict'][key]) for key, value in one['state_dict'].items())
+    )
 
 
 def try_damages(saved, states, folder, number):
@@ -109,8 +113,9 @@ def test_resuming_takes_the_one_before(states, tmp_path, monkeypatch):
     assert find_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth') and not said
     flip(tmp_path / 'epoch_3.pth')
     assert find_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
-    assert len(said) == 1 and said[0].count('epoch_3.pth: damaged') == 1 and 'from' in said[0] and \
-        'epoch_2.pth' in said[0]
+    assert (
+        len(said) == 1 and said[0].count('epoch_3.pth: damaged') == 1 and 'from' in said[0] and 'epoch_2.pth' in said[0]
+    )
     flip(tmp_path / 'epoch_2.pth')
     assert find_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
     assert 'epoch_3.pth: damaged' in said[1] and 'epoch_2.pth: damaged' in said[1]
@@ -126,8 +131,19 @@ def test_links_to_nowhere_are_passed_over(states, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'garbage', [b'https://example.com/x.pth', b'torchvision://resnet50',
-                b'\xff\xfe\x00\x80', b'\0' * 4096, b'x' * 5000, b'a\nb', b'', b'/etc/passwd'], ids=len)
+    'garbage',
+    [
+        b'https://example.com/x.pth',
+        b'torchvision://resnet50',
+        b'\xff\xfe\x00\x80',
+        b'\0' * 4096,
+        b'x' * 5000,
+        b'a\nb',
+        b'',
+        b'/etc/passwd',
+    ],
+    ids=len,
+)
 def test_garbage_in_the_pointer_is_passed_over(states, tmp_path, garbage):
     save_checkpoint(states, str(tmp_path / 'epoch_1.pth'))
     (tmp_path / 'last_checkpoint').write_bytes(garbage)

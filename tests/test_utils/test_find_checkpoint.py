@@ -1,4 +1,5 @@
 """Which checkpoint a run is resumed from."""
+
 import os
 
 import pytest

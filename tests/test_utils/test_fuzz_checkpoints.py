@@ -1,4 +1,5 @@
 """Checkpoints with anything in them: used, or refused with the file; nothing is run."""
+
 import copy
 import re
 
@@ -15,10 +16,36 @@ from mmdet.utils.resuming import check_resumable
 from mmdet.utils.setup import load_config, prepare
 
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-2**70, 2**70), st.integers(-2, 40), st.floats(), st.text(max_size=4),
-    st.sampled_from([[], {}, [1], [[1]], 'model = dict(type="os.system", command="false")', 'import os', 2**70, (),
-                     [None], torch.zeros(0), torch.zeros(3), torch.ones(2, 2), torch.tensor(float('nan')), dict(a=1),
-                     torch.zeros(4, dtype=torch.int64), b'x', {1: 2}, [0, 0, 0], [(300, 0, 0)]]))
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.integers(-2, 40),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from(
+        [
+            [],
+            {},
+            [1],
+            [[1]],
+            'model = dict(type="os.system", command="false")',
+            'import os',
+            2**70,
+            (),
+            [None],
+            torch.zeros(0),
+            torch.zeros(3),
+            torch.ones(2, 2),
+            torch.tensor(float('nan')),
+            dict(a=1),
+            torch.zeros(4, dtype=torch.int64),
+            b'x',
+            {1: 2},
+            [0, 0, 0],
+            [(300, 0, 0)],
+        ]
+    ),
+)
 EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
 
 
@@ -27,10 +54,12 @@ def trained(tiny_config, tmp_path_factory):
     """A config, the folder of its training, and the checkpoint's contents."""
     folder = tmp_path_factory.mktemp('trained')
     config = folder / 'config.py'
-    config.write_text(f"_base_ = '{tiny_config}'\n"
-                      "model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))\n"
-                      "train_cfg = dict(max_epochs=1, val_interval=9)\n"
-                      "default_hooks = dict(logger=dict(interval=99))\n")
+    config.write_text(
+        f"_base_ = '{tiny_config}'\n"
+        "model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))\n"
+        'train_cfg = dict(max_epochs=1, val_interval=9)\n'
+        'default_hooks = dict(logger=dict(interval=99))\n'
+    )
     load_tool('tools/train.py').main([str(config), '--work-dir', str(folder)])
     return str(config), folder, torch.load(folder / 'epoch_1.pth', weights_only=False)
 
@@ -46,7 +75,7 @@ def few(checkpoint):
 
     def whole(changed):
         full = copy.copy(changed)
-        for keys in (('state_dict', ), ('optimizer', 'state'), ('cbn_window', 0)):
+        for keys in (('state_dict',), ('optimizer', 'state'), ('cbn_window', 0)):
             node, rest, start = full, checkpoint, small
             try:
                 for key in keys[:-1]:
@@ -111,9 +140,14 @@ def test_resumed(trained, resume, examples):
     assert sum(good) > examples / 5
 
 
-ODD_WEIGHTS = [torch.zeros(8).to_sparse(), torch.zeros(8, device='meta'), torch.zeros(8, dtype=torch.complex64),
-               torch.zeros(8, dtype=torch.bool), torch.full((8, ), float('nan')),
-               torch.quantize_per_tensor(torch.zeros(8), 1., 0, torch.qint8)]
+ODD_WEIGHTS = [
+    torch.zeros(8).to_sparse(),
+    torch.zeros(8, device='meta'),
+    torch.zeros(8, dtype=torch.complex64),
+    torch.zeros(8, dtype=torch.bool),
+    torch.full((8,), float('nan')),
+    torch.quantize_per_tensor(torch.zeros(8), 1.0, 0, torch.qint8),
+]
 
 
 @pytest.mark.parametrize('weight', ODD_WEIGHTS, ids=lambda weight: f'{weight.dtype}{weight.layout}{weight.device}')
@@ -132,8 +166,10 @@ def test_every_optimizers_own_state_is_taken(optimizer):
     layer(torch.ones(1, 3)).sum().backward()
     own.step()
     hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-    check_resumable(dict(meta=dict(epoch=1, iter=1), message_hub=hub, optimizer=own.state_dict()), dict(
-        message_hub=hub, parameters=list(layer.parameters()), optimizer=dict(own.state_dict(), state={})))
+    check_resumable(
+        dict(meta=dict(epoch=1, iter=1), message_hub=hub, optimizer=own.state_dict()),
+        dict(message_hub=hub, parameters=list(layer.parameters()), optimizer=dict(own.state_dict(), state={})),
+    )
 
 
 def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):
@@ -145,11 +181,17 @@ def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):
     assert error is None and f'checkpoint {path}: holds no optimizer and no param_schedulers' in said[0]
 
 
-@pytest.mark.parametrize('optimizer, says', [
-    (torch.optim.AdamW, 'optimizer.param_groups.0.momentum must be as float 0.9, got NoneType None'),
-    (lambda values: torch.optim.SGD(values[:-1], 0.1, 0.9), 'must hold [0-9]+ parameters, each once, got [0-9]+'),
-    (lambda values: torch.optim.SGD([dict(params=values[:3]), dict(params=values[3:])], 0.1, 0.9),
-     'loaded state dict has a different number of parameter groups')])
+@pytest.mark.parametrize(
+    'optimizer, says',
+    [
+        (torch.optim.AdamW, 'optimizer.param_groups.0.momentum must be as float 0.9, got NoneType None'),
+        (lambda values: torch.optim.SGD(values[:-1], 0.1, 0.9), 'must hold [0-9]+ parameters, each once, got [0-9]+'),
+        (
+            lambda values: torch.optim.SGD([dict(params=values[:3]), dict(params=values[3:])], 0.1, 0.9),
+            'loaded state dict has a different number of parameter groups',
+        ),
+    ],
+)
 def test_another_optimizer(trained, resume, optimizer, says):
     runner = resume(trained[2])[2]
     state = optimizer(list(runner.model.parameters())).state_dict()

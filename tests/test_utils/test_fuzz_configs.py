@@ -1,4 +1,5 @@
 """Configs and files of results with anything in them: used, or refused with the file and the key."""
+
 import itertools
 import json
 import pickle
@@ -24,9 +25,30 @@ from mmdet.utils.setup import load_config
 
 EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-2**40, 2**40), st.integers(-2, 40), st.floats(), st.text(max_size=4),
-    st.sampled_from([[], {}, [1], [[1]], dict(type='BN'), dict(type='x'), dict(type='os.system', command='false'),
-                     2**70, 'a.b', '..', [None], dict(type=None), dict(type=[1])]))
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**40), 2**40),
+    st.integers(-2, 40),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from(
+        [
+            [],
+            {},
+            [1],
+            [[1]],
+            dict(type='BN'),
+            dict(type='x'),
+            dict(type='os.system', command='false'),
+            2**70,
+            'a.b',
+            '..',
+            [None],
+            dict(type=None),
+            dict(type=[1]),
+        ]
+    ),
+)
 
 
 def lists(node):
@@ -54,11 +76,27 @@ def test_models(examples):
     run(examples, mutated(base, ODD, most=2), use)
 
 
-NORMS = [dict(type='BN', eps=1e-5, momentum=0.1), dict(type='GN', num_groups=2, eps=1e-5), dict(type='BRN', burnin=1),
-         dict(type='CBN', buffer_num=3, burnin=2, by_epoch=False, compensation='secant', backprop='window',
-              momentum=0.1, running_stats='pooled', pool='sliding', sample_stride=1, eps=1e-5),
-         dict(type='CBN+', buffer_num=5), dict(type='CBN+GN', num_groups=2, share=0.5),
-         dict(type='SyncCBN', buffer_num=2)]
+NORMS = [
+    dict(type='BN', eps=1e-5, momentum=0.1),
+    dict(type='GN', num_groups=2, eps=1e-5),
+    dict(type='BRN', burnin=1),
+    dict(
+        type='CBN',
+        buffer_num=3,
+        burnin=2,
+        by_epoch=False,
+        compensation='secant',
+        backprop='window',
+        momentum=0.1,
+        running_stats='pooled',
+        pool='sliding',
+        sample_stride=1,
+        eps=1e-5,
+    ),
+    dict(type='CBN+', buffer_num=5),
+    dict(type='CBN+GN', num_groups=2, share=0.5),
+    dict(type='SyncCBN', buffer_num=2),
+]
 
 
 @EXAMPLES
@@ -68,7 +106,8 @@ def test_norms(examples):
             _, norm = build_norm_layer(cfg, 4)
         except (KeyError, TypeError, ValueError) as error:
             assert any(word in str(error) for word in ('norm_cfg', *map(str, cfg or ()))) or re.search(
-                r'^\W*(CBN|BRN|GN|num_|affine|eps|share)', str(error)), error
+                r'^\W*(CBN|BRN|GN|num_|affine|eps|share)', str(error)
+            ), error
             return
         conv, norm.epoch_length = nn.Conv2d(3, 4, 1), 1
         y = conv_norm(conv, norm, torch.zeros(2, 3, 2, 2))
@@ -79,16 +118,45 @@ def test_norms(examples):
 
 @EXAMPLES
 def test_results_of_a_comparison(examples, tmp_path):
-    cell = dict(norm='BN', norm_cfg=dict(type='BN'), batch_size=1, seed=0, lr=0.01, processes=1, unit='epoch',
-                metrics={'coco/bbox_mAP': 0.2},
-                curve=[{'step': 1, 'coco/bbox_mAP': 0.1}, {'step': 2, 'coco/bbox_mAP': 0.2}],
-                losses=[[10, 3.], [20, 2.]], iteration_seconds=0.1, images_per_second=9., gpu_memory_mib=None,
-                memory_mib=100, seconds=5, config='train_cfg = dict(max_epochs=2)\n', cell_config='_base_ = "x.py"\n',
-                command='python tools/train.py x.py', machine=dict(torch='2', device='CPU', cores=2),
-                detections={'1': [dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4], score=0.5)]})
-    base = dict(kind='mmdet norm comparison', failed={'c': 'no'}, cells=dict(a=cell, b=dict(cell, seed=1, norm='GN')),
-                grid=dict(config='x.py', command='x', norms=dict(BN=dict(type='BN')), batch_sizes=[1], seeds=[0, 1],
-                          processes=1, jobs=1, places=['neck'], cells=['a', 'b'], versions=dict(torch='2')))
+    cell = dict(
+        norm='BN',
+        norm_cfg=dict(type='BN'),
+        batch_size=1,
+        seed=0,
+        lr=0.01,
+        processes=1,
+        unit='epoch',
+        metrics={'coco/bbox_mAP': 0.2},
+        curve=[{'step': 1, 'coco/bbox_mAP': 0.1}, {'step': 2, 'coco/bbox_mAP': 0.2}],
+        losses=[[10, 3.0], [20, 2.0]],
+        iteration_seconds=0.1,
+        images_per_second=9.0,
+        gpu_memory_mib=None,
+        memory_mib=100,
+        seconds=5,
+        config='train_cfg = dict(max_epochs=2)\n',
+        cell_config='_base_ = "x.py"\n',
+        command='python tools/train.py x.py',
+        machine=dict(torch='2', device='CPU', cores=2),
+        detections={'1': [dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4], score=0.5)]},
+    )
+    base = dict(
+        kind='mmdet norm comparison',
+        failed={'c': 'no'},
+        cells=dict(a=cell, b=dict(cell, seed=1, norm='GN')),
+        grid=dict(
+            config='x.py',
+            command='x',
+            norms=dict(BN=dict(type='BN')),
+            batch_sizes=[1],
+            seeds=[0, 1],
+            processes=1,
+            jobs=1,
+            places=['neck'],
+            cells=['a', 'b'],
+            versions=dict(torch='2'),
+        ),
+    )
     path = tmp_path / 'results.json'
 
     def use(data):
@@ -102,8 +170,16 @@ def test_results_of_a_comparison(examples, tmp_path):
     run(examples, mutated(base, ODD, most=2), use)
 
 
-DETECTIONS = [dict(image_id=i % 3 + 1, category_id=i % 2 + 1, score=0.5 + i / 10, bbox=[2, 2, 10.5, 8],
-                   segmentation=dict(size=[24, 32], counts=COUNTS)) for i in range(3)]
+DETECTIONS = [
+    dict(
+        image_id=i % 3 + 1,
+        category_id=i % 2 + 1,
+        score=0.5 + i / 10,
+        bbox=[2, 2, 10.5, 8],
+        segmentation=dict(size=[24, 32], counts=COUNTS),
+    )
+    for i in range(3)
+]
 
 
 @EXAMPLES
@@ -127,13 +203,28 @@ def test_detections_in_cocos_format(examples, kind, tmp_path):
 
 @EXAMPLES
 def test_predictions(examples, tmp_path):
-    found = dict(bboxes=torch.tensor([[2., 2, 9, 9], [1, 1, 5, 5]]), labels=torch.tensor([0, 1]),
-                 scores=torch.tensor([0.5, 0.25]))
+    found = dict(
+        bboxes=torch.tensor([[2.0, 2, 9, 9], [1, 1, 5, 5]]),
+        labels=torch.tensor([0, 1]),
+        scores=torch.tensor([0.5, 0.25]),
+    )
     base = [dict(img_id=i, pred_instances=dict(found)) for i in range(2)]
-    objects = Objects(torch.tensor([[2., 2, 9, 9]]), torch.tensor([0]), torch.tensor([False]))
+    objects = Objects(torch.tensor([[2.0, 2, 9, 9]]), torch.tensor([0]), torch.tensor([False]))
     path = tmp_path / 'found.pkl'
-    odd = st.one_of(ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, 4), torch.zeros(0), torch.tensor(1),
-                                          torch.tensor([5, -1]), torch.zeros(2, 4, dtype=torch.complex64), print]))
+    odd = st.one_of(
+        ODD,
+        st.sampled_from(
+            [
+                torch.zeros(3),
+                torch.zeros(2, 4),
+                torch.zeros(0),
+                torch.tensor(1),
+                torch.tensor([5, -1]),
+                torch.zeros(2, 4, dtype=torch.complex64),
+                print,
+            ]
+        ),
+    )
 
     def use(samples):
         path.write_bytes(pickle.dumps(samples))
@@ -152,7 +243,9 @@ def test_predictions(examples, tmp_path):
 @EXAMPLES
 def test_logs(examples, tmp_path):
     base = [dict(lr=0.1, loss=3.5, time=0.1, epoch=1, iter=i, step=i) for i in (1, 2)] + [
-        {'coco/bbox_mAP': 0.3, 'step': 1}, dict(lr=0.1, loss=2.5, time=0.1, epoch=2, iter=3, step=3)]
+        {'coco/bbox_mAP': 0.3, 'step': 1},
+        dict(lr=0.1, loss=2.5, time=0.1, epoch=2, iter=3, step=3),
+    ]
     path = tmp_path / 'scalars.json'
 
     def use(records):

@@ -1,4 +1,5 @@
 """What signals do to a training and its data loaders' workers."""
+
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ def nothing_is_ignored():
 
 @pytest.fixture
 def clock(monkeypatch):
-    now = [100.]
+    now = [100.0]
 
     def leave(code):
         raise Quit(code)
@@ -82,7 +83,9 @@ def test_last_line_and_exit_code(capsys):
 
     assert run_main(stopped) == 143
     assert capsys.readouterr().err.splitlines()[-2:] == [
-        'stopped by SIGTERM; saved to w/iter_3.pth. To resume:', 'python tools/train.py c.py --resume']
+        'stopped by SIGTERM; saved to w/iter_3.pth. To resume:',
+        'python tools/train.py c.py --resume',
+    ]
 
 
 def test_workers_outlive_signals_but_not_the_trainer_s():

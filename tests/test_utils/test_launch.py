@@ -1,4 +1,5 @@
 """How many processes make sense."""
+
 import os
 
 import pytest

@@ -1,4 +1,5 @@
 """What scripts import from mmdet.utils."""
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
@@ -26,6 +27,7 @@ def test_scope_is_set_only_if_asked():
 
 def test_dynamo_limit(monkeypatch):
     import torch._dynamo
+
     monkeypatch.setattr(torch._dynamo.config, 'cache_size_limit', 8)
     setup_cache_size_limit_of_dynamo()
     assert torch._dynamo.config.cache_size_limit == 4

@@ -1,4 +1,5 @@
 """What a terminal shows while the live line is on, and what a pipe gets."""
+
 import io
 import logging
 import re
@@ -10,9 +11,17 @@ from rich.console import Console
 from mmdet.utils import progress
 from mmdet.utils.progress import Field, LiveLine, Speed, duration, fit, track, wants_live
 
-FIELDS = [Field('Epoch 3/12', 0), Field('#' * 20, 8), Field(' 120/4000', 1), Field('loss 1.2345', 2),
-          Field('rpn_cls 0.123  rpn_bbox 0.123  cls 0.123  bbox 0.123  mask 0.123', 9), Field('lr 2.0e-02', 5),
-          Field('12.3 img/s', 4), Field('ETA 10:12:33', 3), Field('10.9 GB', 6)]
+FIELDS = [
+    Field('Epoch 3/12', 0),
+    Field('#' * 20, 8),
+    Field(' 120/4000', 1),
+    Field('loss 1.2345', 2),
+    Field('rpn_cls 0.123  rpn_bbox 0.123  cls 0.123  bbox 0.123  mask 0.123', 9),
+    Field('lr 2.0e-02', 5),
+    Field('12.3 img/s', 4),
+    Field('ETA 10:12:33', 3),
+    Field('10.9 GB', 6),
+]
 
 
 class Terminal(io.StringIO):
@@ -34,8 +43,8 @@ class Terminal(io.StringIO):
             elif command == 'K':
                 self.rows[self.row] = ''
             elif command == 'J':
-                self.rows[self.row + 1:] = []
-                self.rows[self.row] = self.rows[self.row][:self.column]
+                self.rows[self.row + 1 :] = []
+                self.rows[self.row] = self.rows[self.row][: self.column]
             elif plain == '\r':
                 self.column = 0
             elif plain == '\n':
@@ -44,7 +53,7 @@ class Terminal(io.StringIO):
                 if self.column == self.width:
                     self._down()
                 line = self.rows[self.row].ljust(self.column)
-                self.rows[self.row] = line[:self.column] + plain + line[self.column + 1:]
+                self.rows[self.row] = line[: self.column] + plain + line[self.column + 1 :]
                 self.column += 1
             else:
                 assert command in 'mhl', f'{command!r} is not played'
@@ -70,9 +79,16 @@ def open_terminal(monkeypatch):
     return screen
 
 
-@pytest.mark.parametrize('width, present', [
-    (20, {0}), (60, {0, 2, 3, 7, 6}), (100, {0, 2, 3, 5, 6, 7, 8}), (120, {0, 1, 2, 3, 5, 6, 7, 8}),
-    (200, set(range(9)))])
+@pytest.mark.parametrize(
+    'width, present',
+    [
+        (20, {0}),
+        (60, {0, 2, 3, 7, 6}),
+        (100, {0, 2, 3, 5, 6, 7, 8}),
+        (120, {0, 1, 2, 3, 5, 6, 7, 8}),
+        (200, set(range(9))),
+    ],
+)
 def test_what_fits(width, present):
     text = fit(FIELDS, width).plain
     assert len(text) <= width
@@ -152,10 +168,10 @@ def test_track_in_a_terminal_and_in_a_pipe(monkeypatch):
 
 
 def test_speed_leaves_pauses_out(monkeypatch):
-    now = [0.]
+    now = [0.0]
     monkeypatch.setattr(progress.time, 'perf_counter', lambda: now[0])
     speed = Speed()
-    for step in range(60):
+    for _step in range(60):
         now[0] += 0.5
         speed.add(4)
     now[0] += 100
@@ -166,5 +182,9 @@ def test_speed_leaves_pauses_out(monkeypatch):
 
 
 def test_duration():
-    assert [duration(s) for s in (-1, 65.4, 3725, 2 * 86400 + 11045)] == ['0:00:00', '0:01:05', '1:02:05',
-                                                                        '2d 03:04:05']
+    assert [duration(s) for s in (-1, 65.4, 3725, 2 * 86400 + 11045)] == [
+        '0:00:00',
+        '0:01:05',
+        '1:02:05',
+        '2d 03:04:05',
+    ]

@@ -1,4 +1,5 @@
 """Where the curves go is one option."""
+
 import sys
 
 import pytest
@@ -30,8 +31,13 @@ def test_names(load):
 
 def test_mlflow_s_place(load, tmp_path, monkeypatch):
     mlflow = load('MLflowVisBackend')[1]
-    assert mlflow == dict(type='MLflowVisBackend', tracking_uri=f'sqlite:///{tmp_path}/mlflow.db', exp_name='mmdet',
-                          run_name='work dir', artifact_location=(tmp_path / 'mlruns').as_uri())
+    assert mlflow == dict(
+        type='MLflowVisBackend',
+        tracking_uri=f'sqlite:///{tmp_path}/mlflow.db',
+        exp_name='mmdet',
+        run_name='work dir',
+        artifact_location=(tmp_path / 'mlruns').as_uri(),
+    )
     own = dict(type='MLflowVisBackend', tracking_uri='http://host:5000')
     assert load([own]) == [own]
     monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://host:5000')

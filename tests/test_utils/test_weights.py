@@ -1,4 +1,5 @@
 """mmdet/utils/weights.py, and check_state_dict, which raises what it says."""
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,6 @@ from mmdet.utils.weights import find_differences
 
 
 class Head(nn.Module):
-
     def __init__(self, classes):
         super().__init__()
         self.fc_cls = nn.Linear(3, classes + 1)
@@ -16,12 +16,12 @@ class Head(nn.Module):
 
 
 class Net(nn.Module):
-
     def __init__(self, classes=2):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-        self.roi_head = nn.ModuleDict(dict(
-            bbox_head=Head(classes), mask_head=nn.ModuleDict(dict(conv_logits=nn.Conv2d(2, classes, 1)))))
+        self.roi_head = nn.ModuleDict(
+            dict(bbox_head=Head(classes), mask_head=nn.ModuleDict(dict(conv_logits=nn.Conv2d(2, classes, 1))))
+        )
 
 
 def complaint(weights, **kwargs):
@@ -46,7 +46,9 @@ def test_table_of_modules():
     weights = Net(80).state_dict()
     del weights['backbone.1.bias'], weights['backbone.1.weight']
     weights.update({'neck.convs.0.weight': torch.ones(1), 'neck.convs.1.weight': torch.ones(1), 'x': torch.ones(1)})
-    assert complaint(weights) == """\
+    assert (
+        complaint(weights)
+        == """\
 checkpoint x.pth: the checkpoint is of another model than the config's:
               keys  module              for instance
   missing        2  backbone.1          weight
@@ -56,6 +58,7 @@ checkpoint x.pth: the checkpoint is of another model than the config's:
   mismatched     2  roi_head.mask_head  conv_logits.weight (80, 2, 1, 1), the model has (2, 2, 1, 1)
 It looks like another number of classes: the checkpoint's roi_head.bbox_head.fc_cls and roi_head.mask_head.conv_logits \
 of 80, the model's of 2. Set num_classes in the config."""
+    )
 
 
 def test_long_table_is_cut():
@@ -63,14 +66,22 @@ def test_long_table_is_cut():
     assert text.count('\n') == 14 and text.endswith('and 28 more modules')
 
 
-@pytest.mark.parametrize('change, says', [
-    (lambda w: {f'model.{k}': v for k, v in w.items()}, "Every key of the checkpoint begins with 'model.'"),
-    (lambda w: {k.removeprefix('backbone.'): v for k, v in w.items() if k.startswith('backbone.')},
-     'weights of a backbone alone; set model.backbone.init_cfg'),
-    (lambda w: {**w, **{'ema_' + k.replace('.', '_'): v for k, v in w.items()}}, 'EMA hook'),
-    (lambda w: {'backbone.body.conv1.weight': torch.ones(1)}, 'torchvision detector; tools/model_converters/torchvis'),
-    (lambda w: {'backbone.bottom_up.stem.conv1.weight': torch.ones(1)}, 'detectron2 detector, which cannot'),
-])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (lambda w: {f'model.{k}': v for k, v in w.items()}, "Every key of the checkpoint begins with 'model.'"),
+        (
+            lambda w: {k.removeprefix('backbone.'): v for k, v in w.items() if k.startswith('backbone.')},
+            'weights of a backbone alone; set model.backbone.init_cfg',
+        ),
+        (lambda w: {**w, **{'ema_' + k.replace('.', '_'): v for k, v in w.items()}}, 'EMA hook'),
+        (
+            lambda w: {'backbone.body.conv1.weight': torch.ones(1)},
+            'torchvision detector; tools/model_converters/torchvis',
+        ),
+        (lambda w: {'backbone.bottom_up.stem.conv1.weight': torch.ones(1)}, 'detectron2 detector, which cannot'),
+    ],
+)
 def test_reason_is_given(change, says):
     assert says in complaint(change(Net().state_dict()))
 
@@ -92,9 +103,15 @@ def test_training_may_start_from_a_part():
     assert 'unexpected     1  a ' in complaint({**counters, 'a.b': torch.ones(1)}, partly=True)
 
 
-@pytest.mark.parametrize('checkpoint, says', [
-    (dict(model={}, optimizer={}), 'its keys are model, optimizer'), (dict(), 'its keys are none'),
-    (dict(state_dict=dict(a=3)), "no weights under the key 'state_dict'"), (dict(state_dict=None), 'no weights')])
+@pytest.mark.parametrize(
+    'checkpoint, says',
+    [
+        (dict(model={}, optimizer={}), 'its keys are model, optimizer'),
+        (dict(), 'its keys are none'),
+        (dict(state_dict=dict(a=3)), "no weights under the key 'state_dict'"),
+        (dict(state_dict=None), 'no weights'),
+    ],
+)
 def test_checkpoint_without_weights(checkpoint, says):
     with pytest.raises(ValueError, match=f'x.pth.*{says}'):
         check_state_dict(Net(), checkpoint, 'x.pth')

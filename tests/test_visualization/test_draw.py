@@ -1,4 +1,5 @@
 """Pictures: the right pixels change, small images are enlarged in files, colours and widths act."""
+
 import cv2
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ RED = np.array([[255, 0, 0]], dtype=np.uint8)
 def test_box_and_mask_are_where_they_belong():
     masks = np.zeros((1, 600, 900), dtype=bool)
     masks[0, 300:400, 300:500] = True
-    out = draw_instances(LARGE, np.array([[300, 300, 500, 400.]]), np.array([0]), ['cell'], RED, np.array([0.9]), masks)
+    out = draw_instances(
+        LARGE, np.array([[300, 300, 500, 400.0]]), np.array([0]), ['cell'], RED, np.array([0.9]), masks
+    )
     changed = (out != 128).any(-1)
     assert changed[310:390, 310:490].all() and changed[300, 300:500].all()
     assert not changed[420:].any() and not changed[:, :290].any()
@@ -32,18 +35,19 @@ def test_small_images_are_enlarged_and_empty_results_drawn():
     empty = RED[:0], np.zeros(0), np.zeros((0, 60, 90), dtype=bool)
     out = draw_instances(IMAGE, *none, ['a'], *empty, factor=factor)
     assert out.shape == (MIN_SIDE, MIN_SIDE * 90 // 60, 3)
-    out = draw_instances(IMAGE, np.array([[10, 10, 50, 40.]]), np.array([3]), ['a'], RED, factor=factor)
+    out = draw_instances(IMAGE, np.array([[10, 10, 50, 40.0]]), np.array([3]), ['a'], RED, factor=factor)
     assert (out[40 * 8, 80:400] != 128).any()
 
 
 def sample(scale=1):
-    boxes = torch.tensor([[5., 5, 20, 20], [30, 30, 50, 50]]) * scale
+    boxes = torch.tensor([[5.0, 5, 20, 20], [30, 30, 50, 50]]) * scale
     out = DetDataSample()
     out.gt_instances = InstanceData(bboxes=boxes[:1], labels=torch.tensor([0]))
     masks = torch.zeros(2, 60 * scale, 90 * scale, dtype=torch.bool)
-    masks[0, 8 * scale:18 * scale, 8 * scale:18 * scale] = True
-    out.pred_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.1]),
-                                      masks=masks)
+    masks[0, 8 * scale : 18 * scale, 8 * scale : 18 * scale] = True
+    out.pred_instances = InstanceData(
+        bboxes=boxes, labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.1]), masks=masks
+    )
     return out
 
 
@@ -64,7 +68,7 @@ def test_visualizer_writes_an_enlarged_picture_and_returns_one_of_the_images_siz
     assert (right[40:] == 128).all()  # the second detection scores too low
     drawer.add_datasample('x', IMAGE, sample(), draw_gt=False, draw_pred=False)
     assert (drawer.get_image() == IMAGE).all()
-    drawer.draw_bboxes(torch.tensor([[5., 5, 20, 20]]))  # mmengine's own drawing goes on from there
+    drawer.draw_bboxes(torch.tensor([[5.0, 5, 20, 20]]))  # mmengine's own drawing goes on from there
     assert (drawer.get_image() != IMAGE).any()
     with pytest.raises(ValueError, match='x.text.*png'):
         drawer.add_datasample('x', IMAGE, sample(), out_file=str(tmp_path / 'x.text'))
@@ -124,8 +128,14 @@ def test_show_without_a_display_warns_and_goes_on(monkeypatch, tmp_path):
 
 
 def test_backends_get_the_picture(tmp_path):
-    drawer = VISUALIZERS.build(dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                                    name='test_backends', save_dir=str(tmp_path)))
+    drawer = VISUALIZERS.build(
+        dict(
+            type='DetLocalVisualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+            name='test_backends',
+            save_dir=str(tmp_path),
+        )
+    )
     drawer.add_datasample('x', IMAGE, sample(), draw_gt=False, step=3)
     [path] = tmp_path.rglob('x_3.png')
     assert cv2.imread(str(path)).shape == (MIN_SIDE, MIN_SIDE * 90 // 60, 3)

@@ -1,4 +1,5 @@
 """Labels are legible: inside the picture, on no other label, on no small object, in contrast; crowds, small images."""
+
 import numpy as np
 import pytest
 import torch
@@ -39,14 +40,14 @@ def test_spots(number, side):
 
 
 def test_a_label_larger_than_the_picture_begins_in_it():
-    spot = find_spot((90, 15), np.array([5, 5, 30, 30.]), np.array([[5, 5, 30, 30.]]), [], (40, 60))
+    spot = find_spot((90, 15), np.array([5, 5, 30, 30.0]), np.array([[5, 5, 30, 30.0]]), [], (40, 60))
     assert spot[0] == 0
     canvas = np.zeros((40, 60, 3), dtype=np.uint8)
     draw_label(canvas, 'a long label', (0, 0), 12, np.array([9, 9, 9]))
     assert (canvas[:15] > 0).all()
 
 
-def texts(scores, number=60, width=400, names=('cell', )):
+def texts(scores, number=60, width=400, names=('cell',)):
     boxes = random_boxes(number, width, width, width / 20)
     numbers = [f'{score:.2f}' for score in (scores if scores is not None else [])]
     full = [f'{names[0]} {one}' for one in numbers] or [names[0]] * number
@@ -102,10 +103,19 @@ def test_shades():
     assert (out[1] > out[0]).all() and (out[2] < out[0]).all()
 
 
-@pytest.mark.parametrize('shape, side, expected', [
-    ((256, 320), 100, 2), ((256, 320), 10, 4), ((256, 320), 20, 3), ((128, 128), 5, 10), ((480, 640), 5, 2),
-    ((480, 640), 50, 1), ((800, 1200), 5, 1),
-    ((3000, 4000), 20, 1)])
+@pytest.mark.parametrize(
+    'shape, side, expected',
+    [
+        ((256, 320), 100, 2),
+        ((256, 320), 10, 4),
+        ((256, 320), 20, 3),
+        ((128, 128), 5, 10),
+        ((480, 640), 5, 2),
+        ((480, 640), 50, 1),
+        ((800, 1200), 5, 1),
+        ((3000, 4000), 20, 1),
+    ],
+)
 def test_small_objects_enlarge_small_pictures(shape, side, expected):
     image = np.zeros((*shape, 3), dtype=np.uint8)
     boxes = np.array([[0, 0, side, side]] * 3)
@@ -128,22 +138,23 @@ def test_masks_of_a_class_can_be_told_apart_and_holes_are_left_open():
     masks = np.zeros((2, 600, 600), dtype=bool)
     masks[0, 100:300, 100:300], masks[1, 100:300, 300:500] = True, True
     masks[0, 180:220, 180:220] = False
-    boxes = np.array([[100, 100, 300, 300], [300, 100, 500, 300.]])
-    out = draw_instances(np.zeros((600, 600, 3), np.uint8), boxes, np.array([0, 0]), 'ab',
-                         np.array([[200, 0, 0]] * 2), masks=masks)
+    boxes = np.array([[100, 100, 300, 300], [300, 100, 500, 300.0]])
+    out = draw_instances(
+        np.zeros((600, 600, 3), np.uint8), boxes, np.array([0, 0]), 'ab', np.array([[200, 0, 0]] * 2), masks=masks
+    )
     assert tuple(out[150, 150]) != tuple(out[150, 400]) and not out[200, 200].any()
-    assert (out[180 - 1:180 + 2, 200] == (200, 0, 0)).all(-1).any()  # the hole's outline
+    assert (out[180 - 1 : 180 + 2, 200] == (200, 0, 0)).all(-1).any()  # the hole's outline
 
 
 @pytest.mark.parametrize('bitmaps', [False, True])
 def test_ignored_regions_are_grey_and_hatched(bitmaps):
     sample = DetDataSample()
     for name, start in (('gt_instances', 50), ('ignored_instances', 300)):
-        box = torch.tensor([[start, start, start + 200, start + 200.]])
+        box = torch.tensor([[start, start, start + 200, start + 200.0]])
         setattr(sample, name, InstanceData(bboxes=box, labels=torch.tensor([1])))
         if bitmaps:
             masks = np.zeros((1, 600, 600), dtype=np.uint8)
-            masks[0, start:start + 200, start:start + 200] = 1
+            masks[0, start : start + 200, start : start + 200] = 1
             getattr(sample, name).masks = BitmapMasks(masks, 600, 600)
     drawer = DetLocalVisualizer()
     drawer.dataset_meta = dict(classes=('a', 'b'))
@@ -161,9 +172,17 @@ def test_ignored_regions_are_grey_and_hatched(bitmaps):
 def test_small_objects_are_on_large_ones():
     masks = np.zeros((2, 600, 600), dtype=bool)
     masks[0, 250:300, 250:300], masks[1, 100:500, 100:500] = True, True
-    boxes = np.array([[250, 250, 300, 300], [100, 100, 500, 500.]])
+    boxes = np.array([[250, 250, 300, 300], [100, 100, 500, 500.0]])
     colours = np.array([[200, 0, 0], [0, 0, 200]])
     for order in ([0, 1], [1, 0]):
-        out = draw_instances(np.zeros((600, 600, 3), np.uint8), boxes[order], np.array(order), 'ab', colours[order],
-                             scores=np.array([0.5, 0.9])[order], masks=masks[order], alpha=1)
+        out = draw_instances(
+            np.zeros((600, 600, 3), np.uint8),
+            boxes[order],
+            np.array(order),
+            'ab',
+            colours[order],
+            scores=np.array([0.5, 0.9])[order],
+            masks=masks[order],
+            alpha=1,
+        )
         assert tuple(out[290, 275]) == (200, 0, 0) and tuple(out[450, 275]) == (0, 0, 200)

@@ -8,6 +8,7 @@ GPU if there is one; 'dataloader' times the config's loader with its workers; 'd
 this process. Without a checkpoint weights are random, and postprocessing, which depends on what is found, is not to be
 relied on.
 """
+
 import argparse
 import resource
 import statistics
@@ -32,22 +33,29 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('--checkpoint', help='checkpoint file (default: random weights)')
-    parser.add_argument('--task', choices=['inference', 'dataloader', 'dataset'], default='inference',
-                        help='what is timed (default: inference)')
+    parser.add_argument(
+        '--task',
+        choices=['inference', 'dataloader', 'dataset'],
+        default='inference',
+        help='what is timed (default: inference)',
+    )
     parser.add_argument('--repeat-num', type=int, default=1, help='repeat so many times (default: 1)')
-    parser.add_argument('--max-iter', type=int, default=2000,
-                        help='batches, or images of the dataset task, at most (default: 2000)')
+    parser.add_argument(
+        '--max-iter', type=int, default=2000, help='batches, or images of the dataset task, at most (default: 2000)'
+    )
     parser.add_argument('--log-interval', type=int, default=50, help='print after so many (default: 50)')
     parser.add_argument('--num-warmup', type=int, default=5, help='before time is taken (default: 5)')
     parser.add_argument('--fuse-conv-bn', action='store_true', help='put BN (and CBN) into the convolution before it')
-    parser.add_argument('--dataset-type', choices=['train', 'val', 'test'], default='test',
-                        help='whose images (default: test)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--dataset-type', choices=['train', 'val', 'test'], default='test', help='whose images (default: test)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     for name, least in (('repeat_num', 1), ('max_iter', 1), ('log_interval', 1), ('num_warmup', 0)):
         if getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more")
+            parser.error(f'--{name.replace("_", "-")} {getattr(args, name)}: must be {least} or more')
     if args.task != 'inference' and (args.fuse_conv_bn or args.checkpoint):
         parser.error(f'--task {args.task}: there is no model in it; leave out --fuse-conv-bn and --checkpoint')
     return args
@@ -71,7 +79,7 @@ def inference_times(args, cfg, loader):
             yield timed(lambda: model.test_step(batch), device), len(batch['inputs'])
 
     threads = torch.get_num_threads()
-    return times, torch.cuda.get_device_name() if device == 'cuda' else f"CPU, {threads} thread{'s' * (threads > 1)}"
+    return times, torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {threads} thread{"s" * (threads > 1)}'
 
 
 def read_times(args, source):
@@ -96,8 +104,10 @@ def run_once(args, times, what):
         found.append(one)
         if number % args.log_interval == 0:
             seconds, images = map(sum, zip(*found))
-            print(f'{number} {what}: {images / seconds:.2f} images/s, {1e3 * seconds / images:.1f} ms an image',
-                  flush=True)
+            print(
+                f'{number} {what}: {images / seconds:.2f} images/s, {1e3 * seconds / images:.1f} ms an image',
+                flush=True,
+            )
     if not found:
         raise ValueError(f'--num-warmup {args.num_warmup}: nothing is left to time; there are fewer {what} than that')
     return found
@@ -105,15 +115,15 @@ def run_once(args, times, what):
 
 def memory():
     if torch.cuda.is_available():
-        return f'peak GPU memory: {torch.cuda.max_memory_allocated() / 2 ** 20:.0f} MiB allocated'
+        return f'peak GPU memory: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB allocated'
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-    return f'peak resident memory of this process: {size / 2 ** 20:.0f} MiB'
+    return f'peak resident memory of this process: {size / 2**20:.0f} MiB'
 
 
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    check_config(cfg, (args.dataset_type, ))
+    check_config(cfg, (args.dataset_type,))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     loader = Runner.build_dataloader(cfg[f'{args.dataset_type}_dataloader'], seed=0)
     what = 'images' if args.task == 'dataset' else 'batches'
@@ -128,9 +138,14 @@ def main(argv=None):
     runs = [run_once(args, times(), what) for _ in range(args.repeat_num)]
     speeds = [sum(images for _, images in run) / sum(seconds for seconds, _ in run) for run in runs]
     each = [1e3 * seconds for run in runs for seconds, _ in run]
-    points = ', '.join(f'{name} {value:.1f}' for name, value in (
-        ('mean', statistics.fmean(each)), *zip(('median', '90 %', '99 %'), np.percentile(each, (50, 90, 99))),
-        ('longest', max(each))))
+    points = ', '.join(
+        f'{name} {value:.1f}'
+        for name, value in (
+            ('mean', statistics.fmean(each)),
+            *zip(('median', '90 %', '99 %'), np.percentile(each, (50, 90, 99))),
+            ('longest', max(each)),
+        )
+    )
     spread = f' (mean of {len(runs)} runs, standard deviation {statistics.stdev(speeds):.2f})' if len(runs) > 1 else ''
     print(f'ms {"an image" if args.task == "dataset" else "a batch"}: {points}')
     print(f'{args.task}: {statistics.fmean(speeds):.2f} images/s{spread}; {memory()}')

@@ -1,4 +1,5 @@
 """Draw what a model is fed, after augmentation: python tools/analysis_tools/browse_dataset.py CONFIG --output-dir D."""
+
 import argparse
 import os
 import sys
@@ -25,16 +26,29 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file')
     parser.add_argument('--output-dir', help='where to write pictures')
     parser.add_argument('--not-show', action='store_true', help='open no windows')
-    parser.add_argument('--show-interval', type=float, default=2, metavar='SECONDS',
-                        help='how long each picture is shown, 0: until the space key (default: 2)')
-    parser.add_argument('--phase', choices=['train', 'val', 'test'], default='train',
-                        help='whose data set and pipeline (default: train)')
+    parser.add_argument(
+        '--show-interval',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='how long each picture is shown, 0: until the space key (default: 2)',
+    )
+    parser.add_argument(
+        '--phase',
+        choices=['train', 'val', 'test'],
+        default='train',
+        help='whose data set and pipeline (default: train)',
+    )
     parser.add_argument('--show-number', type=int, metavar='N', help='only the first N pictures')
-    parser.add_argument('--batch', action='store_true',
-                        help="whole batches, shuffled and padded as the model gets them (colours as after the "
-                        "data preprocessor's normalization and back)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--batch',
+        action='store_true',
+        help='whole batches, shuffled and padded as the model gets them (colours as after the '
+        "data preprocessor's normalization and back)",
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     if args.not_show and not args.output_dir:
         parser.error('--not-show without --output-dir leaves nothing to do')
@@ -92,7 +106,7 @@ def draw_batch(visualizer, items):
     factor = readable_factor(items[0][0])
     parts = []
     for image, sample in items:
-        picture = visualizer.picture(image, sample, True, False, 0., factor)
+        picture = visualizer.picture(image, sample, True, False, 0.0, factor)
         parts += [picture, np.full((picture.shape[0], GAP, 3), 255, dtype=np.uint8)]
     return np.concatenate(parts[:-1], axis=1)
 
@@ -102,7 +116,7 @@ def main(argv=None):
     if not args.not_show:
         check_display('give --not-show and --output-dir')
     cfg = load_config(args.config, args.cfg_options)
-    check_config(cfg, (args.phase, ))
+    check_config(cfg, (args.phase,))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
     loader = cfg[f'{args.phase}_dataloader'].to_dict()
@@ -126,8 +140,14 @@ def main(argv=None):
         else:
             name, image, sample = item
         visualizer.add_datasample(
-            name, image, sample, draw_pred=False, show=not args.not_show, wait_time=args.show_interval,
-            out_file=os.path.join(args.output_dir, name) if args.output_dir else None)
+            name,
+            image,
+            sample,
+            draw_pred=False,
+            show=not args.not_show,
+            wait_time=args.show_interval,
+            out_file=os.path.join(args.output_dir, name) if args.output_dir else None,
+        )
     if args.output_dir:
         print(f'{total} pictures in {args.output_dir}')
 

@@ -7,6 +7,7 @@ the kept input's output under today's weights; the estimates are what the layer 
 those of the standard deviation, |estimate - truth| / truth, mean over channels. Writes fidelity.md, fidelity.json and
 fidelity.png.
 """
+
 import argparse
 import json
 import statistics
@@ -44,14 +45,14 @@ class Enough(Exception):
 
 def entries_of(conv, x, weight):
     """For each estimate the entry that the batch ``x`` leaves under the weights it met."""
-    y = torch.func.functional_call(conv, dict(weight=weight), (x, ))
+    y = torch.func.functional_call(conv, dict(weight=weight), (x,))
     (mean, var), matrix = batch_stats(y), weight_matrix(conv, weight)
     patch = mean_patch(conv, x, y.shape)
     own = mean if conv.bias is None else mean - conv.bias
     entries = {}
     for name, (_, stride, dtype) in ESTIMATES.items():
         slope, _ = variance_gradient(conv, x, y, matrix, mean, var, stride, dtype)
-        entries[name] = Entry(1., own, var, patch, slope, nonzero(row_dot(slope, matrix)))
+        entries[name] = Entry(1.0, own, var, patch, slope, nonzero(row_dot(slope, matrix)))
     return entries
 
 
@@ -75,8 +76,9 @@ class FidelityHook(Hook):
     def before_train(self, runner):
         layers = cbn_layers(runner.model)
         if not layers:
-            raise ValueError("the config's model has no CBN layer: set norm_cfg=dict(type='CBN', buffer_num=3, ...), "
-                             'see configs/cbn')
+            raise ValueError(
+                "the config's model has no CBN layer: set norm_cfg=dict(type='CBN', buffer_num=3, ...), see configs/cbn"
+            )
         for name, layer in layers.items():
             layer.register_forward_pre_hook(lambda layer, args, name=name: self._keep(name, layer, args))
 
@@ -120,16 +122,29 @@ def mean(values):
 def summarize(errors, lags):
     """``layers``: layer -> lag -> estimate -> error; ``mean``, ``median`` over layers: lag -> estimate."""
     names = list(dict.fromkeys(name for name, _ in errors))
-    layers = {name: {lag: {estimate: mean(values) for estimate, values in errors[name, lag].items()}
-                     for lag in lags if (name, lag) in errors} for name in names}
+    layers = {
+        name: {
+            lag: {estimate: mean(values) for estimate, values in errors[name, lag].items()}
+            for lag in lags
+            if (name, lag) in errors
+        }
+        for name in names
+    }
     found = {lag: [layer[lag] for layer in layers.values() if lag in layer] for lag in lags}
-    return dict(layers=layers, **{kind: {lag: {estimate: over(layer[estimate] for layer in found[lag])
-                                               for estimate in ESTIMATES} for lag in lags}
-                                  for kind, over in (('mean', mean), ('median', statistics.median))})
+    return dict(
+        layers=layers,
+        **{
+            kind: {
+                lag: {estimate: over(layer[estimate] for layer in found[lag]) for estimate in ESTIMATES} for lag in lags
+            }
+            for kind, over in (('mean', mean), ('median', statistics.median))
+        },
+    )
 
 
 def table(summary, lags):
     """Markdown: over all layers by lag, then each layer at the last lag; errors in percent."""
+
     def rows(label, items):
         yield f'| {label} | ' + ' | '.join(ESTIMATES) + ' |'
         yield '|---' * (len(ESTIMATES) + 1) + '|'
@@ -139,17 +154,30 @@ def table(summary, lags):
     last = lags[-1]
     layers = [(name, layer[last]) for name, layer in summary['layers'].items() if last in layer]
     overall = [(f'{kind}, lag {lag}', summary[kind][lag]) for kind in ('mean', 'median') for lag in lags]
-    return '\n'.join(['Error of the standard deviation in percent, mean over channels and iterations; over layers:', '',
-                      *rows('', overall), '', f'By layer, lag {last}:', '', *rows('layer', layers), ''])
+    return '\n'.join(
+        [
+            'Error of the standard deviation in percent, mean over channels and iterations; over layers:',
+            '',
+            *rows('', overall),
+            '',
+            f'By layer, lag {last}:',
+            '',
+            *rows('layer', layers),
+            '',
+        ]
+    )
 
 
 def plot(summary, lags, path):
     import matplotlib
+
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+
     names = list(summary['layers'])
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(13, max(4.5, 1.5 + 0.19 * len(names))), gridspec_kw=dict(width_ratios=[1, 1.25]))
+        1, 2, figsize=(13, max(4.5, 1.5 + 0.19 * len(names))), gridspec_kw=dict(width_ratios=[1, 1.25])
+    )
     colours = dict(zip(ESTIMATES, ('#888888', '#d95f02', '#1b3a93', '#5f9ed1', '#1b9e77', '#b39ddb')))
     last = lags[-1]
     for i, (estimate, colour) in enumerate(colours.items()):
@@ -160,8 +188,13 @@ def plot(summary, lags, path):
         right.plot(layers, range(len(names)), color=colour, marker='os^vDX'[i], linestyle='', markersize=4)
     for axis in (left, right):
         axis.grid(True, which='major', alpha=0.3)
-    left.set(yscale='log', xlabel='lag (iterations)', ylabel='error of the standard deviation, %', xticks=lags,
-             title='median over layers')
+    left.set(
+        yscale='log',
+        xlabel='lag (iterations)',
+        ylabel='error of the standard deviation, %',
+        xticks=lags,
+        title='median over layers',
+    )
     left.legend(frameon=False, fontsize=9)
     right.set(xscale='log', xlabel='error of the standard deviation, %', title=f'each layer, lag {last}')
     right.set_yticks(range(len(names)), names, fontsize=7)
@@ -179,8 +212,9 @@ def parse_args(argv=None):
     parser.add_argument('--lags', type=int, default=3, help='earlier batches to compare with')
     parser.add_argument('--measured', type=int, default=10, help='how many of the last iterations are measured')
     parser.add_argument('--out-dir', help='where the results go (default: work_dirs/fidelity_NAME)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     for name in ('iters', 'lags', 'measured'):
         if getattr(args, name) < 1:
@@ -194,7 +228,7 @@ def main(argv=None):
     args = parse_args(argv)
     out_dir = Path(args.out_dir or f'work_dirs/fidelity_{Path(args.config).stem}')
     cfg = load_config(args.config, args.cfg_options, str(out_dir / 'run'))
-    check_config(cfg, ('train', ))
+    check_config(cfg, ('train',))
     if args.checkpoint:
         check_checkpoint_file(args.checkpoint)
         cfg.load_from = args.checkpoint

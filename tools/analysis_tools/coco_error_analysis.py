@@ -9,6 +9,7 @@ forgiven after the other (COCO's analysis, after Hoiem et al., ECCV 2012), in pa
 objects; and the areas under the curves as errors.csv and errors.json. The curves:
 
 """
+
 import argparse
 import csv
 import io
@@ -32,10 +33,18 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__ + kinds, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('result', help="detections in COCO's format of results")
     parser.add_argument('out_dir', help='where the plots and tables are written')
-    parser.add_argument('--ann', default='data/coco/annotations/instances_val2017.json',
-                        help='annotations (default: data/coco/annotations/instances_val2017.json)')
-    parser.add_argument('--types', nargs='+', choices=['bbox', 'segm'], default=['bbox'],
-                        help='compare boxes, masks or both (default: bbox)')
+    parser.add_argument(
+        '--ann',
+        default='data/coco/annotations/instances_val2017.json',
+        help='annotations (default: data/coco/annotations/instances_val2017.json)',
+    )
+    parser.add_argument(
+        '--types',
+        nargs='+',
+        choices=['bbox', 'segm'],
+        default=['bbox'],
+        help='compare boxes, masks or both (default: bbox)',
+    )
     return parser.parse_args(argv)
 
 
@@ -49,17 +58,31 @@ def write(analysis, kind, out):
         classes.setdefault(row[0], {})[row[1]] = dict(zip(rows[0][2:], row[2:]))
     write_atomic(json.dumps(classes, indent=1).encode(), out / 'errors.json')
     figures = [('all classes', analysis.mean(), analysis.objects.sum(0), f'{kind}-allclass')]
-    figures += [(name, analysis.precision[:, :, i], analysis.objects[i],
-                 f"{kind}-{i + 1:02d}-{re.sub(r'[^A-Za-z0-9.-]', '_', name)}")
-                for i, name in enumerate(analysis.classes) if analysis.objects[i, 0]]
+    figures += [
+        (
+            name,
+            analysis.precision[:, :, i],
+            analysis.objects[i],
+            f'{kind}-{i + 1:02d}-{re.sub(r"[^A-Za-z0-9.-]", "_", name)}',
+        )
+        for i, name in enumerate(analysis.classes)
+        if analysis.objects[i, 0]
+    ]
     for name, curves, objects, stem in figures:
         figure = draw(f'{name}, {kind}', curves, objects)
         save_figure(figure, out / f'{stem}.png')
         plt.close(figure)
     shown = [row for row in rows if row[1] in ('area', AREAS[0]) or row[0] == 'all classes']
     print(f'\n{kind}: area under the curve of precision over recall')
-    print(AsciiTable([['-' if value is None else value if isinstance(value, (str, int)) else f'{value:.3f}'
-                       for value in row] for row in shown if row[2]]).table)
+    print(
+        AsciiTable(
+            [
+                ['-' if value is None else value if isinstance(value, (str, int)) else f'{value:.3f}' for value in row]
+                for row in shown
+                if row[2]
+            ]
+        ).table
+    )
     print(f'written: {out}/errors.csv, errors.json, {len(figures)} plots')
 
 

@@ -8,6 +8,7 @@ predicted ones. Detections are paired with objects one to one by boxes: first wi
 COCO's evaluation, then with what is left. Objects without a detection are in the last column; detections without an
 object in the last row, unless they are in a crowd region of their class.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -45,11 +46,13 @@ def parse_args(argv=None):
     parser.add_argument('--color-theme', default='Blues', help="a colour map of matplotlib's (default: Blues)")
     parser.add_argument('--score-thr', type=share, default=0.3, help='detections below do not count (default: 0.3)')
     parser.add_argument('--tp-iou-thr', type=share, default=0.5, help='IoU of a pair (default: 0.5)')
-    parser.add_argument('--nms-iou-thr', type=share,
-                        help='suppress detections above this IoU with a better one of their class first')
+    parser.add_argument(
+        '--nms-iou-thr', type=share, help='suppress detections above this IoU with a better one of their class first'
+    )
     parser.add_argument('--title', help="the plot's title (default: the thresholds)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     return parser.parse_args(argv)
 
 
@@ -64,22 +67,24 @@ def read_objects(cfg):
         images[info['img_id']] = Objects(
             torch.tensor([instance['bbox'] for instance in instances], dtype=torch.float64).reshape(-1, 4),
             torch.tensor([instance['bbox_label'] for instance in instances], dtype=torch.long),
-            torch.tensor([instance['ignore_flag'] for instance in instances], dtype=torch.bool))
+            torch.tensor([instance['ignore_flag'] for instance in instances], dtype=torch.bool),
+        )
     return list(dataset.metainfo['classes']), images
 
 
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    check_config(cfg, ('test', ))
+    check_config(cfg, ('test',))
     classes, objects = read_objects(cfg)
     found = read_predictions(args.prediction_path, len(classes))
     if set(found) != set(objects):
         odd = sorted(set(found) ^ set(objects), key=str)
         raise ValueError(
             f"predictions {args.prediction_path}: of {len(found)} images, but the config's test set has "
-            f"{len(objects)}; image {odd[0]!r} is in {'the predictions' if odd[0] in found else 'the set'} only. Give "
-            'the config of the test')
+            f'{len(objects)}; image {odd[0]!r} is in {"the predictions" if odd[0] in found else "the set"} only. Give '
+            'the config of the test'
+        )
     counts = 0
     for image, detections in found.items():
         if args.nms_iou_thr is not None:

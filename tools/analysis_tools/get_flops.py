@@ -6,6 +6,7 @@
 FLOPs are multiply-adds, as in mmdetection and most papers; twice as many if each counts as two. Counted are
 convolutions and linear layers, with as many proposals and masks as the config's test_cfg allows, whatever the weights.
 """
+
 import argparse
 import sys
 from statistics import fmean
@@ -26,14 +27,18 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file')
     size = parser.add_mutually_exclusive_group()
     size.add_argument('--shape', type=int, nargs='+', help='height and width of the image in pixels, or one side')
-    size.add_argument('--num-images', type=int, default=100,
-                      help="mean over so many images of the config's test set, as its pipeline resizes them (default: "
-                      '100)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    size.add_argument(
+        '--num-images',
+        type=int,
+        default=100,
+        help="mean over so many images of the config's test set, as its pipeline resizes them (default: 100)",
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     if args.shape is not None and (len(args.shape) > 2 or min(args.shape) < 1):
-        parser.error(f"--shape {' '.join(map(str, args.shape))}: expected a height and a width, 1 or more")
+        parser.error(f'--shape {" ".join(map(str, args.shape))}: expected a height and a width, 1 or more')
     if args.num_images < 1:
         parser.error(f'--num-images {args.num_images}: must be 1 or more')
     return args
@@ -41,8 +46,11 @@ def parse_args(argv=None):
 
 def image_shapes(cfg, number):
     """Heights and widths of the first images of the test set after its pipeline."""
-    pipeline = [step for step in cfg.test_dataloader.dataset.pipeline
-                if step['type'] not in ('LoadAnnotations', 'PackDetInputs')]
+    pipeline = [
+        step
+        for step in cfg.test_dataloader.dataset.pipeline
+        if step['type'] not in ('LoadAnnotations', 'PackDetInputs')
+    ]
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=pipeline))
     return [tuple(dataset[i]['img'].shape[:2]) for i in range(min(number, len(dataset)))]
 
@@ -54,7 +62,7 @@ def main(argv=None):
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if args.shape is None:
         try:
-            check_config(cfg, ('test', ))
+            check_config(cfg, ('test',))
         except FileNotFoundError as error:
             raise FileNotFoundError(f'{error}, or give --shape HEIGHT WIDTH') from None
         shapes = image_shapes(cfg, args.num_images)
@@ -75,8 +83,10 @@ def main(argv=None):
     if args.shape is None:
         each = [one.rows[0].macs for one in found]
         heights, widths = zip(*sizes)
-        print(f'Mean of {len(found)} images: FLOPs from {short(min(each))} to {short(max(each))}; padded heights '
-              f'{min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}')
+        print(
+            f'Mean of {len(found)} images: FLOPs from {short(min(each))} to {short(max(each))}; padded heights '
+            f'{min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}'
+        )
     else:
         print(f'Input shape: {sizes[0][0]} x {sizes[0][1]} (height x width, padded to a multiple of {divisor})')
     most = max(found, key=lambda one: (one.proposals, one.masks))

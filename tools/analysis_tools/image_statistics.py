@@ -7,6 +7,7 @@ data_preprocessor takes them, and which share of the variance lies between image
 microscopy of bright and dark fields, one image does not stand for the others, and BN with one image a batch fails
 first; where it is small, BN holds longer (docs/results.md).
 """
+
 import argparse
 import sys
 from itertools import islice
@@ -25,11 +26,16 @@ from mmdet.utils.setup import check_config, load_config
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--phase', choices=['train', 'val', 'test'], default='train',
-                        help='whose data set and pipeline (default: train)')
+    parser.add_argument(
+        '--phase',
+        choices=['train', 'val', 'test'],
+        default='train',
+        help='whose data set and pipeline (default: train)',
+    )
     parser.add_argument('--show-number', type=int, metavar='N', help='only the first N images')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     if args.show_number is not None and args.show_number < 1:
         parser.error(f'--show-number must be 1 or more, got {args.show_number}')
@@ -39,7 +45,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    check_config(cfg, (args.phase, ))
+    check_config(cfg, (args.phase,))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
     dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)

@@ -11,6 +11,7 @@ trained.
 With --layers nothing is evaluated: the share of the variance that lies between images is printed for each norm, GN too,
 before and after it, over the first --batches test batches.
 """
+
 import argparse
 import sys
 from contextlib import nullcontext
@@ -34,14 +35,22 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--statistics', nargs='+', choices=KINDS, default=list(KINDS), help='which (default: all)')
     parser.add_argument('--layers', action='store_true', help="what each layer leaves of images' differences")
-    parser.add_argument('--batches', type=int, default=200, metavar='N',
-                        help="training batches, of the config's size, for 'precise'; test batches for --layers "
-                        '(default: 200)')
+    parser.add_argument(
+        '--batches',
+        type=int,
+        default=200,
+        metavar='N',
+        help="training batches, of the config's size, for 'precise'; test batches for --layers (default: 200)",
+    )
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/NAME)')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that override the config')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings that override the config'
+    )
     args = parser.parse_args(argv)
     if args.batches < 1:
         parser.error(f'--batches {args.batches}: must be 1 or more')
@@ -61,7 +70,7 @@ def show_layers(runner, batches):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
-    check_config(cfg, ('test', ) + (('train', ) if 'precise' in args.statistics and not args.layers else ()))
+    check_config(cfg, ('test',) + (('train',) if 'precise' in args.statistics and not args.layers else ()))
     check_checkpoint_file(args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
     prepare(cfg, 'none')
@@ -83,8 +92,9 @@ def main(argv=None):
             with own_statistics(runner.model) if kind == 'batch' else nullcontext():
                 results[kind] = runner.test()
     for kind, metrics in results.items():
-        values = '  '.join(f'{name.rpartition("/")[2]} {value:.3f}' for name, value in metrics.items()
-                           if name.endswith('_mAP'))
+        values = '  '.join(
+            f'{name.rpartition("/")[2]} {value:.3f}' for name, value in metrics.items() if name.endswith('_mAP')
+        )
         print(f'{kind}: {values}')
 
 

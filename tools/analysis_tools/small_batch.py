@@ -7,6 +7,7 @@ test accuracies and writes it, a plot and the single results to --out-dir: table
 results.json has under the same settings is not trained again, so that seeds can be added; --restart trains anew, for
 instance after a change of the norms' code. BN with 16 images a batch is what the others should reach.
 """
+
 import argparse
 import difflib
 import functools
@@ -43,21 +44,31 @@ NORMS = {
     'taylor-4': ('window of 4, Taylor, gradient through the window', dict(WINDOW_4, backprop='window')),
     'secant-4': ('window of 4, secant, gradient through the window', dict(WINDOW_4, **GRADIENT)),
     'exponential-4': ('the same, exponential window of 4', dict(WINDOW_4, pool='exponential', **GRADIENT)),
-    'exponential-16': ('the same, exponential window of 16', dict(type='CBN', buffer_num=15, pool='exponential',
-                                                                  **GRADIENT)),
+    'exponential-16': (
+        'the same, exponential window of 16',
+        dict(type='CBN', buffer_num=15, pool='exponential', **GRADIENT),
+    ),
     'CBN+': ('the same with pooled running statistics and sampled slopes', dict(type='CBN+')),
 }
 REFERENCE = 'BN', 16
 RECIPE = dict(
-    train_images=1200, channels=[16, 32, 32, 64],
+    train_images=1200,
+    channels=[16, 32, 32, 64],
     # Not below 4x4 positions: on 2x2 BN at batch 1 has 4 values a channel and is lost.
-    strides=[1, 2, 1, 1], lr=0.01, full_lr_from_batch=4, momentum=0.9, burnin_epochs=0.5, statistics_momentum=0.02)
+    strides=[1, 2, 1, 1],
+    lr=0.01,
+    full_lr_from_batch=4,
+    momentum=0.9,
+    burnin_epochs=0.5,
+    statistics_momentum=0.02,
+)
 
 
 @functools.cache
 def digits():
     """Training images and labels, test images and labels; the same for all seeds."""
     from sklearn.datasets import load_digits
+
     data = load_digits()
     # Shuffled: the set is ordered by writer, and this trial is not about new writers.
     order = np.random.RandomState(0).permutation(len(data.target))
@@ -72,8 +83,10 @@ class Net(nn.Module):
     def __init__(self, norm_cfg):
         super().__init__()
         channels = RECIPE['channels']
-        self.convs = nn.ModuleList(nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-                                   for c_in, c_out, stride in zip([1] + channels, channels, RECIPE['strides']))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+            for c_in, c_out, stride in zip([1] + channels, channels, RECIPE['strides'])
+        )
         self.norms = nn.ModuleList(build_norm_layer(norm_cfg, c)[1] for c in channels)
         self.classifier = nn.Linear(channels[-1], 10)
 
@@ -90,8 +103,15 @@ def cell_settings(label, batch_size, seed, epochs):
         norm_cfg['momentum'] = RECIPE['statistics_momentum']
     if norm_cfg['type'].startswith('CBN'):
         norm_cfg['burnin'] = int(RECIPE['burnin_epochs'] * math.ceil(RECIPE['train_images'] / batch_size))
-    return dict(label=label, batch_size=batch_size, seed=seed, epochs=epochs, norm_cfg=norm_cfg, recipe=RECIPE,
-                torch=torch.__version__)
+    return dict(
+        label=label,
+        batch_size=batch_size,
+        seed=seed,
+        epochs=epochs,
+        norm_cfg=norm_cfg,
+        recipe=RECIPE,
+        torch=torch.__version__,
+    )
 
 
 def train(settings):
@@ -102,7 +122,7 @@ def train(settings):
     torch.manual_seed(settings['seed'])
     images, labels, test_images, test_labels = digits()
     net, batch_size = Net(settings['norm_cfg']), settings['batch_size']
-    lr = RECIPE['lr'] * min(batch_size / RECIPE['full_lr_from_batch'], 1)**0.5
+    lr = RECIPE['lr'] * min(batch_size / RECIPE['full_lr_from_batch'], 1) ** 0.5
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=RECIPE['momentum'])
     steps = settings['epochs'] * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -137,8 +157,9 @@ def train_all(cells, workers):
 
 def key(settings):
     """The settings as a string, without what a result adds to them."""
-    return json.dumps({name: value for name, value in settings.items() if name not in ('accuracy', 'seconds')},
-                      sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in settings.items() if name not in ('accuracy', 'seconds')}, sort_keys=True
+    )
 
 
 def read_results(path):
@@ -149,8 +170,9 @@ def read_results(path):
         results = json.loads(path.read_text())
         return {key(result): result for result in results if math.isfinite(result['accuracy'])}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'{path}: not results of this tool ({type(error).__name__}: {error}); remove it or choose '
-                         'another --out-dir') from error
+        raise ValueError(
+            f'{path}: not results of this tool ({type(error).__name__}: {error}); remove it or choose another --out-dir'
+        ) from error
 
 
 def summarize(results):
@@ -163,7 +185,7 @@ def summarize(results):
 
 def spread(values):
     """Standard deviation over seeds; 0 for one."""
-    return statistics.stdev(values) if len(values) > 1 else 0.
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def number(values):
@@ -177,11 +199,13 @@ def table(cells, norms, batch_sizes, seeds, epochs):
     test_images = len(digits()[3])
     over = f'mean ± standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else 'one seed'
     lines = [
-        f"Test accuracy in %, {over}; {RECIPE['train_images']} training and {test_images} test images, "
-        f"{epochs} epoch{'s' * (epochs > 1)}.",
-        f'{REFERENCE[0]} with batch {REFERENCE[1]}: {number(cells[REFERENCE])}.', '',
+        f'Test accuracy in %, {over}; {RECIPE["train_images"]} training and {test_images} test images, '
+        f'{epochs} epoch{"s" * (epochs > 1)}.',
+        f'{REFERENCE[0]} with batch {REFERENCE[1]}: {number(cells[REFERENCE])}.',
+        '',
         '| norm | | ' + ' | '.join(f'batch {size}' for size in batch_sizes) + ' |',
-        '|---|---|' + '---|' * len(batch_sizes)]
+        '|---|---|' + '---|' * len(batch_sizes),
+    ]
     for label in norms:
         values = ' | '.join(number(cells[label, size]) for size in batch_sizes)
         lines.append(f'| {label} | {NORMS[label][0]} | {values} |')
@@ -228,13 +252,24 @@ def plot(cells, norms, batch_sizes, seeds, epochs):
         style = list(NORMS).index(label)  # a norm's own, whichever are drawn
         colour, marker = colormaps['tab10']((0, 1, 2, 3, 4, 5, 6, 9, 8)[style % 9]), 'osD^vP*Xp'[style % 9]
         means = [statistics.mean(cells[label, size]) for size in sizes]
-        low, high = (_scale([mean + sign * spread(cells[label, size]) for mean, size in zip(means, sizes)])
-                     for sign in (-1, 1))
+        low, high = (
+            _scale([mean + sign * spread(cells[label, size]) for mean, size in zip(means, sizes)]) for sign in (-1, 1)
+        )
         # Side by side, so that error bars do not hide each other.
         x = np.arange(len(sizes)) + 0.035 * (i - (len(norms) - 1) / 2)
         y = _scale(means)
-        axes.errorbar(x, y, (y - low, high - y), color=colour, marker=marker, markersize=5.5, linewidth=1.5,
-                      elinewidth=1, capsize=2.5, zorder=2)
+        axes.errorbar(
+            x,
+            y,
+            (y - low, high - y),
+            color=colour,
+            marker=marker,
+            markersize=5.5,
+            linewidth=1.5,
+            elinewidth=1,
+            capsize=2.5,
+            zorder=2,
+        )
         names.append((label, means[-1], colour))
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
@@ -253,7 +288,7 @@ def plot(cells, norms, batch_sizes, seeds, epochs):
     axes.set_xlabel('images a batch')
     axes.set_ylabel('test accuracy in % (logarithmic in the errors)')
     bars = f', bars: standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else ', one seed'
-    axes.set_title(f"8x8 digits, {epochs} epoch{'s' * (epochs > 1)}{bars}", fontsize=10, loc='left')
+    axes.set_title(f'8x8 digits, {epochs} epoch{"s" * (epochs > 1)}{bars}', fontsize=10, loc='left')
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     return buffer.getvalue()
@@ -261,28 +296,33 @@ def plot(cells, norms, batch_sizes, seeds, epochs):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Norms with small batches: a trial on 8x8 digits')
-    parser.add_argument('--norms', nargs='+', default=list(NORMS), metavar='LABEL', help=f"of {', '.join(NORMS)}")
+    parser.add_argument('--norms', nargs='+', default=list(NORMS), metavar='LABEL', help=f'of {", ".join(NORMS)}')
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='images a batch')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1], metavar='S', help='one training each')
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/small_batch'))
-    parser.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 4),
-                        help='trainings at a time: a core and 0.5 GB of memory each (default: %(default)s)')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=min(os.cpu_count() or 1, 4),
+        help='trainings at a time: a core and 0.5 GB of memory each (default: %(default)s)',
+    )
     parser.add_argument('--restart', action='store_true', help='train anew what results.json has')
     args = parser.parse_args(argv)
     for label in args.norms:
         if label not in NORMS:
             near = difflib.get_close_matches(label, NORMS, 1)
             hint = f'; did you mean {near[0]!r}?' if near else ''
-            parser.error(f"--norms: unknown norm {label!r}; known are {', '.join(NORMS)}{hint}")
+            parser.error(f'--norms: unknown norm {label!r}; known are {", ".join(NORMS)}{hint}')
     for name, least in (('batch_sizes', 1), ('seeds', 0), ('epochs', 1), ('workers', 1)):
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             if value < least:
-                parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+                parser.error(f'--{name.replace("_", "-")} must be at least {least}, got {value}')
     if max(args.batch_sizes) > RECIPE['train_images']:
-        parser.error(f"--batch-sizes must be at most {RECIPE['train_images']}, the training images, got "
-                     f'{max(args.batch_sizes)}')
+        parser.error(
+            f'--batch-sizes must be at most {RECIPE["train_images"]}, the training images, got {max(args.batch_sizes)}'
+        )
     for name in ('norms', 'batch_sizes', 'seeds'):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     return args
@@ -297,23 +337,27 @@ def main(argv=None):
     path = args.out_dir / 'results.json'
     results = read_results(path)
     wanted = [(label, size) for size in sorted(args.batch_sizes) for label in args.norms]  # longest first
-    cells = [cell_settings(*cell, seed, args.epochs) for cell in dict.fromkeys(wanted + [REFERENCE])
-             for seed in args.seeds]
+    cells = [
+        cell_settings(*cell, seed, args.epochs) for cell in dict.fromkeys(wanted + [REFERENCE]) for seed in args.seeds
+    ]
     to_do = [cell for cell in cells if args.restart or key(cell) not in results]
     print(f'trainings: {len(cells)}, finished before: {len(cells) - len(to_do)}', flush=True)
     start = time.perf_counter()
     for i, result in enumerate(train_all(to_do, min(args.workers, max(len(to_do), 1))), 1):
         results[key(result)] = result
         write_atomic(json.dumps(list(results.values()), indent=1).encode(), path)
-        print(f"[{i}/{len(to_do)}] {result['label']}, batch {result['batch_size']}, seed {result['seed']}: "
-              f"{result['accuracy']:.1f} % ({result['seconds']:.1f} s)", flush=True)
+        print(
+            f'[{i}/{len(to_do)}] {result["label"]}, batch {result["batch_size"]}, seed {result["seed"]}: '
+            f'{result["accuracy"]:.1f} % ({result["seconds"]:.1f} s)',
+            flush=True,
+        )
     if to_do:
         print(f'trained in {time.perf_counter() - start:.0f} s')
     arguments = (summarize(results[key(cell)] for cell in cells), args.norms, args.batch_sizes, args.seeds, args.epochs)
     text = table(*arguments)
     write_atomic(text.encode(), args.out_dir / 'table.md')
     write_atomic(plot(*arguments), args.out_dir / 'plot.png')
-    print(f"\n{text}\n{args.out_dir / 'table.md'}, {args.out_dir / 'plot.png'}")
+    print(f'\n{text}\n{args.out_dir / "table.md"}, {args.out_dir / "plot.png"}')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
 """Parts of the page that tools/gpu_check.sh writes, as Markdown.
 
-    python tools/benchmarks/gpu_report.py machine
-    python tools/benchmarks/gpu_report.py trainings WORK_DIR ...
+python tools/benchmarks/gpu_report.py machine
+python tools/benchmarks/gpu_report.py trainings WORK_DIR ...
 """
+
 import argparse
 import math
 import platform
@@ -30,14 +31,23 @@ def machine():
     rows = [['cards', torch.cuda.device_count()], ['name', device_name()]]
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
-        rows += [['compute capability', f'{found.major}.{found.minor}'],
-                 ['memory', f'{found.total_memory / 2**30:.0f} GiB']]
+        rows += [
+            ['compute capability', f'{found.major}.{found.minor}'],
+            ['memory', f'{found.total_memory / 2**30:.0f} GiB'],
+        ]
     if shutil.which('nvidia-smi'):
-        smi = subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        smi = subprocess.run(
+            ['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         rows += [['driver', row[1]] for row in smi_rows(smi.stdout)[:1]]
-    rows += [['torch', f'{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}'],
-             ['torchvision', torchvision.__version__], ['Python', platform.python_version()]]
+    rows += [
+        ['torch', f'{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}'],
+        ['torchvision', torchvision.__version__],
+        ['Python', platform.python_version()],
+    ]
     if torch.distributed.is_available() and torch.distributed.is_nccl_available():
         rows.append(['NCCL', '.'.join(map(str, torch.cuda.nccl.version()))])
     return [['', ''], ['---', '---'], *rows]
@@ -55,8 +65,17 @@ def trainings(work_dirs):
         losses, steps = ([record[key] for record in log.train if key in record] for key in ('loss', 'time'))
         memory = [record['memory'] for record in log.train if 'memory' in record]
         ap = [record['coco/bbox_mAP'] for record in log.val if 'coco/bbox_mAP' in record]
-        rows.append([Path(work_dir).name, log.train[-1]['iter'], f'{losses[0]:.2f}', f'{losses[-1]:.2f}',
-                     f'{1e3 * median(steps):.0f}', max(memory, default=''), f'{100 * ap[-1]:.1f}' if ap else ''])
+        rows.append(
+            [
+                Path(work_dir).name,
+                log.train[-1]['iter'],
+                f'{losses[0]:.2f}',
+                f'{losses[-1]:.2f}',
+                f'{1e3 * median(steps):.0f}',
+                max(memory, default=''),
+                f'{100 * ap[-1]:.1f}' if ap else '',
+            ]
+        )
         if not all(map(math.isfinite, losses)) or losses[-1] >= losses[0]:
             wrong.append(Path(work_dir).name)
     head = ['training', 'iterations', 'first loss', 'last loss', 'step, ms', 'memory, MiB', 'box AP, %']

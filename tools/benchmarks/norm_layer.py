@@ -6,6 +6,7 @@ The norms take turns within each round, so that what else the machine does hits 
 over rounds. Peak memory is that of one step beyond what is held before it; window state is what the norm keeps for
 the earlier batches.
 """
+
 import argparse
 import importlib.util
 import math
@@ -105,7 +106,7 @@ def shapes_of(number, channels):
     shapes = {}
     for name, ((n, width, *size), out, kernel) in SHAPES.items():
         shape = (n * number // 2, width * channels // 256, *size)
-        name = f"{name.partition(' (')[0]} ({','.join(map(str, shape))})"
+        name = f'{name.partition(" (")[0]} ({",".join(map(str, shape))})'
         shapes[name] = (shape, out * channels // 256, kernel)
     return shapes
 
@@ -126,9 +127,16 @@ def table(results):
             peaks.append(memory[name] / memory['BN'])
             states.append(state[name])
         authors = sum(state["CBN, the authors' way"] for _, _, state in results.values())
-        rows.append([name, *(f'{r:.3f}' for r in ratios), f'{geometric_mean(ratios):.3f}',
-                     f'{statistics.mean(peaks):.2f}', f'{sum(states) / 2**20:.1f}',
-                     f'{sum(states) / authors:.2f}' if sum(states) else ''])
+        rows.append(
+            [
+                name,
+                *(f'{r:.3f}' for r in ratios),
+                f'{geometric_mean(ratios):.3f}',
+                f'{statistics.mean(peaks):.2f}',
+                f'{sum(states) / 2**20:.1f}',
+                f'{sum(states) / authors:.2f}' if sum(states) else '',
+            ]
+        )
     times = [1e3 * statistics.median(seconds['BN']) for seconds, _, _ in results.values()]
     peak = statistics.mean(memory['BN'] for _, memory, _ in results.values())
     rows.append(['BN, ms', *(f'{t:.1f}' for t in times), '', f'{peak / 2**20:.0f} MiB', '', ''])
@@ -155,8 +163,10 @@ def main():
     what = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     tables = []
     for number in args.batch_size:
-        print(f'{what}; torch {torch.__version__}; {number} images, ratios to BN, medians of {args.rounds} rounds',
-              flush=True)
+        print(
+            f'{what}; torch {torch.__version__}; {number} images, ratios to BN, medians of {args.rounds} rounds',
+            flush=True,
+        )
         results = {}
         for name, spec in shapes_of(number, args.channels).items():
             results[name] = measure(*spec, NORMS, args.rounds, args.device)

@@ -7,6 +7,7 @@ Builds the config's detector once for each norm, which goes where the published 
 head) or --where says, and trains it on made-up images and objects: loss, backward, optimizer. The detectors take
 turns.
 """
+
 import argparse
 import statistics
 import sys
@@ -71,14 +72,15 @@ def make_batch(size, number, classes, masks):
         corner = generator.uniform(0, 0.6, (10, 2)) * (width, height)
         side = generator.uniform(0.1, 0.4, (10, 2)) * (width, height)
         boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
-        instances = InstanceData(bboxes=torch.from_numpy(boxes),
-                                 labels=torch.from_numpy(generator.integers(0, classes, 10)))
+        instances = InstanceData(
+            bboxes=torch.from_numpy(boxes), labels=torch.from_numpy(generator.integers(0, classes, 10))
+        )
         if masks:
             planes = np.zeros((10, height, width), dtype=np.uint8)
             for plane, (x1, y1, x2, y2) in zip(planes, boxes.astype(int)):
                 plane[y1:y2, x1:x2] = 1
             instances.masks = BitmapMasks(planes, height, width)
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
         sample.gt_instances, sample.ignored_instances = instances, instances[:0]
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
@@ -101,12 +103,25 @@ def main():
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--batch-size', type=int, nargs='+', default=[2])
     parser.add_argument('--image-size', type=int, nargs=2, default=[320, 480], metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--norms', nargs='+', default=list(NORMS), choices=list(NORMS), metavar='NORM',
-                        help=f"of {', '.join(map(repr, NORMS))}; BN is always there")
-    parser.add_argument('--where', nargs='+', choices=list(PLACES),
-                        help='where the norm goes (default: neck and heads); with backbone, none of it is frozen')
-    parser.add_argument('--profile', action='store_true',
-                        help='also peak memory in MiB, kernel launches and reads of GPU memory by the processor')
+    parser.add_argument(
+        '--norms',
+        nargs='+',
+        default=list(NORMS),
+        choices=list(NORMS),
+        metavar='NORM',
+        help=f'of {", ".join(map(repr, NORMS))}; BN is always there',
+    )
+    parser.add_argument(
+        '--where',
+        nargs='+',
+        choices=list(PLACES),
+        help='where the norm goes (default: neck and heads); with backbone, none of it is frozen',
+    )
+    parser.add_argument(
+        '--profile',
+        action='store_true',
+        help='also peak memory in MiB, kernel launches and reads of GPU memory by the processor',
+    )
     args = parser.parse_args()
     if min(args.rounds, *args.batch_size) < 1:
         parser.error('--rounds and --batch-size must be 1 or more')
@@ -117,8 +132,11 @@ def main():
     config = load_config(args.config)
     masks = 'mask_head' in config.model.roi_head
     # A ResNet has a norm.
-    norms = {name: norm for name, norm in NORMS.items() if name in (*args.norms, 'BN')
-             and (norm or 'backbone' not in (args.where or ()))}
+    norms = {
+        name: norm
+        for name, norm in NORMS.items()
+        if name in (*args.norms, 'BN') and (norm or 'backbone' not in (args.where or ()))
+    }
     detectors = {name: build(config, norm, args.device, args.where) for name, norm in norms.items()}
     for number in args.batch_size:
         batch = make_batch(tuple(args.image_size), number, config.model.roi_head.bbox_head.num_classes, masks)
@@ -142,8 +160,13 @@ def compare(detectors, batch, args, title):
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values, seconds['BN']))
         layers = sum(isinstance(m, CBN) for m in detectors[name][0].modules())
-        row = [name, layers or '', f'{1e3 * statistics.median(values):.0f}', f'{ratio:.3f}',
-               f'{peaks[name] / peaks["BN"]:.2f}']
+        row = [
+            name,
+            layers or '',
+            f'{1e3 * statistics.median(values):.0f}',
+            f'{ratio:.3f}',
+            f'{peaks[name] / peaks["BN"]:.2f}',
+        ]
         if args.profile:
             row += [f'{peaks[name] / 2**20:.0f}', *traffic(lambda: step(*detectors[name], batch))]
         print(f'| {" | ".join(map(str, row))} |')

@@ -1,4 +1,5 @@
 """Make the synthetic shapes set: python tools/dataset_converters/make_shapes.py --out data/shapes."""
+
 import argparse
 import json
 import shutil
@@ -15,8 +16,9 @@ from mmdet.utils.progress import track
 MADE = {'annotations', 'train', 'val'}
 
 
-def make_split(folder: Path, name: str, number: int, size: int, first_seed: int,
-               background: tuple[float, float]) -> None:
+def make_split(
+    folder: Path, name: str, number: int, size: int, first_seed: int, background: tuple[float, float]
+) -> None:
     """Write images NAME/*.png and annotations/NAME.json below ``folder``."""
     (folder / name).mkdir()
     images, annotations = [], []
@@ -27,11 +29,13 @@ def make_split(folder: Path, name: str, number: int, size: int, first_seed: int,
             raise OSError(f'{folder / name / file_name}: cannot be written')
         images.append(dict(id=i + 1, file_name=file_name, height=size, width=size))
         for item in objects:
-            annotations.append(dict(id=len(annotations) + 1, image_id=i + 1, category_id=item.pop('category') + 1,
-                                    iscrowd=0, **item))
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=i + 1, category_id=item.pop('category') + 1, iscrowd=0, **item)
+            )
     categories = [dict(id=i, name=shape) for i, shape in enumerate(SHAPES, 1)]
     (folder / 'annotations' / f'{name}.json').write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+        json.dumps(dict(images=images, annotations=annotations, categories=categories))
+    )
 
 
 def main(argv=None):
@@ -40,8 +44,14 @@ def main(argv=None):
     parser.add_argument('--train', type=int, default=400, help='training images')
     parser.add_argument('--val', type=int, default=100, help='validation images')
     parser.add_argument('--size', type=int, default=128, help='sides in pixels')
-    parser.add_argument('--background', type=float, nargs=2, default=(90, 165), metavar=('LEAST', 'GREATEST'),
-                        help="of the background's colours, 0 to 255 (default: 90 165); with 0 255 images differ much")
+    parser.add_argument(
+        '--background',
+        type=float,
+        nargs=2,
+        default=(90, 165),
+        metavar=('LEAST', 'GREATEST'),
+        help="of the background's colours, 0 to 255 (default: 90 165); with 0 255 images differ much",
+    )
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same set')
     parser.add_argument('--force', action='store_true', help='replace the folder if it is there')
     args = parser.parse_args(argv)
@@ -49,14 +59,16 @@ def main(argv=None):
         if getattr(args, name) < least:
             parser.error(f'--{name} must be at least {least}, got {getattr(args, name)}')
     if not 0 <= args.background[0] <= args.background[1] <= 255:
-        parser.error(f'--background {" ".join(map(str, args.background))}: must be two numbers from 0 to 255, the '
-                     'lesser first')
+        parser.error(
+            f'--background {" ".join(map(str, args.background))}: must be two numbers from 0 to 255, the lesser first'
+        )
     if args.out.exists() and not args.force:
         raise FileExistsError(f'--out {args.out}: is there already; --force replaces it')
     others = sorted({path.name for path in args.out.iterdir()} - MADE) if args.out.is_dir() else []
     if others:
         raise FileExistsError(
-            f'--out {args.out}: holds {others[0]!r}, so it is no shapes set; --force replaces only one')
+            f'--out {args.out}: holds {others[0]!r}, so it is no shapes set; --force replaces only one'
+        )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix='.shapes') as temporary:
         folder = Path(temporary) / 'set'

@@ -2,6 +2,7 @@
 
 python tools/dataset_converters/pascal_voc.py VOCdevkit/VOC2007 --split trainval --out voc07_trainval.json
 """
+
 import argparse
 import json
 import sys
@@ -13,8 +14,28 @@ from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.cli import run_main
 from mmdet.utils.progress import track
 
-VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
-               'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
+VOC_CLASSES = (
+    'aeroplane',
+    'bicycle',
+    'bird',
+    'boat',
+    'bottle',
+    'bus',
+    'car',
+    'cat',
+    'chair',
+    'cow',
+    'diningtable',
+    'dog',
+    'horse',
+    'motorbike',
+    'person',
+    'pottedplant',
+    'sheep',
+    'sofa',
+    'train',
+    'tvmonitor',
+)
 
 
 def read_image(path: Path, image_id: int, category_ids: dict[str, int]) -> tuple[dict, list[dict]]:
@@ -32,8 +53,16 @@ def read_image(path: Path, image_id: int, category_ids: dict[str, int]) -> tuple
             # VOC counts pixels from 1 and means the last one to be inside.
             width, height = x2 - x1 + 1, y2 - y1 + 1
             difficult = int(item.findtext('difficult') or 0)
-            annotations.append(dict(image_id=image_id, category_id=category_ids[name], area=width * height,
-                                    bbox=[x1 - 1, y1 - 1, width, height], iscrowd=difficult, segmentation=[]))
+            annotations.append(
+                dict(
+                    image_id=image_id,
+                    category_id=category_ids[name],
+                    area=width * height,
+                    bbox=[x1 - 1, y1 - 1, width, height],
+                    iscrowd=difficult,
+                    segmentation=[],
+                )
+            )
         check_coco(str(path), dict(images=[image], annotations=annotations, categories=[]))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None

@@ -1,4 +1,5 @@
 """Make a checkpoint ready to hand out: python tools/model_converters/publish_model.py IN OUT."""
+
 import argparse
 import hashlib
 import io
@@ -21,16 +22,28 @@ OWN_KEYS = ('work_dir', 'load_from', 'resume', 'launcher')
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description='Keep the weights of a checkpoint and leave out what only a resumed run needs')
+        description='Keep the weights of a checkpoint and leave out what only a resumed run needs'
+    )
     parser.add_argument('in_file', help='checkpoint file')
     parser.add_argument('out_file', help='OUT or OUT.pth; written is OUT-XXXXXXXX.pth, X the start of its sha256')
-    parser.add_argument('--save-keys', nargs='+', default=['meta', 'state_dict'], metavar='KEY',
-                        help='what is kept (default: meta state_dict)')
-    parser.add_argument('--half', action='store_true',
-                        help='weights as float16 (running statistics stay float32); of meta only the config, classes '
-                        'and palette. Such a file needs no config: demo/image_demo.py IMG FILE')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read checkpoints that may run code; only for files whose origin you know')
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=['meta', 'state_dict'],
+        metavar='KEY',
+        help='what is kept (default: meta state_dict)',
+    )
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='weights as float16 (running statistics stay float32); of meta only the config, classes '
+        'and palette. Such a file needs no config: demo/image_demo.py IMG FILE',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints that may run code; only for files whose origin you know',
+    )
     return parser.parse_args(argv)
 
 
@@ -47,8 +60,10 @@ def halve(checkpoint, in_file):
     for key, value in weights.items():
         small[key] = value.half() if value.is_floating_point() and not key.endswith(FULL) else value.clone()
         if not small[key].isfinite().all():
-            raise ValueError(f'checkpoint {in_file}: state_dict.{key} holds {value.abs().max():g}, float16 reaches to '
-                             '65504; publish it without --half')
+            raise ValueError(
+                f'checkpoint {in_file}: state_dict.{key} holds {value.abs().max():g}, float16 reaches to '
+                '65504; publish it without --half'
+            )
     cfg = saved_config(checkpoint, in_file)
     for key in OWN_KEYS:
         cfg.pop(key, None)
@@ -70,7 +85,7 @@ def publish(in_file, out_file, save_keys, trust=False, half=False):
         checkpoint = halve(checkpoint, in_file)
     missing = [key for key in save_keys if key not in checkpoint]
     if missing:
-        raise KeyError(f"checkpoint {in_file}: has no {', '.join(missing)} to save; it has {', '.join(checkpoint)}")
+        raise KeyError(f'checkpoint {in_file}: has no {", ".join(missing)} to save; it has {", ".join(checkpoint)}')
     buffer = io.BytesIO()
     torch.save({key: checkpoint[key] for key in save_keys}, buffer)
     data = b''.join(sealed(buffer.getvalue()))

@@ -1,4 +1,5 @@
 """Turn torchvision's Faster R-CNN and Mask R-CNN weights into a checkpoint: torchvision2mmdet.py SRC DST."""
+
 import argparse
 import hashlib
 import io
@@ -6,7 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -19,38 +20,49 @@ from mmdet.utils.atomic_io import write_atomic
 from mmdet.utils.checkpoint import check_checkpoint_file, get_weights, load_checkpoint_file
 from mmdet.utils.cli import run_main
 
-CONFIGS = dict(fasterrcnn_resnet50_fpn='configs/torchvision/faster-rcnn_r50_fpn_coco.py',
-               maskrcnn_resnet50_fpn='configs/torchvision/mask-rcnn_r50_fpn_coco.py')
+CONFIGS = dict(
+    fasterrcnn_resnet50_fpn='configs/torchvision/faster-rcnn_r50_fpn_coco.py',
+    maskrcnn_resnet50_fpn='configs/torchvision/mask-rcnn_r50_fpn_coco.py',
+)
 PUBLISHED = {name: get_model_weights(name).COCO_V1.url for name in CONFIGS}
 #: torchvision's names of the classes by index, 'N/A' for the category ids that COCO does not use
 CATEGORIES = get_model_weights('fasterrcnn_resnet50_fpn').COCO_V1.meta['categories']
 OUR_EPS = 1e-5
 
 #: torchvision's names, of this and of older versions, and ours
-RENAMES = [(re.compile(pattern), ours) for pattern, ours in (
-    (r'backbone\.body\.', 'backbone.'),
-    (r'backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?', r'neck.lateral_convs.\1.conv.'),
-    (r'backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?', r'neck.fpn_convs.\1.conv.'),
-    (r'rpn\.head\.conv\.(?:0\.0\.)?', 'rpn_head.rpn_conv.'),
-    (r'rpn\.head\.cls_logits\.', 'rpn_head.rpn_cls.'),
-    (r'rpn\.head\.bbox_pred\.', 'rpn_head.rpn_reg.'),
-    (r'roi_heads\.box_head\.fc6\.', 'roi_head.bbox_head.shared_fcs.0.'),
-    (r'roi_heads\.box_head\.fc7\.', 'roi_head.bbox_head.shared_fcs.1.'),
-    (r'roi_heads\.box_predictor\.cls_score\.', 'roi_head.bbox_head.fc_cls.'),
-    (r'roi_heads\.box_predictor\.bbox_pred\.', 'roi_head.bbox_head.fc_reg.'),
-    (r'roi_heads\.mask_head\.(\d)\.0\.', r'roi_head.mask_head.convs.\1.conv.'),
-    (r'roi_heads\.mask_head\.mask_fcn(\d)\.', lambda found: f'roi_head.mask_head.convs.{int(found[1]) - 1}.conv.'),
-    (r'roi_heads\.mask_predictor\.conv5_mask\.', 'roi_head.mask_head.upsample.'),
-    (r'roi_heads\.mask_predictor\.mask_fcn_logits\.', 'roi_head.mask_head.conv_logits.'))]
+RENAMES = [
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r'backbone\.body\.', 'backbone.'),
+        (r'backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?', r'neck.lateral_convs.\1.conv.'),
+        (r'backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?', r'neck.fpn_convs.\1.conv.'),
+        (r'rpn\.head\.conv\.(?:0\.0\.)?', 'rpn_head.rpn_conv.'),
+        (r'rpn\.head\.cls_logits\.', 'rpn_head.rpn_cls.'),
+        (r'rpn\.head\.bbox_pred\.', 'rpn_head.rpn_reg.'),
+        (r'roi_heads\.box_head\.fc6\.', 'roi_head.bbox_head.shared_fcs.0.'),
+        (r'roi_heads\.box_head\.fc7\.', 'roi_head.bbox_head.shared_fcs.1.'),
+        (r'roi_heads\.box_predictor\.cls_score\.', 'roi_head.bbox_head.fc_cls.'),
+        (r'roi_heads\.box_predictor\.bbox_pred\.', 'roi_head.bbox_head.fc_reg.'),
+        (r'roi_heads\.mask_head\.(\d)\.0\.', r'roi_head.mask_head.convs.\1.conv.'),
+        (r'roi_heads\.mask_head\.mask_fcn(\d)\.', lambda found: f'roi_head.mask_head.convs.{int(found[1]) - 1}.conv.'),
+        (r'roi_heads\.mask_predictor\.conv5_mask\.', 'roi_head.mask_head.upsample.'),
+        (r'roi_heads\.mask_predictor\.mask_fcn_logits\.', 'roi_head.mask_head.conv_logits.'),
+    )
+]
 #: how the keys of torchvision's other detectors can be told
-OTHERS = (('roi_heads.keypoint_', 'a Keypoint R-CNN'), ('roi_heads.box_head.0.', 'a model of version 2 (..._fpn_v2)'),
-          ('backbone.body.0.', 'a model on MobileNet'), ('backbone.features.', 'an SSD'),
-          ('head.classification_head.', 'a one-stage detector (RetinaNet, FCOS, SSD)'))
-WANTED = f"convertible are {' and '.join(CONFIGS)}, both on ResNet-50 with FPN"
+OTHERS = (
+    ('roi_heads.keypoint_', 'a Keypoint R-CNN'),
+    ('roi_heads.box_head.0.', 'a model of version 2 (..._fpn_v2)'),
+    ('backbone.body.0.', 'a model on MobileNet'),
+    ('backbone.features.', 'an SSD'),
+    ('head.classification_head.', 'a one-stage detector (RetinaNet, FCOS, SSD)'),
+)
+WANTED = f'convertible are {" and ".join(CONFIGS)}, both on ResNet-50 with FPN'
 
 
 class Source(NamedTuple):
     """What was read."""
+
     path: str
     state: dict  # torchvision's state_dict
     published: bool  # one of torchvision's own files
@@ -58,30 +70,45 @@ class Source(NamedTuple):
 
 class Converted(NamedTuple):
     """What is written, and what to say of it."""
+
     name: str  # torchvision's, of the model
     state: dict
     num_classes: int
-    classes: Optional[tuple]  # names, where they are known
+    classes: tuple | None  # names, where they are known
     dropped: list  # texts
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description='Turn the weights of torchvision\'s fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn into a '
+        description="Turn the weights of torchvision's fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn into a "
         'checkpoint for configs/torchvision/. Channels are not swapped: torchvision takes RGB, and so do these configs '
         'after bgr_to_rgb, with the same mean and standard deviation. Boxes, scores and masks of regions are the same; '
-        "in the image masks differ along their border, for torchvision rounds a mask's box to whole pixels.")
-    parser.add_argument('src', help='file with a state_dict, or the name of one of the two models: its published file '
-                        'in the torch hub cache')
+        "in the image masks differ along their border, for torchvision rounds a mask's box to whole pixels."
+    )
+    parser.add_argument(
+        'src',
+        help='file with a state_dict, or the name of one of the two models: its published file in the torch hub cache',
+    )
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument('--keep-unused', action='store_true',
-                        help='of 91 classes keep the 10 that COCO does not use: 90 instead of 80 classes, and exactly '
-                        "torchvision's scores")
-    parser.add_argument('--norm-eps', type=float, choices=(0., OUR_EPS), help="eps of torchvision's batch norms "
-                        f'(default: 0 for its published files, which it runs so, else {OUR_EPS}); also 0 for weights '
-                        'fine-tuned from these')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='read a file that may run code; only if you know where it comes from')
+    parser.add_argument(
+        '--keep-unused',
+        action='store_true',
+        help='of 91 classes keep the 10 that COCO does not use: 90 instead of 80 classes, and exactly '
+        "torchvision's scores",
+    )
+    parser.add_argument(
+        '--norm-eps',
+        type=float,
+        choices=(0.0, OUR_EPS),
+        help="eps of torchvision's batch norms "
+        f'(default: 0 for its published files, which it runs so, else {OUR_EPS}); also 0 for weights '
+        'fine-tuned from these',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read a file that may run code; only if you know where it comes from',
+    )
     return parser.parse_args(argv)
 
 
@@ -116,8 +143,10 @@ def read(path, trust=False):
     starts = {Path(url).stem.rsplit('-', 1)[1]: Path(url).name for url in PUBLISHED.values()}
     for start, name in starts.items():
         if Path(path).name == name and not digest.startswith(start):
-            raise ValueError(f'checkpoint {path}: named as published by torchvision, but its sha256 starts with '
-                             f'{digest[:8]}: cut off or changed')
+            raise ValueError(
+                f'checkpoint {path}: named as published by torchvision, but its sha256 starts with '
+                f'{digest[:8]}: cut off or changed'
+            )
     # The arguments in the checkpoints of torchvision's training script
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = load_checkpoint_file(path, trust=trust)
@@ -151,8 +180,10 @@ def class_names(where, number, keep_unused):
     """Torchvision's indices of the classes that are kept, and their names (None: unknown)."""
     if number != len(CATEGORIES):
         if keep_unused:
-            raise ValueError(f'{where}: --keep-unused is for {len(CATEGORIES)} classes (COCO\'s, and background); this '
-                             f'file has {number}')
+            raise ValueError(
+                f"{where}: --keep-unused is for {len(CATEGORIES)} classes (COCO's, and background); this "
+                f'file has {number}'
+            )
         return list(range(1, number)), None
     names = {i: name if name != 'N/A' else f'N/A {i}' for i, name in enumerate(CATEGORIES)}
     kept = [i for i in range(1, number) if keep_unused or CATEGORIES[i] != 'N/A']
@@ -165,8 +196,9 @@ def fold_eps(where, state, eps):
         if not key.endswith('.running_var') or eps == OUR_EPS:
             continue
         if not (variance + eps > 0).all():
-            raise ValueError(f'{where}: {key} has a variance of 0 with --norm-eps {eps:g}; these weights ran with '
-                             f'{OUR_EPS:g}')
+            raise ValueError(
+                f'{where}: {key} has a variance of 0 with --norm-eps {eps:g}; these weights ran with {OUR_EPS:g}'
+            )
         weight = key.replace('.running_var', '.weight')
         ratio = ((variance.double() + OUR_EPS) / (variance.double() + eps)).sqrt()
         state[weight] = (state[weight].double() * ratio).to(state[weight].dtype)
@@ -184,11 +216,15 @@ def convert(source, keep_unused, eps):
             raise ValueError(f'{where}: is {what}; {WANTED}')
     logits = source.state.get('roi_heads.box_predictor.cls_score.bias')
     if logits is None:
-        raise ValueError(f'{where}: no detector of torchvision\'s (no roi_heads.box_predictor.cls_score.bias, but '
-                         f"{', '.join(list(source.state)[:3])}, ...); {WANTED}")
+        raise ValueError(
+            f"{where}: no detector of torchvision's (no roi_heads.box_predictor.cls_score.bias, but "
+            f'{", ".join(list(source.state)[:3])}, ...); {WANTED}'
+        )
     if logits.dim() != 1 or not 2 <= len(logits) <= 100000:
-        raise ValueError(f'{where}: roi_heads.box_predictor.cls_score.bias has the shape {tuple(logits.shape)}, '
-                         f'expected (number of classes, ); {WANTED}')
+        raise ValueError(
+            f'{where}: roi_heads.box_predictor.cls_score.bias has the shape {tuple(logits.shape)}, '
+            f'expected (number of classes, ); {WANTED}'
+        )
     number = len(logits)
     with_mask = any(key.startswith('roi_heads.mask_') for key in source.state)
     name = 'maskrcnn_resnet50_fpn' if with_mask else 'fasterrcnn_resnet50_fpn'
@@ -199,12 +235,21 @@ def convert(source, keep_unused, eps):
     unknown = [key for ours, key in names.items() if ours not in expected]
     missing = [key for key in expected if key not in names and not key.endswith('num_batches_tracked')]
     if unknown or missing:
-        raise ValueError(f'{where}: not {name}:' + ''.join(
-            f' {len(keys)} {what} keys, such as {keys[0]};'
-            for what, keys in (('unknown', unknown), ('missing (in our names)', missing)) if keys) + f' {WANTED}')
+        raise ValueError(
+            f'{where}: not {name}:'
+            + ''.join(
+                f' {len(keys)} {what} keys, such as {keys[0]};'
+                for what, keys in (('unknown', unknown), ('missing (in our names)', missing))
+                if keys
+            )
+            + f' {WANTED}'
+        )
     # Classes are rows: torchvision has background first, ours last (fc_cls) or not at all.
-    rows = {'roi_head.bbox_head.fc_cls': (1, kept + [0]), 'roi_head.bbox_head.fc_reg': (4, kept),
-            'roi_head.mask_head.conv_logits': (1, kept)}
+    rows = {
+        'roi_head.bbox_head.fc_cls': (1, kept + [0]),
+        'roi_head.bbox_head.fc_reg': (4, kept),
+        'roi_head.mask_head.conv_logits': (1, kept),
+    }
     state = {}
     for key, shape in expected.items():
         if key not in names:
@@ -215,8 +260,10 @@ def convert(source, keep_unused, eps):
         if order is not None:
             shape = (each * number, *shape[1:])
         if tuple(value.shape) != shape:
-            raise ValueError(f'{where}: {names[key]} has the shape {tuple(value.shape)}, expected {shape} of {name} '
-                             f'with {number} classes, background among them; {WANTED}')
+            raise ValueError(
+                f'{where}: {names[key]} has the shape {tuple(value.shape)}, expected {shape} of {name} '
+                f'with {number} classes, background among them; {WANTED}'
+            )
         if order is not None:
             value = value.unflatten(0, (-1, each))[order].flatten(0, 1)
         state[key] = value.clone()
@@ -224,15 +271,17 @@ def convert(source, keep_unused, eps):
     dropped = ["background's box" + (' and mask' if with_mask else '')]
     unused = [i for i in range(1, number) if i not in kept]
     if unused:
-        dropped.append(f"{len(unused)} classes that COCO does not use, torchvision's {', '.join(map(str, unused))} "
-                       '(--keep-unused keeps them)')
+        dropped.append(
+            f"{len(unused)} classes that COCO does not use, torchvision's {', '.join(map(str, unused))} "
+            '(--keep-unused keeps them)'
+        )
     return Converted(name, state, len(kept), classes, dropped)
 
 
 def main(argv=None):
     args = parse_args(argv)
     source = read(find(args.src), args.trust_checkpoint)
-    eps = args.norm_eps if args.norm_eps is not None else 0. if source.published else OUR_EPS
+    eps = args.norm_eps if args.norm_eps is not None else 0.0 if source.published else OUR_EPS
     result = convert(source, args.keep_unused, eps)
     buffer = io.BytesIO()
     meta = {} if result.classes is None else dict(dataset_meta=dict(classes=result.classes))
@@ -241,11 +290,19 @@ def main(argv=None):
     heads = ['bbox_head'] + ['mask_head'] * ('mask' in result.name)
     options = ' '.join(f'model.roi_head.{head}.num_classes={result.num_classes}' for head in heads)
     print(f'converted: {source.path}, {result.name}, to {args.dst}')
-    print(f'classes: {result.num_classes}'
-          + ('' if result.classes else ", without names: those of the config's data set will be taken"))
-    print(f"left out: {'; '.join(result.dropped)}")
-    print(f'batch norms: eps {eps:g}' + (f' of torchvision, folded into the weights for our {OUR_EPS:g}'
-                                         if eps != OUR_EPS else ' (--norm-eps 0 if fine-tuned from published weights)'))
+    print(
+        f'classes: {result.num_classes}'
+        + ('' if result.classes else ", without names: those of the config's data set will be taken")
+    )
+    print(f'left out: {"; ".join(result.dropped)}')
+    print(
+        f'batch norms: eps {eps:g}'
+        + (
+            f' of torchvision, folded into the weights for our {OUR_EPS:g}'
+            if eps != OUR_EPS
+            else ' (--norm-eps 0 if fine-tuned from published weights)'
+        )
+    )
     print(f'config: {CONFIGS[result.name]}' + (f' --cfg-options {options}' if result.num_classes != 80 else ''))
 
 

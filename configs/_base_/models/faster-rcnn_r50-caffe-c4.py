@@ -8,15 +8,13 @@ model = dict(
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
-        out_indices=(2, ),
+        out_indices=(2,),
         norm_cfg=norm_cfg,
         style='caffe',
-        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')),
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe'),
+    ),
     neck=None,
-    rpn_head=dict(
-        in_channels=1024,
-        feat_channels=1024,
-        anchor_generator=dict(scales=[2, 4, 8, 16, 32], strides=[16])),
+    rpn_head=dict(in_channels=1024, feat_channels=1024, anchor_generator=dict(scales=[2, 4, 8, 16, 32], strides=[16])),
     roi_head=dict(
         shared_head=dict(
             type='ResLayer',
@@ -27,7 +25,8 @@ model = dict(
             style='caffe',
             norm_cfg=norm_cfg,
             norm_eval=True,
-            init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')),
+            init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe'),
+        ),
         bbox_roi_extractor=dict(roi_layer=dict(output_size=14), out_channels=1024, featmap_strides=[16]),
         bbox_head=dict(
             _delete_=True,
@@ -37,12 +36,13 @@ model = dict(
             in_channels=2048,
             num_classes=80,
             bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder',
-                target_means=[0., 0., 0., 0.],
-                target_stds=[0.1, 0.1, 0.2, 0.2]),
+                type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[0.1, 0.1, 0.2, 0.2]
+            ),
             reg_class_agnostic=False,
             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0))),
-    train_cfg=dict(
-        rpn_proposal=dict(nms_pre=12000, max_per_img=2000)),
-    test_cfg=dict(rpn=dict(nms_pre=6000)))
+            loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+        ),
+    ),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=12000, max_per_img=2000)),
+    test_cfg=dict(rpn=dict(nms_pre=6000)),
+)

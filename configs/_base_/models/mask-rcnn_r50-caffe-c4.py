@@ -12,6 +12,9 @@ model = dict(
             in_channels=2048,
             conv_out_channels=256,
             num_classes=80,
-            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        ),
+    ),
     train_cfg=dict(rpn=dict(allowed_border=0), rcnn=dict(mask_size=14)),
-    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
+)

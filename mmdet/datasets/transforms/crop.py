@@ -1,5 +1,6 @@
 """Cropping, and leaving out objects."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -38,14 +39,22 @@ class RandomCrop(BaseTransform):
             where it is relative.
     """
 
-    def __init__(self, crop_size: Sequence[float], crop_type: str = 'absolute', allow_negative_crop: bool = False,
-                 recompute_bbox: bool = False, bbox_clip_border: bool = True) -> None:
+    def __init__(
+        self,
+        crop_size: Sequence[float],
+        crop_type: str = 'absolute',
+        allow_negative_crop: bool = False,
+        recompute_bbox: bool = False,
+        bbox_clip_border: bool = True,
+    ) -> None:
         if crop_type not in CROP_TYPES:
             raise ValueError(f'RandomCrop: crop_type must be one of {CROP_TYPES}, got {crop_type!r}')
         largest = 1 if crop_type.startswith('relative') else float('inf')
         if len(crop_size) != 2 or not all(0 < side <= largest for side in crop_size):
-            raise ValueError(f'RandomCrop: crop_size must be two positive numbers{", at most 1" * (largest == 1)}, got '
-                             f'{crop_size!r} with crop_type={crop_type!r}')
+            raise ValueError(
+                f'RandomCrop: crop_size must be two positive numbers{", at most 1" * (largest == 1)}, got '
+                f'{crop_size!r} with crop_type={crop_type!r}'
+            )
         self.crop_size = tuple(crop_size)
         self.crop_type = crop_type
         self.allow_negative_crop = allow_negative_crop
@@ -60,8 +69,10 @@ class RandomCrop(BaseTransform):
             return min(second, height), min(first, width)
         if self.crop_type == 'absolute_range':
             # The height is drawn before the width, in mmdetection too: a seed gives the same crops.
-            return (np.random.randint(min(height, first), min(height, second) + 1),
-                    np.random.randint(min(width, first), min(width, second) + 1))
+            return (
+                np.random.randint(min(height, first), min(height, second) + 1),
+                np.random.randint(min(width, first), min(width, second) + 1),
+            )
         if self.crop_type == 'relative_range':
             least = np.asarray(self.crop_size, dtype=np.float32)
             second, first = least + np.random.rand(2) * (1 - least)
@@ -71,11 +82,11 @@ class RandomCrop(BaseTransform):
     def _corner(self, free_height: int, free_width: int) -> tuple[int, int]:
         return np.random.randint(0, free_height + 1), np.random.randint(0, free_width + 1)
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         image_height, image_width = results['img'].shape[:2]
         height, width = self._size(image_height, image_width)
         top, left = self._corner(max(image_height - height, 0), max(image_width - width, 0))
-        results['img'] = results['img'][top:top + height, left:left + width]
+        results['img'] = results['img'][top : top + height, left : left + width]
         results['img_shape'] = height, width = results['img'].shape[:2]
         if 'gt_bboxes' not in results:
             return results
@@ -103,8 +114,14 @@ class FilterAnnotations(BaseTransform):
             image stays, without objects (so in mmdetection, whatever the name says).
     """
 
-    def __init__(self, min_gt_bbox_wh: Sequence[float] = (1., 1.), min_gt_mask_area: int = 1, by_box: bool = True,
-                 by_mask: bool = False, keep_empty: bool = True) -> None:
+    def __init__(
+        self,
+        min_gt_bbox_wh: Sequence[float] = (1.0, 1.0),
+        min_gt_mask_area: int = 1,
+        by_box: bool = True,
+        by_mask: bool = False,
+        keep_empty: bool = True,
+    ) -> None:
         if not (by_box or by_mask):
             raise ValueError('FilterAnnotations: one of by_box and by_mask must be True')
         self.min_gt_bbox_wh = tuple(min_gt_bbox_wh)
@@ -113,7 +130,7 @@ class FilterAnnotations(BaseTransform):
         self.by_mask = by_mask
         self.keep_empty = keep_empty
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         boxes = results['gt_bboxes']
         kept = np.ones(len(boxes), dtype=bool)
         if self.by_box:

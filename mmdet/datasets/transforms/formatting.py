@@ -1,5 +1,6 @@
 """From arrays to what the model takes."""
-from typing import Sequence
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,8 +22,18 @@ class PackDetInputs(BaseTransform):
         ValueError: a box x1, y1, x2, y2 with a number that is none, beyond 2^21 pixels, or with x2 < x1 or y2 < y1.
     """
 
-    def __init__(self, meta_keys: Sequence[str] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
-                                                   'flip', 'flip_direction')) -> None:
+    def __init__(
+        self,
+        meta_keys: Sequence[str] = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        ),
+    ) -> None:
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: dict) -> dict:
@@ -53,5 +64,7 @@ def _check_boxes(results: dict) -> None:
     boxes = np.asarray(results['gt_bboxes']).reshape(-1, 4)
     good = (np.abs(boxes) <= 2**21).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
     if not good.all():
-        raise ValueError(f"image {results.get('img_path')}: the pipeline has made the box "
-                         f'{boxes[~good][0].tolist()} of it; boxes must be x1 <= x2, y1 <= y2 in pixels')
+        raise ValueError(
+            f'image {results.get("img_path")}: the pipeline has made the box '
+            f'{boxes[~good][0].tolist()} of it; boxes must be x1 <= x2, y1 <= y2 in pixels'
+        )

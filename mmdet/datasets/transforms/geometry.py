@@ -1,5 +1,6 @@
 """Resizing, flipping and padding of images, boxes and masks together."""
-from typing import Sequence
+
+from collections.abc import Sequence
 
 import mmcv.transforms
 import numpy as np

@@ -1,5 +1,7 @@
 """Reading images and annotations."""
-from typing import Any, Optional, Sequence
+
+from collections.abc import Sequence
+from typing import Any
 
 import mmcv
 import mmengine
@@ -34,8 +36,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         except FileNotFoundError:
             if self.ignore_empty:
                 return None
-            raise FileNotFoundError(f"image {path}: no such file; the annotations name it (img_id "
-                                    f"{results.get('img_id')}), check data_prefix.img") from None
+            raise FileNotFoundError(
+                f'image {path}: no such file; the annotations name it (img_id '
+                f'{results.get("img_id")}), check data_prefix.img'
+            ) from None
         except Exception as error:
             if self.ignore_empty:
                 return None
@@ -52,11 +56,16 @@ def _check_size(results: dict, image: np.ndarray) -> None:
     if said == (height, width):
         return
     turned = said == (width, height)
-    hint = ('it is turned by its EXIF orientation, or was; annotate it as it is shown, or read it without with '
-            "LoadImageFromFile(color_type='color_ignore_orientation')" if turned else
-            'was it resized? The boxes would be in other places')
-    raise ValueError(f"image {results['img_path']}: is {width} x {height} pixels, but {said[1]} x {said[0]} in the "
-                     f'annotations (width x height); {hint}')
+    hint = (
+        'it is turned by its EXIF orientation, or was; annotate it as it is shown, or read it without with '
+        "LoadImageFromFile(color_type='color_ignore_orientation')"
+        if turned
+        else 'was it resized? The boxes would be in other places'
+    )
+    raise ValueError(
+        f'image {results["img_path"]}: is {width} x {height} pixels, but {said[1]} x {said[0]} in the '
+        f'annotations (width x height); {hint}'
+    )
 
 
 def cut_off(data: bytes) -> str:
@@ -65,18 +74,18 @@ def cut_off(data: bytes) -> str:
         return 'the file is empty'
     if data[:8] == b'\x89PNG\r\n\x1a\n':
         at = 8
-        while data[at + 4:at + 8] not in (b'IEND', b''):
-            at += 12 + int.from_bytes(data[at:at + 4], 'big')
-        return '' if data[at + 4:at + 8] else 'cut off: the end of the PNG is missing'
+        while data[at + 4 : at + 8] not in (b'IEND', b''):
+            at += 12 + int.from_bytes(data[at : at + 4], 'big')
+        return '' if data[at + 4 : at + 8] else 'cut off: the end of the PNG is missing'
     if data[:2] != b'\xff\xd8':
         return ''
     at = 2  # past the segments, of which one may hold a thumbnail with an end of its own
-    while data[at:at + 1] == b'\xff' and data[at + 1:at + 2] != b'\xda':
-        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big') if data[at + 1:at + 2] != b'\xff' else 1
+    while data[at : at + 1] == b'\xff' and data[at + 1 : at + 2] != b'\xda':
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], 'big') if data[at + 1 : at + 2] != b'\xff' else 1
     return '' if data.find(b'\xff\xd9', at) > 0 else 'cut off: the end of the JPEG is missing'
 
 
-def rle_problem(mask: dict, size: Optional[Sequence[int]] = None) -> str:
+def rle_problem(mask: dict, size: Sequence[int] | None = None) -> str:
     """What is wrong with a run-length encoding, or ''.
 
     Args:
@@ -95,12 +104,13 @@ def rle_problem(mask: dict, size: Optional[Sequence[int]] = None) -> str:
     else:
         return f"must have 'counts', a list of run lengths or COCO's compressed text, got {str(counts)[:60]!r}"
     if runs is None or sum(runs) != own[0] * own[1]:
-        return (f'is no run-length encoding of {own[0]} x {own[1]} pixels: the runs '
-                + ('cannot be read' if runs is None else f'add up to {sum(runs)}'))
+        return f'is no run-length encoding of {own[0]} x {own[1]} pixels: the runs ' + (
+            'cannot be read' if runs is None else f'add up to {sum(runs)}'
+        )
     return ''
 
 
-def _runs(text: bytes) -> Optional[list[int]]:
+def _runs(text: bytes) -> list[int] | None:
     """Run lengths of COCO's compressed text (pycocotools' rleFrString), None if there is one below 0.
 
     Each number is its difference to the last but one, in digits of five bits, the lowest first; bit 6 says that
@@ -149,11 +159,14 @@ class LoadImageFromNDArray(LoadImageFromFile):
         if not isinstance(image, np.ndarray):
             raise TypeError(f'an image must be an array (H, W, 3) of uint8, in the order BGR, got {type(image)}')
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype not in (np.uint8, np.float32):
-            raise ValueError('an image must be an array (H, W, 3) of uint8 (or float32) from 0 to 255, in the order '
-                             f'BGR, got {image.shape} of {image.dtype}')
+            raise ValueError(
+                'an image must be an array (H, W, 3) of uint8 (or float32) from 0 to 255, in the order '
+                f'BGR, got {image.shape} of {image.dtype}'
+            )
         if image.dtype == np.float32 and 0 < image.max() <= 1:
-            raise ValueError(f'an image must have values from 0 to 255, got float32 up to {image.max():.3f}: multiply '
-                             'by 255')
+            raise ValueError(
+                f'an image must have values from 0 to 255, got float32 up to {image.max():.3f}: multiply by 255'
+            )
         results['img'] = np.ascontiguousarray(image, dtype=np.float32 if self.to_float32 else image.dtype)
         results['img_path'] = None
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
@@ -169,8 +182,9 @@ class LoadAnnotations(BaseTransform):
         poly2mask: masks as bitmaps; False keeps polygons, and objects that come as RLE cannot be loaded.
     """
 
-    def __init__(self, with_bbox: bool = True, with_label: bool = True, with_mask: bool = False,
-                 poly2mask: bool = True) -> None:
+    def __init__(
+        self, with_bbox: bool = True, with_label: bool = True, with_mask: bool = False, poly2mask: bool = True
+    ) -> None:
         self.with_bbox = with_bbox
         self.with_label = with_label
         self.with_mask = with_mask
@@ -198,10 +212,12 @@ class LoadAnnotations(BaseTransform):
             try:
                 return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
             except ValueError as error:
-                raise ValueError(f"image {results['img_path']} (img_id {results.get('img_id')}): {error}") from None
+                raise ValueError(f'image {results["img_path"]} (img_id {results.get("img_id")}): {error}') from None
         if any(isinstance(mask, dict) and not flag for mask, flag in zip(masks, ignored)):
-            raise ValueError(f"image {results['img_path']}: has masks as RLE, which poly2mask=False cannot keep as "
-                             'polygons; use LoadAnnotations(poly2mask=True)')
+            raise ValueError(
+                f'image {results["img_path"]}: has masks as RLE, which poly2mask=False cannot keep as '
+                'polygons; use LoadAnnotations(poly2mask=True)'
+            )
         # Of ignored regions (COCO's crowds are RLE) only the boxes are used.
         return PolygonMasks([[] if mask is None or isinstance(mask, dict) else mask for mask in masks], height, width)
 

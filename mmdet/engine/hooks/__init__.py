@@ -1,4 +1,5 @@
 """Hooks of our own."""
+
 from .cbn_hook import CBNHook, cbn_layers
 from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
@@ -6,5 +7,12 @@ from .progress_hook import ProgressHook
 from .resource_hook import ResourceHook
 from .visualization_hook import DetVisualizationHook
 
-__all__ = ['CBNHook', 'CheckpointCheckHook', 'CheckpointHook', 'DetVisualizationHook', 'ProgressHook', 'ResourceHook',
-           'cbn_layers']
+__all__ = [
+    'CBNHook',
+    'CheckpointCheckHook',
+    'CheckpointHook',
+    'DetVisualizationHook',
+    'ProgressHook',
+    'ResourceHook',
+    'cbn_layers',
+]

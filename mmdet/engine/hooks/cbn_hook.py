@@ -1,5 +1,6 @@
 """What CBN layers need from the runner."""
-from typing import Any, Optional, Union
+
+from typing import Any
 
 from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import Hook
@@ -60,8 +61,8 @@ class CBNHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._saved: Optional[list[dict]] = None
-        self._collected: Optional[list[dict]] = None
+        self._saved: list[dict] | None = None
+        self._collected: list[dict] | None = None
 
     def before_train(self, runner: Runner) -> None:
         layers = cbn_layers(runner.model)
@@ -74,8 +75,10 @@ class CBNHook(Hook):
         active = [layer for layer in layers.values() if layer.training and layer.buffer_num]
         if active:
             first = active[0]
-            runner.logger.info(f'CBN: {len(active)} layers, window of this batch and {first.buffer_num} earlier ones, '
-                               f'burn-in {first.burnin_steps} iterations')
+            runner.logger.info(
+                f'CBN: {len(active)} layers, window of this batch and {first.buffer_num} earlier ones, '
+                f'burn-in {first.burnin_steps} iterations'
+            )
 
     def _restore(self, runner: Runner, layers: dict[str, CBN]) -> None:
         saved, self._saved = self._saved or [{}], None
@@ -103,5 +106,5 @@ class CBNHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # Called before the weights are loaded, which drops the windows: restored in before_train.
-        saved: Union[list, dict, None] = checkpoint.get('cbn_window')
+        saved: list | dict | None = checkpoint.get('cbn_window')
         self._saved = [saved] if isinstance(saved, dict) else saved  # a dict: written before there was a list

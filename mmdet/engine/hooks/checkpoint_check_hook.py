@@ -1,5 +1,7 @@
 """Refuses a checkpoint that belongs to another model, and to write one with numbers that are none."""
-from typing import Any, Iterator
+
+from collections.abc import Iterator
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -38,7 +40,8 @@ class CheckpointCheckHook(Hook):
             raise FloatingPointError(
                 f'iteration {runner.iter}: the checkpoint is not written, as it would hold numbers that are not '
                 f'finite: {", ".join(bad[:5])}{more}. Go on from the one before, with a lower learning rate or '
-                'gradients clipped (optim_wrapper.clip_grad)')
+                'gradients clipped (optim_wrapper.clip_grad)'
+            )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
@@ -47,17 +50,23 @@ class CheckpointCheckHook(Hook):
             check_resumable(checkpoint, _state(runner))
             missing = [key for key in ('optimizer', 'param_schedulers') if key not in checkpoint]
             if missing:
-                runner.logger.warning(f'checkpoint {runner._load_from or runner.work_dir}: holds no '
-                                      f'{" and no ".join(missing)}; the run does not go on as it would have')
+                runner.logger.warning(
+                    f'checkpoint {runner._load_from or runner.work_dir}: holds no '
+                    f'{" and no ".join(missing)}; the run does not go on as it would have'
+                )
 
 
 def _state(runner: Runner) -> dict:
     """What the run would write at its start, see :func:`check_resumable`."""
     known = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
     if isinstance(runner.optim_wrapper, OptimWrapper) and not isinstance(runner.optim_wrapper, OptimWrapperDict):
-        known['optimizer'] = dict(state={}, param_groups=[
-            {key: value for key, value in group.items() if key not in ('params', 'initial_lr')}
-            for group in runner.optim_wrapper.state_dict()['param_groups']])
+        known['optimizer'] = dict(
+            state={},
+            param_groups=[
+                {key: value for key, value in group.items() if key not in ('params', 'initial_lr')}
+                for group in runner.optim_wrapper.state_dict()['param_groups']
+            ],
+        )
         known['parameters'] = [one for group in runner.optim_wrapper.param_groups for one in group['params']]
     if isinstance(runner.param_schedulers, list) and not any(isinstance(one, dict) for one in runner.param_schedulers):
         known['param_schedulers'] = [one.state_dict() for one in runner.param_schedulers]

@@ -1,8 +1,10 @@
 """Checkpoints of which one is there at any moment."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
@@ -92,8 +94,13 @@ class CheckpointHook(_CheckpointHook):
         old = runner.message_hub.runtime_info.get('interrupted_ckpt')
         if path != self.last_ckpt:
             runner.message_hub.update_info('interrupted_ckpt', name)
-        runner.save_checkpoint(self.out_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False,
-                               backend_args=self.backend_args)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            meta=dict(epoch=runner.epoch, iter=runner.iter),
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
         if is_main_process():
             write_atomic(path.encode(), Path(runner.work_dir) / 'last_checkpoint')
             if old and old != name:
@@ -133,8 +140,9 @@ class CheckpointHook(_CheckpointHook):
                 write_atomic(str(self.last_ckpt).encode(), Path(runner.work_dir) / 'last_checkpoint')
         if self._failures >= self.attempts:
             raise OSError(errors[0].errno, f'{text}; {self._failures} times in a row, the run ends')
-        runner.logger.warning(f'{text}; tried again when the next one is due, {self._failures} of {self.attempts} '
-                              'failed attempts')
+        runner.logger.warning(
+            f'{text}; tried again when the next one is due, {self._failures} of {self.attempts} failed attempts'
+        )
 
     def _save_checkpoint(self, runner: Runner) -> None:
         with self._trying(runner) as errors:

@@ -1,7 +1,9 @@
 """The live line of training, validation and testing, and the speed in the logs."""
+
 import logging
 import time
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -46,7 +48,7 @@ class ProgressHook(Hook):
 
     def __init__(self, live: bool = True) -> None:
         self.live = live
-        self.line: Optional[LiveLine] = None
+        self.line: LiveLine | None = None
         self.speed = Speed()
         self._inner = Speed()  # of validation or testing
 
@@ -74,8 +76,9 @@ class ProgressHook(Hook):
         if self.line is not None:
             self.line.show([Field(self._where(runner), 0, 'bold'), Field('waiting for the first batch', 1)])
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
         self.speed.add(count_images(data_batch) * get_world_size())
         runner.message_hub.update_scalar('train/images_per_second', self.speed.images)
         if self.line is not None and (self.line.due() or batch_idx == 0):
@@ -87,19 +90,28 @@ class ProgressHook(Hook):
         return f'Epoch {runner.epoch + 1}/{runner.max_epochs}'
 
     def _training(self, runner: Runner, batch_idx: int) -> list[Field]:
-        total = runner.max_iters if isinstance(runner.train_loop, IterBasedTrainLoop) else len(
-            runner.train_dataloader)
+        total = runner.max_iters if isinstance(runner.train_loop, IterBasedTrainLoop) else len(runner.train_dataloader)
         left = self.speed.seconds * (runner.max_iters - runner.iter - 1)
         loss, parts = self._losses(runner)
-        return [Field(self._where(runner), 0, 'bold'), Field(self.line.bar((batch_idx + 1) / total), 8, 'cyan'),
-                Field(f'{batch_idx + 1:{len(str(total))}d}/{total}', 1), Field(loss, 2), Field(parts, 9, 'dim'),
-                Field(f'lr {self._lr(runner):.1e}', 5), Field(f'{self.speed.images:.1f} img/s', 4),
-                Field(f'ETA {duration(left)}', 3), Field(memory(), 6)]
+        return [
+            Field(self._where(runner), 0, 'bold'),
+            Field(self.line.bar((batch_idx + 1) / total), 8, 'cyan'),
+            Field(f'{batch_idx + 1:{len(str(total))}d}/{total}', 1),
+            Field(loss, 2),
+            Field(parts, 9, 'dim'),
+            Field(f'lr {self._lr(runner):.1e}', 5),
+            Field(f'{self.speed.images:.1f} img/s', 4),
+            Field(f'ETA {duration(left)}', 3),
+            Field(memory(), 6),
+        ]
 
     def _losses(self, runner: Runner) -> tuple[str, str]:
         scalars = runner.message_hub.log_scalars
-        means = {key[len('train/'):]: scalars[key].mean(WINDOW) for key in scalars
-                 if key.startswith('train/') and 'loss' in key}
+        means = {
+            key[len('train/') :]: scalars[key].mean(WINDOW)
+            for key in scalars
+            if key.startswith('train/') and 'loss' in key
+        }
         total = f'loss {means.pop("loss"):.4f}' if 'loss' in means else ''
         return total, '  '.join(f'{key.replace("loss_", "")} {value:.3f}' for key, value in means.items())
 
@@ -109,8 +121,10 @@ class ProgressHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         if self.line is not None:
             loss, parts = self._losses(runner)
-            self.line.print(f'{self._where(runner)} trained in {duration(time.perf_counter() - self._began)}: {loss} '
-                            f'({parts}), lr {self._lr(runner):.1e}, {self.speed.images:.1f} img/s, {memory()}')
+            self.line.print(
+                f'{self._where(runner)} trained in {duration(time.perf_counter() - self._began)}: {loss} '
+                f'({parts}), lr {self._lr(runner):.1e}, {self.speed.images:.1f} img/s, {memory()}'
+            )
 
     def after_train(self, runner: Runner) -> None:
         self.close_display(runner)
@@ -123,12 +137,14 @@ class ProgressHook(Hook):
         self._open()
         self._inner = Speed()
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                       outputs: Optional[Sequence] = None) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
+    ) -> None:
         self._evaluating('Validation', runner.val_dataloader, batch_idx, data_batch)
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                        outputs: Optional[Sequence] = None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
+    ) -> None:
         self._evaluating('Test', runner.test_dataloader, batch_idx, data_batch)
 
     def _evaluating(self, name: str, loader: Any, batch_idx: int, batch: Any) -> None:
@@ -138,16 +154,21 @@ class ProgressHook(Hook):
             return
         total = len(loader.dataset)
         done = min(total, (batch_idx + 1) * count_images(batch) * get_world_size()) if not last else total
-        head = [Field(name, 0, 'bold'), Field(self.line.bar(done / total), 6, 'cyan'),
-                Field(f'{done:{len(str(total))}d}/{total} images', 1)]
+        head = [
+            Field(name, 0, 'bold'),
+            Field(self.line.bar(done / total), 6, 'cyan'),
+            Field(f'{done:{len(str(total))}d}/{total} images', 1),
+        ]
         if last:
             self.line.show(head + [Field('computing the metrics', 2)])
         else:
             left = self._inner.seconds * (len(loader) - batch_idx - 1)
-            self.line.show(head + [Field(f'{self._inner.images:.1f} img/s', 3), Field(f'ETA {duration(left)}', 2),
-                                   Field(memory(), 4)])
+            self.line.show(
+                head
+                + [Field(f'{self._inner.images:.1f} img/s', 3), Field(f'ETA {duration(left)}', 2), Field(memory(), 4)]
+            )
 
-    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self.speed.start()  # validation is no part of training's speed
         if self.line is not None:
             self.line.show([Field('Validation', 0, 'bold'), Field('done', 1)])

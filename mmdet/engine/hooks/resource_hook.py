@@ -1,8 +1,8 @@
 """Says how long a run took to start and how much memory it holds."""
+
 import os
 import time
 from pathlib import Path
-from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -23,7 +23,7 @@ def process_start() -> float:
         return _IMPORTED
 
 
-def resident_bytes(pid: Optional[int] = None) -> int:
+def resident_bytes(pid: int | None = None) -> int:
     """Resident memory of a process and its children in bytes; pages they share count for each of them.
 
     0 where there is no /proc.

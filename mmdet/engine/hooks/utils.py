@@ -1,4 +1,5 @@
 """What users' copies of mmdetection's tools/test.py ask of the hooks."""
+
 import argparse
 
 from mmengine.config import Config
@@ -12,8 +13,10 @@ def trigger_visualization_hook(cfg: Config, args: argparse.Namespace) -> Config:
     """
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
-        raise KeyError(f"config {cfg.filename}: default_hooks has no 'visualization'; add "
-                       "visualization=dict(type='DetVisualizationHook')")
+        raise KeyError(
+            f"config {cfg.filename}: default_hooks has no 'visualization'; add "
+            "visualization=dict(type='DetVisualizationHook')"
+        )
     hook.draw = True
     if args.show:
         hook.show, hook.wait_time = True, args.wait_time

@@ -1,7 +1,8 @@
 """Pictures of detections in validation and testing."""
+
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 import mmcv
 from mmengine import fileio
@@ -26,8 +27,16 @@ class DetVisualizationHook(Hook):
         backend_args: of the images' file backend.
     """
 
-    def __init__(self, draw: bool = False, interval: int = 50, score_thr: float = 0.3, show: bool = False,
-                 wait_time: float = 0, test_out_dir: Optional[str] = None, backend_args: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        draw: bool = False,
+        interval: int = 50,
+        score_thr: float = 0.3,
+        show: bool = False,
+        wait_time: float = 0,
+        test_out_dir: str | None = None,
+        backend_args: dict | None = None,
+    ) -> None:
         self.draw = draw
         self.interval = interval
         self.score_thr = score_thr
@@ -37,8 +46,9 @@ class DetVisualizationHook(Hook):
         self.backend_args = backend_args
         self._repeated: set[str] = set()
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
-                       outputs: Optional[Sequence] = None) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
         if not self.draw:
             return
         first = batch_idx * len(outputs)
@@ -52,8 +62,9 @@ class DetVisualizationHook(Hook):
             stems = Counter(Path(data.get_data_info(i)['img_path']).stem for i in range(len(data)))
             self._repeated = {stem for stem, number in stems.items() if number > 1}
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None,
-                        outputs: Optional[Sequence] = None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
         if not self.draw:
             return
         for sample in outputs:
@@ -61,8 +72,16 @@ class DetVisualizationHook(Hook):
             name = f'{stem}_{sample.img_id}.png' if stem in self._repeated else f'{stem}.png'
             self._draw(runner, sample, batch_idx, str(Path(self.test_out_dir) / name) if self.test_out_dir else None)
 
-    def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: Optional[str]) -> None:
+    def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: str | None) -> None:
         image = mmcv.imfrombytes(fileio.get(sample.img_path, self.backend_args), channel_order='rgb')
         runner.visualizer.add_datasample(
-            Path(sample.img_path).stem, image, sample, draw_gt=False, show=self.show, wait_time=self.wait_time,
-            out_file=out_file, pred_score_thr=self.score_thr, step=step)
+            Path(sample.img_path).stem,
+            image,
+            sample,
+            draw_gt=False,
+            show=self.show,
+            wait_time=self.wait_time,
+            out_file=out_file,
+            pred_score_thr=self.score_thr,
+            step=step,
+        )

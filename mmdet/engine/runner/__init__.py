@@ -1,4 +1,5 @@
 """Runner and loops whose runs can be killed and resumed bit for bit."""
+
 from .distributed import CPUDistributedDataParallel
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from .runner import DetRunner

@@ -1,4 +1,5 @@
 """Several processes without a GPU."""
+
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 

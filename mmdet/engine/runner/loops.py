@@ -1,8 +1,10 @@
 """Training loops that go on after a kill as if nothing had happened."""
+
 import logging
 from bisect import bisect
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Iterator, NoReturn, Optional, Union
+from typing import Any, NoReturn
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, barrier, get_rank
@@ -34,7 +36,7 @@ class _Resumable:
     when the run is resumed.
     """
 
-    def __init__(self, runner, dataloader: Union[DataLoader, dict], *args, **kwargs) -> None:
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         if isinstance(dataloader, dict):
             self._sampler_has_seed = (dataloader.get('sampler') or {}).get('seed') is not None
             dataloader = seeded_dataloader(dataloader)
@@ -50,8 +52,10 @@ class _Resumable:
         """Train; RuntimeError if not every process has read the same checkpoint."""
         starts = all_gather_object(self._iter)
         if len(set(starts)) > 1:
-            raise RuntimeError(f'the processes start at iterations {starts}: not all have read the same checkpoint. '
-                               f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}')
+            raise RuntimeError(
+                f'the processes start at iterations {starts}: not all have read the same checkpoint. '
+                f'Every machine needs it at {self.runner._load_from or self.runner.work_dir}'
+            )
         self._seed_samplers()
         self._step = Steps(self.runner)
         self._begun = self._iter
@@ -80,10 +84,14 @@ class _Resumable:
     def _warn_of_lost_gradients(self) -> None:
         if self._accumulated:
             counts = self.runner.optim_wrapper._accumulative_counts
-            print_log(f'resumed at iteration {self._iter}, inside an accumulation of {counts}: the gradients before it '
-                      f'are lost. Save at multiples of {counts}.', 'current', logging.WARNING)
+            print_log(
+                f'resumed at iteration {self._iter}, inside an accumulation of {counts}: the gradients before it '
+                f'are lost. Save at multiples of {counts}.',
+                'current',
+                logging.WARNING,
+            )
 
-    def _end_if_asked(self, validation_due: bool = False, error: Optional[Exception] = None) -> None:
+    def _end_if_asked(self, validation_due: bool = False, error: Exception | None = None) -> None:
         """Between two iterations: save and raise Interrupted if a process has received a signal, or ``error``, with
         which a process could not load its next batch."""
         signum = agreed_to_stop(error is not None)
@@ -102,7 +110,7 @@ class _Resumable:
         barrier()  # a process that leaves earlier would have torchrun end the one that writes
         return path
 
-    def _save_and_fail(self, error: Optional[Exception]) -> NoReturn:
+    def _save_and_fail(self, error: Exception | None) -> NoReturn:
         path = self._save() if self._iter > self._begun else None
         if error is None:
             barrier()  # ends when the process that has failed does, after its words
@@ -112,12 +120,14 @@ class _Resumable:
             text += f'. The state before it is saved to {path}; go on with --resume'
         if text.startswith('image '):
             text += (', and without such images' if path else '. To train without such images') + (
-                ' --cfg-options train_dataloader.dataset.skip_broken=0.01')
+                ' --cfg-options train_dataloader.dataset.skip_broken=0.01'
+            )
         raise dict(FileNotFoundError=FileNotFoundError, ValueError=ValueError).get(kind, RuntimeError)(
-            text if kind in ('FileNotFoundError', 'ValueError', 'RuntimeError') else f'{kind}: {text}') from error
+            text if kind in ('FileNotFoundError', 'ValueError', 'RuntimeError') else f'{kind}: {text}'
+        ) from error
 
     @staticmethod
-    def _next(batches: Iterator) -> tuple[Any, Optional[Exception]]:
+    def _next(batches: Iterator) -> tuple[Any, Exception | None]:
         """A batch and what kept it from being loaded, one of them None; both at the end."""
         try:
             return next(batches), None
@@ -140,8 +150,11 @@ class _Resumable:
     def _is_due(self, done: int) -> bool:
         """Whether to validate after so many iterations or epochs."""
         self.val_interval = self.dynamic_intervals[bisect(self.dynamic_milestones, done + 1) - 1]
-        return self.runner.val_loop is not None and done >= self.val_begin and (
-            done % self.val_interval == 0 or self._is_last(done))
+        return (
+            self.runner.val_loop is not None
+            and done >= self.val_begin
+            and (done % self.val_interval == 0 or self._is_last(done))
+        )
 
     def _tell_if_due(self, done: int) -> None:
         # Before checkpoints are written: a run that is killed while it validates does so again when it is resumed.
@@ -156,6 +169,7 @@ class _Resumable:
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """As in mmengine, with the randomness of this iteration and a step of :class:`Steps`."""
+
         def reseed() -> None:
             seed_generators(derive_seed(self.run_seed, get_rank(), self._iter))
 
@@ -195,9 +209,12 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
         if saved['length'] == length or not done:
             return done
         start = done * length // saved['length']
-        print_log(f"the checkpoint was written after {done} of an epoch's {saved['length']} batches, which now has "
-                  f'{length}: goes on after {start}; some images are seen twice or not at all in this epoch', 'current',
-                  logging.WARNING)
+        print_log(
+            f"the checkpoint was written after {done} of an epoch's {saved['length']} batches, which now has "
+            f'{length}: goes on after {start}; some images are seen twice or not at all in this epoch',
+            'current',
+            logging.WARNING,
+        )
         return start
 
     def _train(self) -> None:
@@ -209,7 +226,8 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
         start, self._start = self._start, 0
         length = len(self.dataloader)
         self.runner.message_hub.update_info(
-            'train_epoch', dict(epoch=self._epoch, first_iter=self._iter - start, length=length))
+            'train_epoch', dict(epoch=self._epoch, first_iter=self._iter - start, length=length)
+        )
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         if start < length:

@@ -1,7 +1,9 @@
 """mmengine's runner, with a place for what other processes have to add to a checkpoint."""
+
 import logging
+from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, Callable, Optional, Union
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
@@ -28,8 +30,11 @@ def _forgiving(write: Callable, name: str) -> Callable:
             return write(*args, **kwargs)
         except OSError as error:
             if not said:
-                print_log(f'{name}: what it logs cannot be written ({error}); the training goes on without', 'current',
-                          logging.WARNING)
+                print_log(
+                    f'{name}: what it logs cannot be written ({error}); the training goes on without',
+                    'current',
+                    logging.WARNING,
+                )
             said.append(error)
 
     return forgiving
@@ -67,28 +72,28 @@ class DetRunner(Runner):
             self.call_hook('close_display')
 
     @staticmethod
-    def build_dataloader(dataloader: Union[DataLoader, dict], *args, **kwargs) -> DataLoader:
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
         """As in mmengine; the workers leave signals to this process."""
         built = Runner.build_dataloader(dataloader, *args, **kwargs)
         if built is not dataloader:
             built.worker_init_fn = partial(shield_worker, built.worker_init_fn)
         return built
 
-    def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """As in mmengine, but ``by_epoch=True|False`` without a type means the loops of mmdet as well."""
         if isinstance(loop, dict) and 'by_epoch' in loop and 'type' not in loop:
             loop = dict(loop)
             loop['type'] = EpochBasedTrainLoop if loop.pop('by_epoch') else IterBasedTrainLoop
         return super().build_train_loop(loop)
 
-    def build_val_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """As in mmengine, but a loop without a type is the one of mmdet."""
         if isinstance(loop, dict) and 'type' not in loop:
             loop = dict(loop, type=ValLoop)
         return super().build_val_loop(loop)
 
     #: where errors of writing go that do not end the run yet, a list while CheckpointHook saves
-    write_errors: Optional[list] = None
+    write_errors: list | None = None
 
     def save_checkpoint(self, *args, **kwargs) -> None:
         """As in mmengine, but to be called in every process: the others wait for one that is missing."""
@@ -100,7 +105,7 @@ class DetRunner(Runner):
                 raise
             self.write_errors.append(error)
 
-    def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
         """As in mmengine; an error names the config and the part."""
         if isinstance(model, dict) and model == self.cfg.get('model'):
             return build_model(self.cfg)
@@ -114,8 +119,13 @@ class DetRunner(Runner):
                 setattr(backend, name, _forgiving(getattr(backend, name), type(backend).__name__))
         return built
 
-    def resume(self, filename: str, resume_optimizer: bool = True, resume_param_scheduler: bool = True,
-               map_location: Union[str, Callable] = 'cpu') -> None:
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: str | Callable = 'cpu',
+    ) -> None:
         """As in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory."""
         with blame(filename):
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)

@@ -1,7 +1,9 @@
 """Training steps: losses that are the mean over ranks, and none that is not finite."""
+
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -38,8 +40,10 @@ class Steps:
         self.runner = runner
         self.limit = runner.cfg.get('skip_nonfinite', 0)
         if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 0:
-            raise ValueError(f'config {runner.cfg.filename}, skip_nonfinite: must be a number of steps, 0 or more, got '
-                             f'{self.limit!r}')
+            raise ValueError(
+                f'config {runner.cfg.filename}, skip_nonfinite: must be a number of steps, 0 or more, got '
+                f'{self.limit!r}'
+            )
         wrapper = runner.optim_wrapper
         for one in wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]:
             one.optimizer.register_step_pre_hook(self._check_gradients)
@@ -48,12 +52,16 @@ class Steps:
     @staticmethod
     def _check_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # After DDP's mean they are the same on all ranks, and so is what is done about them.
-        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group['params']
-                     if parameter.grad is not None]
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group['params']
+            if parameter.grad is not None
+        ]
         if not nn.utils.get_total_norm(gradients).isfinite():
             raise _Gradient
 
-    def __call__(self, batch: Any, iteration: int, reseed: Any) -> Optional[dict]:
+    def __call__(self, batch: Any, iteration: int, reseed: Any) -> dict | None:
         """One step on a batch; the losses by name, or None of a step that was left out.
 
         Args:
@@ -73,10 +81,12 @@ class Steps:
         text = f'iteration {iteration + 1}: {self._diagnose(batch)}'
         if seen > self.limit:
             raise FloatingPointError(
-                f'{text}. ' + (f'{self.limit} such steps were left out before (skip_nonfinite). ' if self.limit else '')
+                f'{text}. '
+                + (f'{self.limit} such steps were left out before (skip_nonfinite). ' if self.limit else '')
                 + 'No checkpoint was written since; go on from the last one with a lower learning rate, a longer '
-                  'warm-up or gradients clipped (optim_wrapper.clip_grad), or leave single steps out with '
-                  'skip_nonfinite=N in the config')
+                'warm-up or gradients clipped (optim_wrapper.clip_grad), or leave single steps out with '
+                'skip_nonfinite=N in the config'
+            )
         runner.message_hub.update_info('skipped_nonfinite', seen)
         self._restore(kept)
         print_log(f'{text}. The step is left out, {seen} of at most {self.limit}', 'current', logging.WARNING)
@@ -101,8 +111,10 @@ class Steps:
 
     def _statistics(self) -> tuple[list[Tensor], list[dict]]:
         model = self.runner.model
-        return ([buffer.clone() for buffer in model.buffers()],
-                [layer.window_state() for layer in cbn_layers(model).values()])
+        return (
+            [buffer.clone() for buffer in model.buffers()],
+            [layer.window_state() for layer in cbn_layers(model).values()],
+        )
 
     def _restore(self, kept: tuple[list[Tensor], list[dict]]) -> None:
         model = self.runner.model
@@ -126,7 +138,8 @@ class Steps:
             what = 'the loss is not finite: ' + ', '.join(f'{key} {float(value):g}' for key, value in bad.items())
         else:
             what = 'the gradient is not finite, or the loss of another rank; the losses here are ' + ', '.join(
-                f'{key} {float(_total(value)):.4g}' for key, value in losses.items() if 'loss' in key)
+                f'{key} {float(_total(value)):.4g}' for key, value in losses.items() if 'loss' in key
+            )
         where = found[0] if found else 'none'
         return f'{what}; images {_images(batch)}; first module with an output that is not finite: {where}'
 
@@ -164,6 +177,7 @@ def _first_nonfinite(model: nn.Module) -> Iterator[list[str]]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not found and not all(value.isfinite().all() for value in _tensors(output)):
                 found.append(name)
+
         return hook
 
     handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]

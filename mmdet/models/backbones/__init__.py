@@ -1,4 +1,5 @@
 """Backbones."""
+
 from .resnet import ResNet, ResNeXt
 from .timm_backbone import TIMMBackbone
 

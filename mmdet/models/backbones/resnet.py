@@ -1,5 +1,6 @@
 """ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017)."""
-from typing import Optional, Sequence, Union
+
+from collections.abc import Sequence
 
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule, constant_init
@@ -18,13 +19,29 @@ class _Block(nn.Module):
         shapes: of the convolutions: out channels, kernel size, stride, dilation, groups.
     """
 
-    def __init__(self, in_channels: int, shapes: Sequence[tuple], downsample: Optional[nn.Sequential], with_cp: bool,
-                 norm_cfg: dict, conv_cfg: Optional[dict]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        shapes: Sequence[tuple],
+        downsample: nn.Sequential | None,
+        with_cp: bool,
+        norm_cfg: dict,
+        conv_cfg: dict | None,
+    ) -> None:
         super().__init__()
         self.norm_names = []
         for i, (channels, kernel, stride, dilation, groups) in enumerate(shapes, 1):
-            conv = build_conv_layer(conv_cfg, in_channels, channels, kernel, stride=stride, dilation=dilation,
-                                    padding=dilation * (kernel // 2), groups=groups, bias=False)
+            conv = build_conv_layer(
+                conv_cfg,
+                in_channels,
+                channels,
+                kernel,
+                stride=stride,
+                dilation=dilation,
+                padding=dilation * (kernel // 2),
+                groups=groups,
+                bias=False,
+            )
             name, norm = build_norm_layer(norm_cfg, channels, i)
             self.add_module(f'conv{i}', conv)
             self.add_module(name, norm)
@@ -71,12 +88,24 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, groups: int = 1,
-                 width: Optional[int] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        dilation: int,
+        style: str,
+        groups: int = 1,
+        width: int | None = None,
+        **kwargs,
+    ) -> None:
         first, second = (1, stride) if style == 'pytorch' else (stride, 1)
         width = width or channels
-        super().__init__(in_channels, [(width, 1, first, 1, 1), (width, 3, second, dilation, groups),
-                                       (4 * channels, 1, 1, 1, 1)], **kwargs)
+        super().__init__(
+            in_channels,
+            [(width, 1, first, 1, 1), (width, 3, second, dilation, groups), (4 * channels, 1, 1, 1, 1)],
+            **kwargs,
+        )
 
 
 class ResidualStages(BaseModule):
@@ -91,10 +120,14 @@ class ResidualStages(BaseModule):
     """
 
     arch_settings = {
-        18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
-        101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
+        18: (BasicBlock, (2, 2, 2, 2)),
+        34: (BasicBlock, (3, 4, 6, 3)),
+        50: (Bottleneck, (3, 4, 6, 3)),
+        101: (Bottleneck, (3, 4, 23, 3)),
+        152: (Bottleneck, (3, 8, 36, 3)),
+    }
 
-    def __init__(self, depth: int, style: str, norm_eval: bool, init_cfg: Union[dict, list, None]) -> None:
+    def __init__(self, depth: int, style: str, norm_eval: bool, init_cfg: dict | list | None) -> None:
         name = type(self).__name__
         if depth not in self.arch_settings:
             raise ValueError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
@@ -102,13 +135,24 @@ class ResidualStages(BaseModule):
             raise ValueError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
         self.pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
         if init_cfg is None:
-            init_cfg = [dict(type='Kaiming', layer='Conv2d'),
-                        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
 
-    def _stage(self, depth: int, stage: int, in_channels: int, channels: int, stride: int, norm_cfg: dict,
-               conv_cfg: Optional[dict] = None, **kwargs) -> nn.Sequential:
+    def _stage(
+        self,
+        depth: int,
+        stage: int,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        norm_cfg: dict,
+        conv_cfg: dict | None = None,
+        **kwargs,
+    ) -> nn.Sequential:
         """The blocks of a stage (from 0); ``kwargs`` go to each."""
         block, numbers = self.arch_settings[depth]
         out_channels = channels * block.expansion
@@ -118,9 +162,13 @@ class ResidualStages(BaseModule):
             if stride != 1 or in_channels != out_channels:
                 downsample = nn.Sequential(
                     build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False),
-                    build_norm_layer(norm_cfg, out_channels)[1])
-            blocks.append(block(in_channels, channels, stride, downsample=downsample, norm_cfg=norm_cfg,
-                                conv_cfg=conv_cfg, **kwargs))
+                    build_norm_layer(norm_cfg, out_channels)[1],
+                )
+            blocks.append(
+                block(
+                    in_channels, channels, stride, downsample=downsample, norm_cfg=norm_cfg, conv_cfg=conv_cfg, **kwargs
+                )
+            )
             in_channels, stride = out_channels, 1
         return nn.Sequential(*blocks)
 
@@ -156,16 +204,32 @@ class ResNet(ResidualStages):
             weights that cannot be had.
     """
 
-    def __init__(self, depth: int, in_channels: int = 3, base_channels: int = 64, num_stages: int = 4,
-                 strides: Sequence[int] = (1, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
-                 out_indices: Sequence[int] = (0, 1, 2, 3), style: str = 'pytorch', frozen_stages: int = -1,
-                 conv_cfg: Optional[dict] = None, norm_cfg: dict = dict(type='BN', requires_grad=True),
-                 norm_eval: bool = True, with_cp: bool = False, zero_init_residual: bool = True, groups: int = 1,
-                 base_width: int = 4, init_cfg: Union[dict, list, None] = None) -> None:
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        num_stages: int = 4,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        style: str = 'pytorch',
+        frozen_stages: int = -1,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict = dict(type='BN', requires_grad=True),
+        norm_eval: bool = True,
+        with_cp: bool = False,
+        zero_init_residual: bool = True,
+        groups: int = 1,
+        base_width: int = 4,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         super().__init__(depth, style, norm_eval, init_cfg)
         if not 1 <= num_stages <= 4 or max(out_indices) >= num_stages:
-            raise ValueError(f'{type(self).__name__}: out_indices={tuple(out_indices)} must be below '
-                             f'num_stages={num_stages}, at most 4')
+            raise ValueError(
+                f'{type(self).__name__}: out_indices={tuple(out_indices)} must be below '
+                f'num_stages={num_stages}, at most 4'
+            )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.zero_init_residual = zero_init_residual
@@ -206,7 +270,7 @@ class ResNet(ResidualStages):
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        for part in [self.conv1, self.norm1, *(getattr(self, name) for name in self.res_layers[:self.frozen_stages])]:
+        for part in [self.conv1, self.norm1, *(getattr(self, name) for name in self.res_layers[: self.frozen_stages])]:
             part.eval()
             part.requires_grad_(False)
 

@@ -1,5 +1,6 @@
 """Any convolutional network of timm (Wightman, github.com/huggingface/pytorch-image-models) as a backbone."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -37,10 +38,20 @@ class TIMMBackbone(BaseModule):
         ImportError: timm is not installed. ValueError: a model or level there is not; weights of another model.
     """
 
-    def __init__(self, model_name: str, features_only: bool = True, pretrained: bool = False,
-                 checkpoint_path: str = '', in_channels: int = 3, out_indices: Sequence[int] = (1, 2, 3, 4),
-                 frozen_stages: int = -1, norm_cfg: Optional[dict] = None, norm_eval: bool = False,
-                 init_cfg: Optional[dict] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        features_only: bool = True,
+        pretrained: bool = False,
+        checkpoint_path: str = '',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        init_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
         if checkpoint_path:
             init_cfg = dict(type='Pretrained', checkpoint=checkpoint_path)
         super().__init__(init_cfg)
@@ -49,18 +60,28 @@ class TIMMBackbone(BaseModule):
             raise ValueError('TIMMBackbone: features_only must be True, got False: a detector needs maps')
         if not timm.is_model(model_name):
             near = timm.list_models(f'*{model_name}*')[:3]
-            raise ValueError(f'TIMMBackbone: model_name={model_name!r}: timm {timm.__version__} has no such model'
-                             + (f'; did you mean {", ".join(near)}?' if near else ''))
+            raise ValueError(
+                f'TIMMBackbone: model_name={model_name!r}: timm {timm.__version__} has no such model'
+                + (f'; did you mean {", ".join(near)}?' if near else '')
+            )
         if frozen_stages != -1 and frozen_stages not in out_indices:
-            raise ValueError(f'TIMMBackbone: frozen_stages={frozen_stages} must be one of out_indices='
-                             f'{tuple(out_indices)}, or -1')
+            raise ValueError(
+                f'TIMMBackbone: frozen_stages={frozen_stages} must be one of out_indices={tuple(out_indices)}, or -1'
+            )
         self.model_name, self.in_channels, self.norm_eval = model_name, in_channels, norm_eval
         try:
-            self.timm_model = timm.create_model(model_name, pretrained=pretrained, features_only=True,
-                                                in_chans=in_channels, out_indices=tuple(out_indices), **kwargs)
+            self.timm_model = timm.create_model(
+                model_name,
+                pretrained=pretrained,
+                features_only=True,
+                in_chans=in_channels,
+                out_indices=tuple(out_indices),
+                **kwargs,
+            )
         except (AssertionError, IndexError) as error:
-            raise ValueError(f'TIMMBackbone: {model_name} has no levels out_indices={tuple(out_indices)}: {error}') \
-                from None
+            raise ValueError(
+                f'TIMMBackbone: {model_name} has no levels out_indices={tuple(out_indices)}: {error}'
+            ) from None
         if norm_cfg is not None:
             convert_norm(self.timm_model, norm_cfg, self._example())
             for norm in self._norms():

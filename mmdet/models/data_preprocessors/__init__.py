@@ -1,4 +1,5 @@
 """From loaded images to a batch."""
+
 from .batch_augments import BatchFixedSizePad
 from .det_data_preprocessor import DetDataPreprocessor
 

@@ -1,5 +1,6 @@
 """Changes to a whole batch in training."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,15 +18,16 @@ class BatchFixedSizePad(nn.Module):
         pad_mask, mask_pad_value: pad the masks of the ground truth as well.
     """
 
-    def __init__(self, size: Sequence[int], img_pad_value: float = 0, pad_mask: bool = False,
-                 mask_pad_value: int = 0) -> None:
+    def __init__(
+        self, size: Sequence[int], img_pad_value: float = 0, pad_mask: bool = False, mask_pad_value: int = 0
+    ) -> None:
         super().__init__()
         self.size = tuple(size)
         self.img_pad_value = img_pad_value
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value
 
-    def forward(self, inputs: Tensor, data_samples: Optional[list] = None) -> tuple[Tensor, Optional[list]]:
+    def forward(self, inputs: Tensor, data_samples: list | None = None) -> tuple[Tensor, list | None]:
         """Images (N, 3, H, W) and their samples, padded."""
         height, width = (max(old, new) for old, new in zip(inputs.shape[-2:], self.size))
         inputs = F.pad(inputs, (0, width - inputs.shape[-1], 0, height - inputs.shape[-2]), value=self.img_pad_value)

@@ -1,5 +1,6 @@
 """From loaded images to a normalized batch on the device."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 from mmengine.model import ImgDataPreprocessor
 
@@ -19,10 +20,19 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         batch_augments: parts that change a batch in training, as :class:`BatchFixedSizePad`.
     """
 
-    def __init__(self, mean: Optional[Sequence[float]] = None, std: Optional[Sequence[float]] = None,
-                 pad_size_divisor: int = 1, pad_value: float = 0, pad_mask: bool = False, mask_pad_value: int = 0,
-                 bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, non_blocking: bool = False,
-                 batch_augments: Optional[Sequence[dict]] = None) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        pad_size_divisor: int = 1,
+        pad_value: float = 0,
+        pad_mask: bool = False,
+        mask_pad_value: int = 0,
+        bgr_to_rgb: bool = False,
+        rgb_to_bgr: bool = False,
+        non_blocking: bool = False,
+        batch_augments: Sequence[dict] | None = None,
+    ) -> None:
         super().__init__(mean, std, pad_size_divisor, pad_value, bgr_to_rgb, rgb_to_bgr, non_blocking)
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value

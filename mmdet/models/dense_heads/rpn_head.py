@@ -1,5 +1,7 @@
 """Region proposal network (Ren et al., Faster R-CNN, NeurIPS 2015)."""
-from typing import NamedTuple, Optional, Sequence
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -13,6 +15,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 
 class AnchorTargets(NamedTuple):
     """What the anchors of an image should answer; A anchors over all levels."""
+
     labels: Tensor  # (A,): 0 object, 1 background
     label_weights: Tensor  # (A,)
     boxes: Tensor  # (A, 4): deltas; with reg_decoded_bbox boxes
@@ -35,14 +38,23 @@ class RPNHead(BaseModule):
             ``rank_logits`` (scores that the sigmoid makes equal are in the order of their logits, as in torchvision).
     """
 
-    def __init__(self, in_channels: int, num_classes: int = 1, feat_channels: int = 256, num_convs: int = 1,
-                 anchor_generator: dict = dict(
-                     type='AnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
-                 bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder'), reg_decoded_bbox: bool = False,
-                 loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
-                 loss_bbox: dict = dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
-                 train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
-                 init_cfg: Optional[dict] = dict(type='Normal', layer='Conv2d', std=0.01)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int = 1,
+        feat_channels: int = 256,
+        num_convs: int = 1,
+        anchor_generator: dict = dict(
+            type='AnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+        ),
+        bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder'),
+        reg_decoded_bbox: bool = False,
+        loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        loss_bbox: dict = dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = dict(type='Normal', layer='Conv2d', std=0.01),
+    ) -> None:
         super().__init__(init_cfg)
         if num_classes != 1:
             raise ValueError(f'RPNHead: num_classes must be 1 (object or not), got {num_classes}')
@@ -60,9 +72,12 @@ class RPNHead(BaseModule):
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
         if num_convs > 1:
-            self.rpn_conv = nn.Sequential(*(
-                ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
-                for i in range(num_convs)))
+            self.rpn_conv = nn.Sequential(
+                *(
+                    ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
+                    for i in range(num_convs)
+                )
+            )
         else:
             self.rpn_conv = nn.Conv2d(in_channels, feat_channels, 3, padding=1)
         number = self.prior_generator.num_base_priors[0]
@@ -80,8 +95,9 @@ class RPNHead(BaseModule):
         """``loss_rpn_cls`` and ``loss_rpn_bbox``, a list of one value for each level."""
         return self._loss(*self(feats), batch_data_samples)
 
-    def loss_and_predict(self, feats: Sequence[Tensor], batch_data_samples: list,
-                         proposal_cfg: Optional[dict] = None) -> tuple[dict, list[InstanceData]]:
+    def loss_and_predict(
+        self, feats: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
+    ) -> tuple[dict, list[InstanceData]]:
         """Losses, and proposals by ``proposal_cfg`` (default ``test_cfg``), from one forward."""
         outputs = self(feats)
         losses = self._loss(*outputs, batch_data_samples)
@@ -97,8 +113,7 @@ class RPNHead(BaseModule):
             flags = torch.cat(self.prior_generator.valid_flags(sizes, sample.metainfo['pad_shape'], device))
             targets.append(self._targets(anchors, flags, sample))
         avg_factor = sum(target.num_samples for target in targets)
-        labels, label_weights, box_targets, box_weights = (
-            torch.stack(parts) for parts in list(zip(*targets))[:4])
+        labels, label_weights, box_targets, box_weights = (torch.stack(parts) for parts in list(zip(*targets))[:4])
         losses = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
         begin = 0
         for score, delta in zip(scores, deltas):
@@ -109,12 +124,22 @@ class RPNHead(BaseModule):
             boxes = delta.flatten(0, 1)
             if self.reg_decoded_bbox:
                 boxes = self.bbox_coder.decode(anchors[level].repeat(len(samples), 1), boxes.float())
-            losses['loss_rpn_cls'].append(self.loss_cls(
-                score.reshape(-1, 1), labels[:, level].flatten(), label_weights[:, level].flatten(),
-                avg_factor=avg_factor))
-            losses['loss_rpn_bbox'].append(self.loss_bbox(
-                boxes, box_targets[:, level].flatten(0, 1), box_weights[:, level].flatten(0, 1),
-                avg_factor=avg_factor))
+            losses['loss_rpn_cls'].append(
+                self.loss_cls(
+                    score.reshape(-1, 1),
+                    labels[:, level].flatten(),
+                    label_weights[:, level].flatten(),
+                    avg_factor=avg_factor,
+                )
+            )
+            losses['loss_rpn_bbox'].append(
+                self.loss_bbox(
+                    boxes,
+                    box_targets[:, level].flatten(0, 1),
+                    box_weights[:, level].flatten(0, 1),
+                    avg_factor=avg_factor,
+                )
+            )
         return losses
 
     @torch.no_grad()
@@ -127,41 +152,47 @@ class RPNHead(BaseModule):
         # An anchor without a size overlaps nothing. To leave it out would read back from a GPU how many are left.
         priors = InstanceData(priors=anchors * flags[:, None])
         # Of the objects the RPN sees no class.
-        objects = InstanceData(bboxes=sample.gt_instances.bboxes,
-                               labels=torch.zeros_like(sample.gt_instances.labels))
+        objects = InstanceData(bboxes=sample.gt_instances.bboxes, labels=torch.zeros_like(sample.gt_instances.labels))
         assigned = self.assigner.assign(priors, objects, sample.get('ignored_instances'))
         assigned.gt_inds = assigned.gt_inds.masked_fill(~flags, -1)
         sampled = self.sampler.sample(assigned, InstanceData(priors=anchors), objects)
         positive, negative = sampled.pos_inds, sampled.neg_inds
-        labels = torch.full((len(anchors), ), self.num_classes, device=anchors.device)
+        labels = torch.full((len(anchors),), self.num_classes, device=anchors.device)
         label_weights, boxes = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
         box_weights = anchors.new_zeros(len(anchors), 1)
         pos_weight = self.train_cfg.get('pos_weight', -1)
         labels[positive] = 0
-        label_weights[positive] = 1. if pos_weight <= 0 else pos_weight
-        label_weights[negative] = 1.
+        label_weights[positive] = 1.0 if pos_weight <= 0 else pos_weight
+        label_weights[negative] = 1.0
         if self.reg_decoded_bbox:
             boxes[positive] = sampled.pos_gt_bboxes.to(boxes.dtype)
         else:
             boxes[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
-        box_weights[positive] = 1.
+        box_weights[positive] = 1.0
         return AnchorTargets(labels, label_weights, boxes, box_weights, sampled.avg_factor)
 
     # -- proposals ----------------------------------------------------------------------------------------------
 
-    def predict(self, feats: Sequence[Tensor], batch_data_samples: list, rescale: bool = False
-                ) -> list[InstanceData]:
+    def predict(self, feats: Sequence[Tensor], batch_data_samples: list, rescale: bool = False) -> list[InstanceData]:
         """Proposals of each image: ``bboxes`` (K, 4) and ``scores`` (K,) by falling score, ``labels`` 0."""
         return self._predict(*self(feats), [sample.metainfo for sample in batch_data_samples], rescale=rescale)
 
     @torch.no_grad()
-    def _predict(self, scores: list[Tensor], deltas: list[Tensor], metas: list[dict], cfg: Optional[dict] = None,
-                 rescale: bool = False) -> list[InstanceData]:
+    def _predict(
+        self,
+        scores: list[Tensor],
+        deltas: list[Tensor],
+        metas: list[dict],
+        cfg: dict | None = None,
+        rescale: bool = False,
+    ) -> list[InstanceData]:
         cfg = self.test_cfg if cfg is None else cfg
         sizes = [tuple(x.shape[-2:]) for x in scores]
         anchors = self.prior_generator.grid_priors(sizes, device=scores[0].device)
-        found = [self._candidates([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
-                 for i, meta in enumerate(metas)]
+        found = [
+            self._candidates([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
+            for i, meta in enumerate(metas)
+        ]
         smallest = cfg.get('min_bbox_size', -1)
         if smallest >= 0:
             large = [(boxes[:, 2:] - boxes[:, :2] > smallest).all(1) for boxes, _, _ in found]
@@ -170,9 +201,14 @@ class RPNHead(BaseModule):
             found = [[x[own] for x in parts] for parts, own in zip(found, chosen)]
         results = []
         for boxes, scores, levels in found:
-            detections = batched_nms(boxes, scores, levels, cfg['nms'])[0][:cfg['max_per_img']]
-            results.append(InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
-                                        labels=torch.zeros_like(detections[:, 4], dtype=torch.long)))
+            detections = batched_nms(boxes, scores, levels, cfg['nms'])[0][: cfg['max_per_img']]
+            results.append(
+                InstanceData(
+                    bboxes=detections[:, :4],
+                    scores=detections[:, 4],
+                    labels=torch.zeros_like(detections[:, 4], dtype=torch.long),
+                )
+            )
         return results
 
     def _candidates(self, scores, deltas, anchors, meta, cfg, rescale) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,7 +219,7 @@ class RPNHead(BaseModule):
             score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
             if cfg.get('rank_logits', False):
-                order = score.argsort(descending=True, stable=True)[:nms_pre if nms_pre > 0 else None]
+                order = score.argsort(descending=True, stable=True)[: nms_pre if nms_pre > 0 else None]
                 score, delta, prior = score[order], delta[order], prior[order]
             score = score.sigmoid()
             if 0 < nms_pre < len(score):

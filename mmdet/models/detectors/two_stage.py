@@ -1,5 +1,4 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and Mask R-CNN (He et al., ICCV 2017)."""
-from typing import Optional, Union
 
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -15,9 +14,17 @@ class TwoStageDetector(BaseModel):
         test_cfg: ``rpn``, ``rcnn``.
     """
 
-    def __init__(self, backbone: dict, neck: Optional[dict] = None, rpn_head: Optional[dict] = None,
-                 roi_head: Optional[dict] = None, train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
-                 data_preprocessor: Optional[dict] = None, init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        rpn_head: dict | None = None,
+        roi_head: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         for name, part in (('rpn_head', rpn_head), ('roi_head', roi_head)):
             if part is None:
@@ -35,8 +42,7 @@ class TwoStageDetector(BaseModel):
         x = self.backbone(inputs)
         return x if self.neck is None else self.neck(x)
 
-    def forward(self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'
-                ) -> Union[dict, list, tuple]:
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> dict | list | tuple:
         """Losses (mode 'loss'), data samples with detections ('predict'), or raw outputs ('tensor').
 
         Args:
@@ -56,7 +62,8 @@ class TwoStageDetector(BaseModel):
         """All losses by name."""
         x = self.extract_feat(inputs)
         losses, proposals = self.rpn_head.loss_and_predict(
-            x, data_samples, self.train_cfg.get('rpn_proposal', self.test_cfg.get('rpn')))
+            x, data_samples, self.train_cfg.get('rpn_proposal', self.test_cfg.get('rpn'))
+        )
         losses.update(self.roi_head.loss(x, proposals, data_samples))
         return losses
 

@@ -1,5 +1,4 @@
 """Non-maximum suppression."""
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -7,11 +6,17 @@ from torchvision.ops import nms
 
 from mmdet.structures.bbox import bbox_overlaps
 
-_ARGUMENTS = dict(nms=('iou_threshold', ), soft_nms=('iou_threshold', 'sigma', 'min_score', 'method'))
+_ARGUMENTS = dict(nms=('iou_threshold',), soft_nms=('iou_threshold', 'sigma', 'min_score', 'method'))
 
 
-def soft_nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3, sigma: float = 0.5, min_score: float = 1e-3,
-             method: str = 'linear') -> tuple[Tensor, Tensor]:
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = 'linear',
+) -> tuple[Tensor, Tensor]:
     """Scores fall by the overlap with better boxes (Bodla et al., Soft-NMS, ICCV 2017).
 
     Args:
@@ -41,7 +46,7 @@ def soft_nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3, sigma: f
         kept_scores.append(scores[best])
         overlap = bbox_overlaps(boxes[best, None], boxes)[0]
         if method == 'gaussian':
-            scores = scores * (-overlap**2 / sigma).exp()
+            scores = scores * (-(overlap**2) / sigma).exp()
         else:
             part = 1 - overlap if method == 'linear' else 0
             scores = scores * torch.where(overlap >= iou_threshold, part, 1)
@@ -53,7 +58,7 @@ def soft_nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3, sigma: f
     return torch.stack(kept).to(device), torch.stack(kept_scores).to(device)
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Optional[dict]) -> tuple[Tensor, Tensor]:
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | None) -> tuple[Tensor, Tensor]:
     """NMS among the boxes that share an index.
 
     Args:
@@ -111,8 +116,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Optional[d
     return torch.cat([boxes[keep], scores[:, None]], 1), keep
 
 
-def multiclass_nms(bboxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: Optional[dict], max_num: int = -1
-                   ) -> tuple[Tensor, Tensor]:
+def multiclass_nms(
+    bboxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: dict | None, max_num: int = -1
+) -> tuple[Tensor, Tensor]:
     """NMS class by class.
 
     Args:

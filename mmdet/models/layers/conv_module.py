@@ -1,5 +1,4 @@
 """Convolution, norm and activation as one block."""
-from typing import Optional, Union
 
 from mmcv.cnn import build_activation_layer, build_conv_layer
 from mmengine.model import constant_init, kaiming_init
@@ -20,16 +19,35 @@ class ConvModule(nn.Module):
         inplace: of the activation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Union[int, tuple],
-                 stride: Union[int, tuple] = 1, padding: Union[int, tuple] = 0, dilation: Union[int, tuple] = 1,
-                 groups: int = 1, bias: Union[bool, str] = 'auto', conv_cfg: Optional[dict] = None,
-                 norm_cfg: Optional[dict] = None, act_cfg: Optional[dict] = dict(type='ReLU'),
-                 inplace: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple,
+        stride: int | tuple = 1,
+        padding: int | tuple = 0,
+        dilation: int | tuple = 1,
+        groups: int = 1,
+        bias: bool | str = 'auto',
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = dict(type='ReLU'),
+        inplace: bool = True,
+    ) -> None:
         super().__init__()
         if bias == 'auto':
             bias = norm_cfg is None
-        self.conv = build_conv_layer(conv_cfg, in_channels, out_channels, kernel_size, stride=stride,
-                                     padding=padding, dilation=dilation, groups=groups, bias=bias)
+        self.conv = build_conv_layer(
+            conv_cfg,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
         self.norm_name = None
         if norm_cfg is not None:
             self.norm_name, norm = build_norm_layer(norm_cfg, out_channels)
@@ -43,7 +61,7 @@ class ConvModule(nn.Module):
         self.reset_parameters()
 
     @property
-    def norm(self) -> Optional[nn.Module]:
+    def norm(self) -> nn.Module | None:
         return getattr(self, self.norm_name) if self.norm_name else None
 
     def reset_parameters(self) -> None:

@@ -1,6 +1,6 @@
 """Losses on the overlap of boxes: (N, 4) tensors of x1, y1, x2, y2."""
+
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     def angle(boxes):
         return torch.atan((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1] + eps))
 
-    aspect = 4 / math.pi**2 * (angle(target) - angle(pred))**2
+    aspect = 4 / math.pi**2 * (angle(target) - angle(pred)) ** 2
     with torch.no_grad():
         alpha = ((overlap > 0.5) * aspect / (1 - overlap + aspect)).nan_to_num(0)  # 0 / 0: equal boxes
     return 1 - (overlap - distance - alpha * aspect).clamp(-1, 1)
@@ -82,8 +82,14 @@ class _BoxLoss(WeightedLoss):
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         """The loss of boxes (N, 4) against boxes (N, 4); ``weight`` (N,), or (N, 4) of which the mean counts."""
         if weight is not None and not weight.any() and (reduction_override or self.reduction) != 'none':
             # Boxes of no weight may have no area: their gradient is not asked for.
@@ -101,8 +107,14 @@ class IoULoss(_BoxLoss):
         mode: 'linear', 'square' or 'log'; ``linear=True`` is the old name of the first.
     """
 
-    def __init__(self, linear: bool = False, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.0,
-                 mode: str = 'log') -> None:
+    def __init__(
+        self,
+        linear: bool = False,
+        eps: float = 1e-6,
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+        mode: str = 'log',
+    ) -> None:
         super().__init__(eps, reduction, loss_weight)
         if mode not in ('linear', 'square', 'log'):
             raise ValueError(f"IoULoss: mode must be 'linear', 'square' or 'log', got {mode!r}")
@@ -140,16 +152,20 @@ class CIoULoss(_BoxLoss):
 class BoundedIoULoss(WeightedLoss):
     """:func:`bounded_iou_loss`; ``beta`` of the smooth L1."""
 
-    def __init__(self, beta: float = 0.2, eps: float = 1e-3, reduction: str = 'mean', loss_weight: float = 1.0
-                 ) -> None:
+    def __init__(self, beta: float = 0.2, eps: float = 1e-3, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
         self.beta = beta
         self.eps = eps
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         """The loss of boxes (N, 4) against boxes (N, 4); ``weight`` (N, 4), or (N,) for all four numbers of a box."""
         if weight is not None and weight.dim() == 1:
             weight = weight[:, None]
-        return self._reduce(bounded_iou_loss(pred, target, self.beta, self.eps), weight, avg_factor,
-                            reduction_override)
+        return self._reduce(bounded_iou_loss(pred, target, self.beta, self.eps), weight, avg_factor, reduction_override)

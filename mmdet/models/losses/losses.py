@@ -1,5 +1,6 @@
 """Losses of classification and box regression."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from mmdet.registry import MODELS
 
 
-def reduce_loss(loss: Tensor, weight: Optional[Tensor], reduction: str, avg_factor: Optional[float]) -> Tensor:
+def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
     """Weigh and reduce an elementwise loss.
 
     Args:
@@ -52,8 +53,14 @@ class WeightedLoss(nn.Module):
 class L1Loss(WeightedLoss):
     """Absolute difference."""
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         return self._reduce((pred - target).abs(), weight, avg_factor, reduction_override)
 
 
@@ -67,8 +74,14 @@ class SmoothL1Loss(WeightedLoss):
             raise ValueError(f'SmoothL1Loss: beta must be positive, got {beta}; use L1Loss for 0')
         self.beta = beta
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         return self._reduce(smooth_l1_loss(pred, target, self.beta), weight, avg_factor, reduction_override)
 
 
@@ -82,23 +95,38 @@ class CrossEntropyLoss(WeightedLoss):
         avg_non_ignore: a mean without ``avg_factor`` is over the labels that count instead of all.
     """
 
-    def __init__(self, use_sigmoid: bool = False, use_mask: bool = False, reduction: str = 'mean',
-                 class_weight: Optional[Sequence[float]] = None, ignore_index: Optional[int] = None,
-                 loss_weight: float = 1.0, avg_non_ignore: bool = False) -> None:
+    def __init__(
+        self,
+        use_sigmoid: bool = False,
+        use_mask: bool = False,
+        reduction: str = 'mean',
+        class_weight: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        loss_weight: float = 1.0,
+        avg_non_ignore: bool = False,
+    ) -> None:
         super().__init__(reduction, loss_weight)
         if use_sigmoid and use_mask:
             raise ValueError('CrossEntropyLoss: use_sigmoid and use_mask exclude each other')
         if use_mask and (class_weight is not None or ignore_index is not None):
-            raise ValueError(f'CrossEntropyLoss: use_mask knows no class_weight={class_weight} and no '
-                             f'ignore_index={ignore_index}; leave them out')
+            raise ValueError(
+                f'CrossEntropyLoss: use_mask knows no class_weight={class_weight} and no '
+                f'ignore_index={ignore_index}; leave them out'
+            )
         self.use_sigmoid = use_sigmoid
         self.use_mask = use_mask
         self.class_weight = class_weight
         self.ignore_index = -100 if ignore_index is None else ignore_index
         self.avg_non_ignore = avg_non_ignore
 
-    def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
-                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None) -> Tensor:
+    def forward(
+        self,
+        cls_score: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
         """The loss.
 
         Args:
@@ -120,8 +148,9 @@ class CrossEntropyLoss(WeightedLoss):
                 counts = counts[:, None].expand_as(label)
             if weight is not None and weight.dim() < cls_score.dim():
                 weight = weight[:, None]
-            loss = F.binary_cross_entropy_with_logits(cls_score, label.to(cls_score.dtype), pos_weight=class_weight,
-                                                      reduction='none')
+            loss = F.binary_cross_entropy_with_logits(
+                cls_score, label.to(cls_score.dtype), pos_weight=class_weight, reduction='none'
+            )
             weight = counts.to(loss.dtype) if weight is None else counts * weight
         if self.avg_non_ignore and avg_factor is None and (reduction_override or self.reduction) == 'mean':
             avg_factor = counts.sum()

@@ -1,5 +1,6 @@
 """Feature Pyramid Network (Lin et al., CVPR 2017)."""
-from typing import Optional, Sequence, Union
+
+from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -24,22 +25,36 @@ class FPN(BaseModule):
         no_norm_on_lateral: leave the norm out of the lateral convolutions.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, num_outs: int, start_level: int = 0,
-                 end_level: int = -1, add_extra_convs: Union[bool, str] = False, relu_before_extra_convs: bool = False,
-                 no_norm_on_lateral: bool = False, conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
-                 act_cfg: Optional[dict] = None, upsample_cfg: dict = dict(mode='nearest'),
-                 init_cfg: Union[dict, list, None] = dict(
-                     type='Xavier', layer='Conv2d', distribution='uniform')) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        start_level: int = 0,
+        end_level: int = -1,
+        add_extra_convs: bool | str = False,
+        relu_before_extra_convs: bool = False,
+        no_norm_on_lateral: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        upsample_cfg: dict = dict(mode='nearest'),
+        init_cfg: dict | list | None = dict(type='Xavier', layer='Conv2d', distribution='uniform'),
+    ) -> None:
         super().__init__(init_cfg)
         last = len(in_channels) if end_level == -1 else end_level + 1
         if not 0 <= start_level < last <= len(in_channels) or num_outs < last - start_level:
-            raise ValueError(f'FPN: start_level={start_level}, end_level={end_level}, num_outs={num_outs} do not fit '
-                             f'{len(in_channels)} inputs')
+            raise ValueError(
+                f'FPN: start_level={start_level}, end_level={end_level}, num_outs={num_outs} do not fit '
+                f'{len(in_channels)} inputs'
+            )
         if add_extra_convs is True:
             add_extra_convs = 'on_input'
         if add_extra_convs not in (False, 'on_input', 'on_lateral', 'on_output'):
-            raise ValueError("FPN: add_extra_convs must be False, True, 'on_input', 'on_lateral' or 'on_output', got "
-                             f'{add_extra_convs!r}')
+            raise ValueError(
+                "FPN: add_extra_convs must be False, True, 'on_input', 'on_lateral' or 'on_output', got "
+                f'{add_extra_convs!r}'
+            )
         self.in_channels = list(in_channels)
         self.used = slice(start_level, last)
         self.num_outs = num_outs
@@ -49,15 +64,18 @@ class FPN(BaseModule):
         common = dict(conv_cfg=conv_cfg, act_cfg=act_cfg, inplace=False)
         self.lateral_convs = nn.ModuleList(
             ConvModule(channels, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg, **common)
-            for channels in in_channels[self.used])
+            for channels in in_channels[self.used]
+        )
         self.fpn_convs = nn.ModuleList(
             ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **common)
-            for _ in self.lateral_convs)
+            for _ in self.lateral_convs
+        )
         if add_extra_convs:
             for i in range(num_outs - len(self.lateral_convs)):
                 channels = in_channels[last - 1] if i == 0 and add_extra_convs == 'on_input' else out_channels
                 self.fpn_convs.append(
-                    ConvModule(channels, out_channels, 3, stride=2, padding=1, norm_cfg=norm_cfg, **common))
+                    ConvModule(channels, out_channels, 3, stride=2, padding=1, norm_cfg=norm_cfg, **common)
+                )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (N, C_i, H_i, W_i), largest first, to ``num_outs`` maps (N, out_channels, H_i, W_i)."""

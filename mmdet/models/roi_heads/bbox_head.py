@@ -1,5 +1,6 @@
 """Class and box of a region."""
-from typing import NamedTuple, Optional, Union
+
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -15,6 +16,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 
 class BBoxTargets(NamedTuple):
     """What R regions should answer."""
+
     labels: Tensor  # (R,): class, or num_classes for background
     label_weights: Tensor  # (R,)
     boxes: Tensor  # (R, 4): deltas; with reg_decoded_bbox boxes
@@ -39,25 +41,45 @@ class ConvFCBBoxHead(BaseModule):
         ValueError: convolutions of a branch behind shared fully connected layers.
     """
 
-    def __init__(self, num_shared_convs: int = 0, num_shared_fcs: int = 0, num_cls_convs: int = 0,
-                 num_cls_fcs: int = 0, num_reg_convs: int = 0, num_reg_fcs: int = 0, in_channels: int = 256,
-                 conv_out_channels: int = 256, fc_out_channels: int = 1024, roi_feat_size: int = 7,
-                 num_classes: int = 80, bbox_coder: dict = dict(
-                     type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-                 reg_class_agnostic: bool = False, reg_decoded_bbox: bool = False, with_avg_pool: bool = False,
-                 conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
-                 loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                 loss_bbox: dict = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
-                 init_cfg: Union[dict, list, None] = None) -> None:
+    def __init__(
+        self,
+        num_shared_convs: int = 0,
+        num_shared_fcs: int = 0,
+        num_cls_convs: int = 0,
+        num_cls_fcs: int = 0,
+        num_reg_convs: int = 0,
+        num_reg_fcs: int = 0,
+        in_channels: int = 256,
+        conv_out_channels: int = 256,
+        fc_out_channels: int = 1024,
+        roi_feat_size: int = 7,
+        num_classes: int = 80,
+        bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+        reg_class_agnostic: bool = False,
+        reg_decoded_bbox: bool = False,
+        with_avg_pool: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        loss_bbox: dict = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
+        init_cfg: dict | list | None = None,
+    ) -> None:
         if init_cfg is None:
-            init_cfg = [dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
-                        dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
-                        dict(type='Xavier', distribution='uniform', override=[
-                            dict(name='shared_fcs'), dict(name='cls_fcs'), dict(name='reg_fcs')])]
+            init_cfg = [
+                dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
+                dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
+                dict(
+                    type='Xavier',
+                    distribution='uniform',
+                    override=[dict(name='shared_fcs'), dict(name='cls_fcs'), dict(name='reg_fcs')],
+                ),
+            ]
         super().__init__(init_cfg)
         if num_shared_fcs and (num_cls_convs or num_reg_convs):
-            raise ValueError(f'{type(self).__name__}: num_cls_convs={num_cls_convs}, num_reg_convs={num_reg_convs} '
-                             f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0')
+            raise ValueError(
+                f'{type(self).__name__}: num_cls_convs={num_cls_convs}, num_reg_convs={num_reg_convs} '
+                f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0'
+            )
         self.num_classes = num_classes
         self.reg_class_agnostic = reg_class_agnostic
         self.reg_decoded_bbox = reg_decoded_bbox
@@ -78,7 +100,8 @@ class ConvFCBBoxHead(BaseModule):
             return convs, fcs, width, cells
 
         self.shared_convs, self.shared_fcs, *shared = branch(
-            in_channels, 1 if with_avg_pool else roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs)
+            in_channels, 1 if with_avg_pool else roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs
+        )
         self.cls_convs, self.cls_fcs, width, cells = branch(*shared, num_cls_convs, num_cls_fcs)
         self.fc_cls = nn.Linear(width * cells, num_classes + 1)
         self.reg_convs, self.reg_fcs, width, cells = branch(*shared, num_reg_convs, num_reg_fcs)
@@ -86,6 +109,7 @@ class ConvFCBBoxHead(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
+
         def flat(x):
             if self.with_avg_pool and x.dim() == 4:
                 x = F.avg_pool2d(x, x.shape[2:])
@@ -111,7 +135,7 @@ class ConvFCBBoxHead(BaseModule):
             labels.append(F.pad(result.pos_gt_labels, (0, num_neg), value=self.num_classes))
             weight = result.pos_priors.new_ones(result.pos_priors.shape[0] + num_neg)
             if pos_weight > 0:
-                weight[:len(result.pos_inds)] = pos_weight
+                weight[: len(result.pos_inds)] = pos_weight
             weights.append(weight)
             target = result.pos_gt_bboxes
             if not self.reg_decoded_bbox:
@@ -127,8 +151,10 @@ class ConvFCBBoxHead(BaseModule):
             return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
         avg_factor = (targets.label_weights > 0).sum().clamp(min=1).float()
         positive = ((targets.labels >= 0) & (targets.labels < self.num_classes)).nonzero().flatten()
-        losses = dict(loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
-                      acc=accuracy(cls_score, targets.labels))
+        losses = dict(
+            loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
+            acc=accuracy(cls_score, targets.labels),
+        )
         if not len(positive):
             losses['loss_bbox'] = bbox_pred[positive].sum()
             return losses
@@ -139,8 +165,9 @@ class ConvFCBBoxHead(BaseModule):
         losses['loss_bbox'] = self.loss_bbox(own, targets.boxes[positive], avg_factor=len(targets.labels))
         return losses
 
-    def predict(self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict,
-                rescale: bool) -> InstanceData:
+    def predict(
+        self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict, rescale: bool
+    ) -> InstanceData:
         """Detections of one image.
 
         Args:
@@ -159,8 +186,9 @@ class ConvFCBBoxHead(BaseModule):
         if rescale:
             factor = boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
             boxes = (boxes.unflatten(1, (-1, 4)) * factor).flatten(1)
-        detections, labels = multiclass_nms(boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'],
-                                            rcnn_test_cfg['max_per_img'])
+        detections, labels = multiclass_nms(
+            boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'], rcnn_test_cfg['max_per_img']
+        )
         return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
 
 

@@ -1,6 +1,6 @@
 """Mask of a region (He et al., Mask R-CNN, ICCV 2017)."""
+
 import math
-from typing import Optional
 
 import torch
 from mmcv.cnn import build_conv_layer
@@ -52,13 +52,22 @@ class FCNMaskHead(BaseModule):
         predictor_cfg: kind of the last convolution, as a ``conv_cfg``.
     """
 
-    def __init__(self, num_convs: int = 4, roi_feat_size: int = 14, in_channels: int = 256,
-                 conv_kernel_size: int = 3, conv_out_channels: int = 256, num_classes: int = 80,
-                 class_agnostic: bool = False, upsample_cfg: dict = dict(type='deconv', scale_factor=2),
-                 conv_cfg: Optional[dict] = None, norm_cfg: Optional[dict] = None,
-                 predictor_cfg: Optional[dict] = dict(type='Conv'),
-                 loss_mask: dict = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        num_convs: int = 4,
+        roi_feat_size: int = 14,
+        in_channels: int = 256,
+        conv_kernel_size: int = 3,
+        conv_out_channels: int = 256,
+        num_classes: int = 80,
+        class_agnostic: bool = False,
+        upsample_cfg: dict = dict(type='deconv', scale_factor=2),
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        predictor_cfg: dict | None = dict(type='Conv'),
+        loss_mask: dict = dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if upsample_cfg.get('type') != 'deconv':
             raise ValueError(f"mask_head.upsample_cfg.type must be 'deconv', got {upsample_cfg.get('type')!r}")
@@ -66,14 +75,20 @@ class FCNMaskHead(BaseModule):
         self.class_agnostic = class_agnostic
         self.loss_mask = MODELS.build(loss_mask)
         self.convs = nn.ModuleList(
-            ConvModule(in_channels if i == 0 else conv_out_channels, conv_out_channels, conv_kernel_size,
-                       padding=(conv_kernel_size - 1) // 2, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-            for i in range(num_convs))
+            ConvModule(
+                in_channels if i == 0 else conv_out_channels,
+                conv_out_channels,
+                conv_kernel_size,
+                padding=(conv_kernel_size - 1) // 2,
+                conv_cfg=conv_cfg,
+                norm_cfg=norm_cfg,
+            )
+            for i in range(num_convs)
+        )
         factor = upsample_cfg.get('scale_factor', 2)
         width = conv_out_channels if num_convs else in_channels
         self.upsample = nn.ConvTranspose2d(width, conv_out_channels, factor, stride=factor)
-        self.conv_logits = build_conv_layer(
-            predictor_cfg, conv_out_channels, 1 if class_agnostic else num_classes, 1)
+        self.conv_logits = build_conv_layer(predictor_cfg, conv_out_channels, 1 if class_agnostic else num_classes, 1)
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -106,8 +121,9 @@ class FCNMaskHead(BaseModule):
             labels = torch.zeros_like(labels)
         return dict(loss_mask=self.loss_mask(mask_pred, mask_targets, labels))
 
-    def predict(self, mask_pred: Tensor, bboxes: Tensor, labels: Tensor, shape: tuple[int, int],
-                threshold: float) -> Tensor:
+    def predict(
+        self, mask_pred: Tensor, bboxes: Tensor, labels: Tensor, shape: tuple[int, int], threshold: float
+    ) -> Tensor:
         """Masks in the image.
 
         Args:
@@ -122,5 +138,5 @@ class FCNMaskHead(BaseModule):
         own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
         for image, mask, box in zip(out, own, bboxes.cpu()):  # one transfer, not one for each box
             part, (top, left) = paste_mask(mask, box, *shape, threshold)
-            image[top:top + part.shape[0], left:left + part.shape[1]] = part
+            image[top : top + part.shape[0], left : left + part.shape[1]] = part
         return out

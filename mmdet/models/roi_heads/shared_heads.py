@@ -1,5 +1,4 @@
 """A head that the box and the mask branch share: ResNet's last stage on the regions, as in the C4 models."""
-from typing import Union
 
 from torch import Tensor
 
@@ -22,17 +21,30 @@ class ResLayer(ResidualStages):
         ValueError: a depth, stage or style there is not. FileNotFoundError: pretrained weights that cannot be had.
     """
 
-    def __init__(self, depth: int, stage: int = 3, stride: int = 2, dilation: int = 1, style: str = 'pytorch',
-                 norm_cfg: dict = dict(type='BN', requires_grad=True), norm_eval: bool = True, with_cp: bool = False,
-                 init_cfg: Union[dict, list, None] = None) -> None:
+    def __init__(
+        self,
+        depth: int,
+        stage: int = 3,
+        stride: int = 2,
+        dilation: int = 1,
+        style: str = 'pytorch',
+        norm_cfg: dict = dict(type='BN', requires_grad=True),
+        norm_eval: bool = True,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         super().__init__(depth, style, norm_eval, init_cfg)
         if stage not in (1, 2, 3):
             raise ValueError(f'ResLayer: stage must be 1, 2 or 3, got {stage!r}')
         channels = 64 * 2**stage
         self.layer_name = f'layer{stage + 1}'
         in_channels = channels // 2 * self.arch_settings[depth][0].expansion
-        self.add_module(self.layer_name, self._stage(
-            depth, stage, in_channels, channels, stride, norm_cfg, dilation=dilation, style=style, with_cp=with_cp))
+        self.add_module(
+            self.layer_name,
+            self._stage(
+                depth, stage, in_channels, channels, stride, norm_cfg, dilation=dilation, style=style, with_cp=with_cp
+            ),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return getattr(self, self.layer_name)(x)

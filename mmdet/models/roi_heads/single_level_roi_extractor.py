@@ -1,6 +1,7 @@
 """Features of regions."""
+
 import inspect
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -22,8 +23,15 @@ class RoIAlign:
         use_torchvision, pool_mode: accepted for mmdetection's configs; torchvision and 'avg' are what there is.
     """
 
-    def __init__(self, output_size: int, spatial_scale: float = 1.0, sampling_ratio: int = 0, aligned: bool = True,
-                 use_torchvision: bool = True, pool_mode: str = 'avg') -> None:
+    def __init__(
+        self,
+        output_size: int,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        use_torchvision: bool = True,
+        pool_mode: str = 'avg',
+    ) -> None:
         if pool_mode != 'avg':
             raise ValueError(f"roi_layer.pool_mode must be 'avg', got {pool_mode!r}")
         self.output_size = _pair(output_size)
@@ -37,8 +45,7 @@ class RoIAlign:
         dtype = feats.dtype
         if dtype in (torch.float16, torch.bfloat16):
             feats = feats.float()  # half precision cannot tell pixels apart beyond 2048 (256 in bfloat16)
-        out = roi_align(feats, rois.to(feats), self.output_size, self.spatial_scale, self.sampling_ratio,
-                        self.aligned)
+        out = roi_align(feats, rois.to(feats), self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return out.to(dtype)
 
 
@@ -53,15 +60,22 @@ class SingleRoIExtractor(BaseModule):
         finest_scale: regions of less than twice this size (root of the area, pixels) come from the first map.
     """
 
-    def __init__(self, roi_layer: dict, out_channels: int, featmap_strides: Sequence[int], finest_scale: int = 56,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        roi_layer: dict,
+        out_channels: int,
+        featmap_strides: Sequence[int],
+        finest_scale: int = 56,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         arguments = dict(roi_layer)
         kind = arguments.pop('type', None)
         known = list(inspect.signature(RoIAlign.__init__).parameters)[1:]
         if kind != 'RoIAlign' or set(arguments) - set(known):
-            raise ValueError(f"roi_layer must be dict(type='RoIAlign') with arguments of {', '.join(known)}; got "
-                             f'{dict(roi_layer)}')
+            raise ValueError(
+                f"roi_layer must be dict(type='RoIAlign') with arguments of {', '.join(known)}; got {dict(roi_layer)}"
+            )
         self.roi_layers = [RoIAlign(spatial_scale=1 / stride, **arguments) for stride in featmap_strides]
         self.out_channels = out_channels
         self.featmap_strides = list(featmap_strides)
@@ -83,7 +97,9 @@ class SingleRoIExtractor(BaseModule):
 
         Of regions on a GPU the numbers on each level are read back, of regions on the CPU nothing.
         """
-        rois = rois.nan_to_num(0, 0, 0)  # of weights that diverged, or of a step that will be skipped: no place in a map
+        rois = rois.nan_to_num(
+            0, 0, 0
+        )  # of weights that diverged, or of a step that will be skipped: no place in a map
         if self.num_inputs == 1:
             return self.roi_layers[0](feats[0], rois)
         levels = self.map_roi_levels(rois)

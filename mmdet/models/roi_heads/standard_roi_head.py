@@ -1,5 +1,6 @@
 """The second stage: from proposals to classes, boxes and masks."""
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -25,10 +26,17 @@ class StandardRoIHead(BaseModule):
         test_cfg: ``score_thr``, ``nms``, ``max_per_img``, ``mask_thr_binary``.
     """
 
-    def __init__(self, bbox_roi_extractor: dict, bbox_head: dict, mask_roi_extractor: Optional[dict] = None,
-                 mask_head: Optional[dict] = None, shared_head: Optional[dict] = None,
-                 train_cfg: Optional[dict] = None, test_cfg: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        bbox_roi_extractor: dict,
+        bbox_head: dict,
+        mask_roi_extractor: dict | None = None,
+        mask_head: dict | None = None,
+        shared_head: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
@@ -48,11 +56,14 @@ class StandardRoIHead(BaseModule):
     def with_mask(self) -> bool:
         return self.mask_head is not None
 
-    def loss(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list
-             ) -> dict[str, Tensor]:
+    def loss(
+        self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list
+    ) -> dict[str, Tensor]:
         """Losses of maps (N, C, H_i, W_i), proposals and ground truth of N images."""
-        sampled = [self._sample(proposals, sample, [level[i:i + 1] for level in x])
-                   for i, (proposals, sample) in enumerate(zip(rpn_results_list, batch_data_samples))]
+        sampled = [
+            self._sample(proposals, sample, [level[i : i + 1] for level in x])
+            for i, (proposals, sample) in enumerate(zip(rpn_results_list, batch_data_samples))
+        ]
         rois = bbox2roi([result.priors for result in sampled])
         feats = self._features(self.bbox_roi_extractor, x, rois)
         outputs = self.bbox_head(feats)
@@ -76,7 +87,7 @@ class StandardRoIHead(BaseModule):
         return self.bbox_sampler.sample(assigned, priors, sample.gt_instances, feats=feats)
 
     def _features(self, extractor: nn.Module, x: Sequence[Tensor], rois: Tensor) -> Tensor:
-        feats = extractor(x[:extractor.num_inputs], rois)
+        feats = extractor(x[: extractor.num_inputs], rois)
         return feats if self.shared_head is None else self.shared_head(feats)
 
     def _bbox_forward(self, x: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +97,9 @@ class StandardRoIHead(BaseModule):
         return self.mask_head(self._features(self.mask_roi_extractor or self.bbox_roi_extractor, x, rois))
 
     @torch.no_grad()
-    def predict(self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list,
-                rescale: bool = False) -> list[InstanceData]:
+    def predict(
+        self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list, rescale: bool = False
+    ) -> list[InstanceData]:
         """Detections of each image: bboxes (K, 4), scores, labels (K,), masks (K, H, W) bool with a mask head.
 
         Args:
@@ -98,8 +110,10 @@ class StandardRoIHead(BaseModule):
         numbers = [len(proposals) for proposals in rpn_results_list]
         scores, deltas = self._bbox_forward(x, rois)
         # Masks are read where the boxes lie in the input; the boxes are scaled afterwards.
-        results = [self.bbox_head.predict(*parts, meta, self.test_cfg, rescale and not self.with_mask)
-                   for *parts, meta in zip(rois.split(numbers), scores.split(numbers), deltas.split(numbers), metas)]
+        results = [
+            self.bbox_head.predict(*parts, meta, self.test_cfg, rescale and not self.with_mask)
+            for *parts, meta in zip(rois.split(numbers), scores.split(numbers), deltas.split(numbers), metas)
+        ]
         if self.with_mask:
             self._predict_masks(x, results, metas, rescale)
         return results

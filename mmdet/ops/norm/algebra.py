@@ -3,7 +3,9 @@
 :func:`carry` and :func:`pool` are what the forward needs, :func:`weight_gradient` is what the backward gives,
 :func:`blend` what enters an exponential window. C output channels, G groups, D numbers a filter, n earlier batches.
 """
-from typing import NamedTuple, Optional, Sequence, Union
+
+from collections.abc import Sequence
+from typing import NamedTuple, Union
 
 import torch
 from torch import Tensor
@@ -19,21 +21,23 @@ Share = Union[float, Tensor]
 
 class Entry(NamedTuple):
     """An earlier batch: its statistics and what they need to follow the weights."""
+
     weight: Share  # in the pool; 1 but for processes that pool with others
     mean: Tensor  # (C,): without the convolution's bias
     var: Tensor  # (C,): biased variance; negative: the channel was not finite
-    patch: Optional[Tensor] = None  # (G, D): mean input patch m, so that the mean is <w_c, m>
-    slope: Optional[Tensor] = None  # (C, D): half the gradient of the variance, up to a factor; a_c = slope_c / own_c
-    own: Optional[Tensor] = None  # (C,): <slope_c, w0_c>; infinity where the slope is not known
+    patch: Tensor | None = None  # (G, D): mean input patch m, so that the mean is <w_c, m>
+    slope: Tensor | None = None  # (C, D): half the gradient of the variance, up to a factor; a_c = slope_c / own_c
+    own: Tensor | None = None  # (C,): <slope_c, w0_c>; infinity where the slope is not known
 
 
 class Carried(NamedTuple):
     """n entries under today's weights, as seen from the current batch, which stands in where one says nothing."""
+
     gaps: Tensor  # (n, C): the current batch's mean minus theirs
     vars: Tensor  # (n, C)
     unknown: Tensor  # (n, C): where the entry says nothing of the channel
-    leads: Optional[Tensor] = None  # (n, C): times its slope half the variance's gradient by the weights
-    shifts: Optional[Tensor] = None  # (n, C): change of the mean, where the variance depends on it (Taylor)
+    leads: Tensor | None = None  # (n, C): times its slope half the variance's gradient by the weights
+    shifts: Tensor | None = None  # (n, C): change of the mean, where the variance depends on it (Taylor)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -55,8 +59,9 @@ def nonzero(squares: Tensor) -> Tensor:
     return torch.threshold(squares, TINY, torch.inf)
 
 
-def carry(entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, compensation: str,
-          rho: float = 1.0) -> Carried:
+def carry(
+    entries: Sequence[Entry], matrix: Tensor, mean: Tensor, var: Tensor, compensation: str, rho: float = 1.0
+) -> Carried:
     """Mean and variance of earlier batches under today's weights, beside the current batch's.
 
     ``mu`` is linear and the variance quadratic in ``w``, so with Euler's identity the old weights cancel. With
@@ -107,7 +112,7 @@ def _gaps(entries: Sequence[Entry], matrix: Tensor, mean: Tensor) -> Tensor:
 def _add_outer(to: Tensor, columns: Tensor, rows: Tensor, factor: Share) -> Tensor:
     """``to + factor * columns rows`` in place: (C, D), (C,), (G, D) or (C, D), and a number or (C,)."""
     if isinstance(factor, Tensor):
-        columns, factor = columns * factor, 1.
+        columns, factor = columns * factor, 1.0
     groups = len(rows)
     by_group(to, groups).addcmul_(columns.view(groups, -1, 1), rows.unsqueeze(1), value=factor)
     return to
@@ -122,7 +127,7 @@ def pool(mean: Tensor, var: Tensor, carried: Carried, share: float) -> tuple[Ten
     if len(carried.gaps) == 1:
         gap, within, between = carried.gaps[0], carried.vars[0], share * rest
     else:
-        gap, between = carried.gaps.mean(0), -rest**2
+        gap, between = carried.gaps.mean(0), -(rest**2)
         within = torch.addcmul(carried.vars, carried.gaps, carried.gaps).mean(0)
     total = torch.addcmul(torch.lerp(var, within, rest), gap, gap, value=between)
     return torch.add(mean, gap, alpha=-rest), total
@@ -136,8 +141,15 @@ def weighted_pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Te
     return mean, (shares * torch.addcmul(variances, between, between)).sum(0)
 
 
-def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, total: Tensor, projected: Tensor,
-                    share: Share, rho: float = 1.0) -> tuple[Tensor, Tensor]:
+def weight_gradient(
+    entries: Sequence[Entry],
+    carried: Carried,
+    apart: Tensor,
+    total: Tensor,
+    projected: Tensor,
+    share: Share,
+    rho: float = 1.0,
+) -> tuple[Tensor, Tensor]:
     """Gradient with respect to the weights, (C, D), and the bias, (C,), through the pooled statistics' earlier part.
 
     Args:
@@ -162,8 +174,17 @@ def weight_gradient(entries: Sequence[Entry], carried: Carried, apart: Tensor, t
     return grad, grad_means
 
 
-def blend(earlier: Entry, carried: Carried, share: Share, matrix: Tensor, new: Entry, grad: Optional[Tensor],
-          scale: Share, compensation: str, var: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
+def blend(
+    earlier: Entry,
+    carried: Carried,
+    share: Share,
+    matrix: Tensor,
+    new: Entry,
+    grad: Tensor | None,
+    scale: Share,
+    compensation: str,
+    var: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """The mixture of an earlier average under today's weights and the batch just seen: patch, slope and its ``own``.
 
     With blend ``b``, ``m <- (1-b) m + b m_new`` and the functional ``G <- (1-b) G + b g + b (1-b) delta (m_new - m)``,

@@ -1,4 +1,5 @@
 """Batch Renormalization (Ioffe, NeurIPS 2017, arXiv 1702.03275): BN whose training output is that of evaluation."""
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,11 +38,25 @@ class BRN(_BatchNorm):
 
     _abbr_ = 'bn'
 
-    def __init__(self, num_features: int, r_max: float = 3., d_max: float = 5., burnin: int = 5000,
-                 r_ramp: int = 35000, d_ramp: int = 20000, eps: float = 1e-5, momentum: float = 0.01,
-                 affine: bool = True) -> None:
-        for name, value, least in (('r_max', r_max, 1), ('d_max', d_max, 0), ('burnin', burnin, 0),
-                                   ('r_ramp', r_ramp, 0), ('d_ramp', d_ramp, 0)):
+    def __init__(
+        self,
+        num_features: int,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        burnin: int = 5000,
+        r_ramp: int = 35000,
+        d_ramp: int = 20000,
+        eps: float = 1e-5,
+        momentum: float = 0.01,
+        affine: bool = True,
+    ) -> None:
+        for name, value, least in (
+            ('r_max', r_max, 1),
+            ('d_max', d_max, 0),
+            ('burnin', burnin, 0),
+            ('r_ramp', r_ramp, 0),
+            ('d_ramp', d_ramp, 0),
+        ):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
                 raise ValueError(f'BRN: {name} must be {least} or more, got {value!r}')
         super().__init__(num_features, eps, momentum, affine)
@@ -57,14 +72,14 @@ class BRN(_BatchNorm):
         """Normalize ``y``."""
         self._check_input_dim(y)
         if not self.training:
-            return F.batch_norm(y, self.running_mean, self.running_var, self.weight, self.bias, False, 0., self.eps)
+            return F.batch_norm(y, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if y.numel() == 0:
             return y * 1 if self.weight is None else y * self.weight.sum() + self.bias.sum()
         with torch.no_grad():
             r, d = self._correct(*batch_stats(y))
         weight = r if self.weight is None else self.weight * r
         bias = d if self.weight is None else self.weight * d + self.bias
-        return F.batch_norm(y, None, None, weight.to(y.dtype), bias.to(y.dtype), True, 0., self.eps)
+        return F.batch_norm(y, None, None, weight.to(y.dtype), bias.to(y.dtype), True, 0.0, self.eps)
 
     def _correct(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         r_max, d_max = self.limits(self.num_batches_tracked)

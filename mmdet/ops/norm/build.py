@@ -1,7 +1,8 @@
 """Norm layers by config, and the one place where a convolution meets its norm."""
+
 import difflib
 import inspect
-from typing import Callable, Optional, Union
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -11,15 +12,29 @@ from .cbn_gn import CBNGN
 from .sync_bn import SyncBN
 
 NORMS: dict[str, type] = {
-    'BN': nn.BatchNorm2d, 'BN1d': nn.BatchNorm1d, 'BN2d': nn.BatchNorm2d, 'BN3d': nn.BatchNorm3d, 'SyncBN': SyncBN,
-    'GN': nn.GroupNorm, 'LN': nn.LayerNorm, 'IN': nn.InstanceNorm2d, 'IN1d': nn.InstanceNorm1d,
-    'IN2d': nn.InstanceNorm2d, 'IN3d': nn.InstanceNorm3d, 'CBN': CBN, 'CBN+': CBNPlus, 'SyncCBN': SyncCBN,
-    'BRN': BRN, 'CBN+GN': CBNGN}
+    'BN': nn.BatchNorm2d,
+    'BN1d': nn.BatchNorm1d,
+    'BN2d': nn.BatchNorm2d,
+    'BN3d': nn.BatchNorm3d,
+    'SyncBN': SyncBN,
+    'GN': nn.GroupNorm,
+    'LN': nn.LayerNorm,
+    'IN': nn.InstanceNorm2d,
+    'IN1d': nn.InstanceNorm1d,
+    'IN2d': nn.InstanceNorm2d,
+    'IN3d': nn.InstanceNorm3d,
+    'CBN': CBN,
+    'CBN+': CBNPlus,
+    'SyncCBN': SyncCBN,
+    'BRN': BRN,
+    'CBN+GN': CBNGN,
+}
 NORM_TYPES = tuple(NORMS)
 
 
-def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = '',
-                     find: Callable[[str], Optional[type]] = NORMS.get) -> tuple[str, nn.Module]:
+def build_norm_layer(
+    cfg: dict, num_features: int, postfix: int | str = '', find: Callable[[str], type | None] = NORMS.get
+) -> tuple[str, nn.Module]:
     """A norm layer by config, and its name in a model.
 
     Args:
@@ -44,7 +59,7 @@ def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = ''
         if layer is None:
             near = difflib.get_close_matches(str(cfg['type']), NORM_TYPES, 1, 0.5)
             hint = f'; did you mean {near[0]!r}?' if near else ''
-            raise KeyError(f"norm_cfg: unknown norm type {cfg['type']!r}; known are {', '.join(NORM_TYPES)}{hint}")
+            raise KeyError(f'norm_cfg: unknown norm type {cfg["type"]!r}; known are {", ".join(NORM_TYPES)}{hint}')
     _check_arguments(layer, cfg)
     arguments = {'eps': 1e-5, **{key: value for key, value in cfg.items() if key not in ('type', 'requires_grad')}}
     if issubclass(layer, nn.GroupNorm):
@@ -57,8 +72,11 @@ def build_norm_layer(cfg: dict, num_features: int, postfix: Union[int, str] = ''
 
 
 def _abbreviation(layer: type) -> str:
-    words = (short for word, short in (('batch', 'bn'), ('group', 'gn'), ('layer', 'ln'), ('instance', 'in'))
-             if word in layer.__name__.lower())
+    words = (
+        short
+        for word, short in (('batch', 'bn'), ('group', 'gn'), ('layer', 'ln'), ('instance', 'in'))
+        if word in layer.__name__.lower()
+    )
     return getattr(layer, '_abbr_', None) or next(words, 'norm_layer')
 
 
@@ -74,16 +92,23 @@ def _check_arguments(layer: type, cfg: dict) -> None:
         if key not in known and key not in ('type', 'requires_grad'):
             near = difflib.get_close_matches(key, known, 1)
             hint = f'; did you mean {near[0]!r}?' if near else ''
-            raise TypeError(f"norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); "
-                            f"it takes {', '.join(known)}{hint}")
+            raise TypeError(
+                f'norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); '
+                f'it takes {", ".join(known)}{hint}'
+            )
     for key, value in cfg.items():
         if isinstance(value, int) and abs(value) >= 2**31:
             raise ValueError(f'norm_cfg: {layer.__name__}: {key}={value} is beyond any use')
-    for key, good, words in (('eps', lambda value: 0 < value < float('inf'), 'a number above 0'),
-                             ('momentum', lambda value: 0 <= value <= 1, 'a number from 0 to 1')):
+    for key, good, words in (
+        ('eps', lambda value: 0 < value < float('inf'), 'a number above 0'),
+        ('momentum', lambda value: 0 <= value <= 1, 'a number from 0 to 1'),
+    ):
         value = cfg.get(key, 0.1)
-        if isinstance(value, bool) or not (isinstance(value, (int, float)) and good(value)) and (
-                value is not None or key == 'eps'):
+        if (
+            isinstance(value, bool)
+            or not (isinstance(value, (int, float)) and good(value))
+            and (value is not None or key == 'eps')
+        ):
             raise ValueError(f'norm_cfg: {layer.__name__}: {key} must be {words}, got {value!r}')
     groups = cfg.get('num_groups', 1)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:

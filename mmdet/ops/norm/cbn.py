@@ -4,11 +4,11 @@ A convolution's output is normalized with statistics pooled over this batch and 
 The weights have moved since: the earlier statistics are carried to today's weights (:mod:`.algebra`), in closed form
 and without old weights, so that no autograd call is needed. The mathematics is in ``docs/cbn.md``.
 """
+
 import inspect
 import math
 import warnings
 from functools import partialmethod
-from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,15 @@ from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syn
 from .window import History, Window
 
 _CHOICES = dict(
-    compensation=COMPENSATIONS, backprop=('current', 'window'), pool=('sliding', 'exponential'),
-    running_stats=('batch', 'pooled'), slope_dtype=('auto', 'float32'), compile=('off', 'auto'))
+    compensation=COMPENSATIONS,
+    backprop=('current', 'window'),
+    pool=('sliding', 'exponential'),
+    running_stats=('batch', 'pooled'),
+    slope_dtype=('auto', 'float32'),
+    compile=('off', 'auto'),
+)
 
-Affine = tuple[Optional[Tensor], Optional[Tensor]]
+Affine = tuple[Tensor | None, Tensor | None]
 
 
 class CBN(_BatchNorm):
@@ -75,13 +80,32 @@ class CBN(_BatchNorm):
 
     _abbr_ = 'bn'
 
-    def __init__(self, num_features: int, buffer_num: int = 3, burnin: int = 0, by_epoch: bool = False,
-                 compensation: str = 'taylor', backprop: str = 'current', pool: str = 'sliding',
-                 running_stats: str = 'batch', sample_stride: int = 1, sync: bool = False, two_stage: bool = True,
-                 rho: float = 1.0, slope_dtype: str = 'auto', compile: str = 'off', eps: float = 1e-5,
-                 momentum: Optional[float] = 0.1, affine: bool = True, track_running_stats: bool = True) -> None:
-        for name, value, least in (('buffer_num', buffer_num, 0), ('burnin', burnin, 0),
-                                   ('sample_stride', sample_stride, 1)):
+    def __init__(
+        self,
+        num_features: int,
+        buffer_num: int = 3,
+        burnin: int = 0,
+        by_epoch: bool = False,
+        compensation: str = 'taylor',
+        backprop: str = 'current',
+        pool: str = 'sliding',
+        running_stats: str = 'batch',
+        sample_stride: int = 1,
+        sync: bool = False,
+        two_stage: bool = True,
+        rho: float = 1.0,
+        slope_dtype: str = 'auto',
+        compile: str = 'off',
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        for name, value, least in (
+            ('buffer_num', buffer_num, 0),
+            ('burnin', burnin, 0),
+            ('sample_stride', sample_stride, 1),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f'CBN: {name} must be an integer of {least} or more, got {value!r}')
         if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 0 <= rho <= 1:
@@ -93,11 +117,13 @@ class CBN(_BatchNorm):
         self.sample_stride, self.slope_dtype = sample_stride, slope_dtype
         for name, choices in _CHOICES.items():
             if (value := vars(self).get(name, compile)) not in choices:
-                raise ValueError(f"CBN: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+                raise ValueError(f'CBN: {name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
         if backprop == 'window' and compensation == 'none':
-            raise ValueError("CBN: backprop='window' needs compensation='taylor' or 'secant': statistics that are not "
-                             "carried to today's weights have no gradient to them; got compensation='none'")
-        self.epoch_length: Optional[int] = None
+            raise ValueError(
+                "CBN: backprop='window' needs compensation='taylor' or 'secant': statistics that are not "
+                "carried to today's weights have no gradient to them; got compensation='none'"
+            )
+        self.epoch_length: int | None = None
         self.layer_name = ''
         self.step = 0
         self.window = Window(buffer_num, pool, compensation, rho, compile)
@@ -109,9 +135,10 @@ class CBN(_BatchNorm):
             return self.burnin
         if self.epoch_length is None:
             raise RuntimeError(
-                f"CBN{self._where()}: burnin={self.burnin} counts epochs (by_epoch=True), but the length of an epoch "
+                f'CBN{self._where()}: burnin={self.burnin} counts epochs (by_epoch=True), but the length of an epoch '
                 "is not known. Add default_hooks=dict(cbn=dict(type='CBNHook')) to the config, or set the layer's "
-                'epoch_length, or use by_epoch=False.')
+                'epoch_length, or use by_epoch=False.'
+            )
         return self.burnin * self.epoch_length
 
     def window_length(self, step: int) -> int:
@@ -144,24 +171,39 @@ class CBN(_BatchNorm):
         self.drop_window()
         saved, follows = state['window'], self.compensation != 'none'
         for entry in saved['entries']:
-            shapes = [None if entry.get(key) is None else tuple(entry[key].shape)
-                      for key in ('stats', 'patch', 'slope', 'own')]
+            shapes = [
+                None if entry.get(key) is None else tuple(entry[key].shape)
+                for key in ('stats', 'patch', 'slope', 'own')
+            ]
             (pair, channels), patch, slope, own = shapes
             if channels != self.num_features:
-                raise ValueError(f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
-                                 f'layer has {self.num_features}')
-            if pair < 2 or patch and (len(patch) != 2 or slope != (channels, patch[1])) or own not in (
-                    None, (channels, )) or entry['stats'].isnan().any() or not 0 <= float(entry['weight']) < math.inf:
-                raise ValueError(f'CBN{self._where()}: the window in the checkpoint is damaged, its tensors have the '
-                                 f'shapes {shapes}')
+                raise ValueError(
+                    f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
+                    f'layer has {self.num_features}'
+                )
+            if (
+                pair < 2
+                or patch
+                and (len(patch) != 2 or slope != (channels, patch[1]))
+                or own not in (None, (channels,))
+                or entry['stats'].isnan().any()
+                or not 0 <= float(entry['weight']) < math.inf
+            ):
+                raise ValueError(
+                    f'CBN{self._where()}: the window in the checkpoint is damaged, its tensors have the shapes {shapes}'
+                )
         if saved['kind'] != self.pool or any((entry['patch'] is not None) != follows for entry in saved['entries']):
-            warnings.warn(f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
-                          f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty')
+            warnings.warn(
+                f'CBN{self._where()}: the checkpoint holds a {saved["kind"]} window of another setting than '
+                f'pool={self.pool!r}, compensation={self.compensation!r}; it starts empty',
+                stacklevel=2,
+            )
             return
         self.window.load(saved)
 
-    def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None,
-                affine: Optional[Affine] = None) -> Tensor:
+    def forward(
+        self, y: Tensor, x: Tensor | None = None, conv: nn.Module | None = None, affine: Affine | None = None
+    ) -> Tensor:
         """Normalize ``y = conv(x)``; in training ``x`` and ``conv`` are needed unless ``buffer_num`` is 0.
 
         ``affine``: gamma and beta, (C,) or None, in place of the layer's own; not with a ``buffer_num`` of 0.
@@ -175,14 +217,15 @@ class CBN(_BatchNorm):
         weight, bias = affine or (self.weight, self.bias)
         if not self.training:
             batch = self.running_mean is None
-            return F.batch_norm(y, self.running_mean, self.running_var, weight, bias, batch, 0., self.eps)
+            return F.batch_norm(y, self.running_mean, self.running_var, weight, bias, batch, 0.0, self.eps)
         if self.buffer_num == 0 and not (self.sync and syncs()):
             return super().forward(y)
         return self._train_forward(y, x, conv, weight, bias)
 
     @torch.compiler.disable  # the window is state that no graph can hold
-    def _train_forward(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module], weight: Optional[Tensor],
-                       bias: Optional[Tensor]) -> Tensor:
+    def _train_forward(
+        self, y: Tensor, x: Tensor | None, conv: nn.Module | None, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         sync = self.sync and syncs()
         if self.buffer_num:
             self._check_conv(y, x, conv)
@@ -194,8 +237,11 @@ class CBN(_BatchNorm):
             history = None
             if self.pools:
                 history = self.window.look_back(_less(mean, conv.bias), var, matrix, self.window_length(self.step))
-            pool = pool_processes(mean, var, positions(y), history) if sync else \
-                pool_batch(mean, var, positions(y), self.window, history)
+            pool = (
+                pool_processes(mean, var, positions(y), history)
+                if sync
+                else pool_batch(mean, var, positions(y), self.window, history)
+            )
             finite = pool.var < torch.inf if y.is_cuda else math.isfinite(pool.var.sum())
             self._update_running_stats(pool, finite)
         if not self.buffer_num:
@@ -209,22 +255,26 @@ class CBN(_BatchNorm):
             raise ValueError(f'CBN{self._where()}: expected (N, {self.num_features}, ...), got {tuple(y.shape)}')
         own = self.weight if self.affine else self.running_mean
         if own is not None and own.device != y.device:
-            raise ValueError(f'CBN{self._where()}: the input is on {y.device}, the layer on {own.device}; move one '
-                             'with .to()')
+            raise ValueError(
+                f'CBN{self._where()}: the input is on {y.device}, the layer on {own.device}; move one with .to()'
+            )
 
-    def _check_conv(self, y: Tensor, x: Optional[Tensor], conv: Optional[nn.Module]) -> None:
-        self.burnin_steps  # raises if the burn-in's length is not known
+    def _check_conv(self, y: Tensor, x: Tensor | None, conv: nn.Module | None) -> None:
+        _ = self.burnin_steps  # raises if the burn-in's length is not known
         if x is None or conv is None:
             raise RuntimeError(
                 f"CBN{self._where()}: in training it needs the convolution before it and that convolution's input. "
                 'Call it through mmdet.ops.norm.conv_norm(conv, norm, x), convert the model with '
-                'mmdet.ops.norm.convert_norm(model, cfg, example_inputs), or use BN, SyncBN or GN here.')
+                'mmdet.ops.norm.convert_norm(model, cfg, example_inputs), or use BN, SyncBN or GN here.'
+            )
         check_conv(conv)
         if isinstance(conv, nn.Linear) and y.dim() != 2:
-            raise ValueError(f'CBN{self._where()}: after nn.Linear it takes (N, {self.num_features}), got '
-                             f'{tuple(y.shape)}; flatten the other dimensions into N')
+            raise ValueError(
+                f'CBN{self._where()}: after nn.Linear it takes (N, {self.num_features}), got '
+                f'{tuple(y.shape)}; flatten the other dimensions into N'
+            )
 
-    def _update_running_stats(self, pool: Pool, finite: Union[bool, Tensor]) -> None:
+    def _update_running_stats(self, pool: Pool, finite: bool | Tensor) -> None:
         # Activation checkpointing recomputes the forward inside the backward: not a second batch.
         if not self.track_running_stats or torch._C._current_graph_task_id() != -1:
             return
@@ -253,12 +303,20 @@ class CBNStep(Step):
     ``batch``: mean and variance of this process's part; ``finite``: whether the pooled ones are.
     """
 
-    def __init__(self, layer: CBN, conv: nn.Module, batch: tuple[Tensor, Tensor], history: Optional[History],
-                 pool: Pool, sync: bool, finite: Union[bool, Tensor]) -> None:
+    def __init__(
+        self,
+        layer: CBN,
+        conv: nn.Module,
+        batch: tuple[Tensor, Tensor],
+        history: History | None,
+        pool: Pool,
+        sync: bool,
+        finite: bool | Tensor,
+    ) -> None:
         super().__init__(pool, layer.eps, sync)
         self.layer, self.conv, self.batch, self.history, self.finite = layer, conv, batch, history, finite
 
-    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         apart = (self.batch[0] - self.pool.mean) - self.history.carried.gaps
         share = self.pool.entry_share / self.pool.per_position
         grad, grad_means = self.layer.window.gradient(self.history, apart, total, projected, share)
@@ -284,19 +342,26 @@ class CBNStep(Step):
                 dtype = None if layer.slope_dtype == 'auto' else mean.dtype
                 grad, scale = variance_gradient(conv, x, y, matrix, mean, var, layer.sample_stride, dtype)
             else:  # other processes had positions: a place in the window without weight
-                patch, grad, scale = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), matrix * 0, 1.
+                patch, grad, scale = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), matrix * 0, 1.0
         pooled = None if self.sync else (_less(self.pool.mean, conv.bias), self.pool.var)
-        layer.window.push(Entry(self.pool.weight, _less(mean, conv.bias), var, patch), grad, scale, matrix,
-                          layer.buffer_num if layer.two_stage else length, self.history, pooled)
+        layer.window.push(
+            Entry(self.pool.weight, _less(mean, conv.bias), var, patch),
+            grad,
+            scale,
+            matrix,
+            layer.buffer_num if layer.two_stage else length,
+            self.history,
+            pooled,
+        )
 
 
-def _no_positions(y: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+def _no_positions(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     for own, combine in ((weight, torch.mul), (bias, torch.add)):
         y = y * 1 if own is None else combine(y, per_channel(own, y).to(y.dtype))
     return y
 
 
-def _less(mean: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _less(mean: Tensor, bias: Tensor | None) -> Tensor:
     return mean if bias is None else mean - bias.detach()
 
 
@@ -307,8 +372,14 @@ class CBNPlus(CBN):
     """:class:`CBN` with the settings we recommend; every argument can still be given. ``type='CBN+'``."""
 
     __init__ = partialmethod(
-        CBN.__init__, buffer_num=15, compensation='secant', backprop='window', pool='exponential',
-        running_stats='pooled', sample_stride=2)
+        CBN.__init__,
+        buffer_num=15,
+        compensation='secant',
+        backprop='window',
+        pool='exponential',
+        running_stats='pooled',
+        sample_stride=2,
+    )
 
 
 class SyncCBN(CBN):

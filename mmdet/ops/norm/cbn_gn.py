@@ -1,5 +1,4 @@
 """Cross-iteration and group normalization in one layer, averaged."""
-from typing import Optional
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,22 +38,30 @@ class CBNGN(nn.GroupNorm):
     _abbr_ = 'cbn_gn'
     kwargs_of = CBNPlus
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, share: float = 0.5,
-                 **kwargs) -> None:
-        if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1 \
-                or num_channels % num_groups:
-            raise ValueError(f'CBN+GN: num_groups must be an integer that divides the {num_channels} channels, got '
-                             f'{num_groups!r}')
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, share: float = 0.5, **kwargs
+    ) -> None:
+        if (
+            isinstance(num_groups, bool)
+            or not isinstance(num_groups, int)
+            or num_groups < 1
+            or num_channels % num_groups
+        ):
+            raise ValueError(
+                f'CBN+GN: num_groups must be an integer that divides the {num_channels} channels, got {num_groups!r}'
+            )
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise ValueError("CBN+GN: share must be a number between 0, which would be GN, and 1, which would be CBN+, "
-                             f'got {share!r}')
+            raise ValueError(
+                'CBN+GN: share must be a number between 0, which would be GN, and 1, which would be CBN+, '
+                f'got {share!r}'
+            )
         if kwargs.get('buffer_num') == 0:
             raise ValueError('CBN+GN: buffer_num must be 1 or more, got 0')
         super().__init__(num_groups, num_channels, eps, affine)
         self.share = share
         self.cbn = CBNPlus(num_channels, eps=eps, affine=False, **kwargs)
 
-    def forward(self, y: Tensor, x: Optional[Tensor] = None, conv: Optional[nn.Module] = None) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor | None = None, conv: nn.Module | None = None) -> Tensor:
         """Normalize ``y = conv(x)``; see :meth:`.CBN.forward`."""
         own = y.new_ones(self.num_channels, dtype=stats_dtype(y.dtype)) if self.weight is None else self.weight
         z = self.cbn(y, x, conv, (own * self.share, self.bias))

@@ -5,8 +5,8 @@ Output channel c is ``y_cp = <w_c, x_p>`` (+ bias), so its mean is ``<w_c, m>`` 
 gradient of its variance is ``g_c = E_p[(y_cp - mu_c) x_p]``: a weight gradient. Works for every convolution of torch
 (1d to 3d, strided, dilated, grouped, transposed) and for linear layers; weights are handled as a (C_out, D) matrix.
 """
+
 from functools import lru_cache
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,15 @@ def pads_same(conv: nn.Module) -> bool:
 def check_conv(conv: nn.Module) -> None:
     """Raise TypeError unless ``conv`` is a convolution or a linear layer of torch, linear in its ``weight``."""
     if not isinstance(conv, (_ConvNd, nn.Linear)):
-        raise TypeError(f'CBN follows a torch convolution or nn.Linear, whose weights it needs; got '
-                        f'{type(conv).__name__}. Use BN, SyncBN or GN after this layer.')
+        raise TypeError(
+            f'CBN follows a torch convolution or nn.Linear, whose weights it needs; got '
+            f'{type(conv).__name__}. Use BN, SyncBN or GN after this layer.'
+        )
     if any(kind.__name__ in STANDARDIZING for kind in type(conv).__mro__):
-        raise TypeError(f'CBN follows the weights of the convolution before it, and {type(conv).__name__} standardizes '
-                        "its weights first. Use BN, SyncBN or GN after it, or leave out conv_cfg=dict(type='ConvWS').")
+        raise TypeError(
+            f'CBN follows the weights of the convolution before it, and {type(conv).__name__} standardizes '
+            "its weights first. Use BN, SyncBN or GN after it, or leave out conv_cfg=dict(type='ConvWS')."
+        )
 
 
 def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
@@ -55,8 +59,9 @@ def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
     """The input and the zero padding that is left to do."""
     if pads_same(conv):
         pads = []
-        for size, kernel, stride, dilation in zip(x.shape[:1:-1], *(each[::-1] for each in (
-                conv.kernel_size, conv.stride, conv.dilation))):
+        for size, kernel, stride, dilation in zip(
+            x.shape[:1:-1], *(each[::-1] for each in (conv.kernel_size, conv.stride, conv.dilation))
+        ):
             missing = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
             pads += [missing // 2, missing - missing // 2]
         return F.pad(x, pads), list(conv.padding)
@@ -66,8 +71,9 @@ def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
     return x, list(conv.padding)
 
 
-def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1,
-                dtype: Optional[torch.dtype] = None) -> Tensor:
+def weight_grad(
+    conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1, dtype: torch.dtype | None = None
+) -> Tensor:
     """Gradient of ``sum(grad_output * conv(x))`` with respect to the weights, as (C_out, D).
 
     ``grad_output`` has the shape of the output, or of every ``step``-th position of it along each axis (not for
@@ -85,8 +91,18 @@ def weight_grad(conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1,
     # Only the shape of the weight is read: an expanded scalar costs nothing.
     weight = x.new_empty((), dtype=dtype).expand(conv.weight.shape)
     grad = torch.ops.aten.convolution_backward(
-        grad_output.to(dtype), x.to(dtype), weight, None, stride, padding, conv.dilation, transposed,
-        conv.output_padding, conv.groups, (False, True, False))[1]
+        grad_output.to(dtype),
+        x.to(dtype),
+        weight,
+        None,
+        stride,
+        padding,
+        conv.dilation,
+        transposed,
+        conv.output_padding,
+        conv.groups,
+        (False, True, False),
+    )[1]
     return weight_matrix(conv, grad)
 
 
@@ -97,8 +113,17 @@ def _channel_rows(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool,
-          dtype: torch.dtype, device: torch.device) -> Tensor:
+def _taps(
+    size: int,
+    out: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    transposed: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     """(kernel, size): what part of the output positions has an input position under a tap, along one axis."""
     # Along an axis each pair of tap and input position meets in at most one output position.
     tap = torch.arange(kernel, device=device).unsqueeze(1) * dilation
@@ -131,8 +156,17 @@ def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
         mean = mean.nan_to_num(0, 0, 0)
     last = len(conv.kernel_size) - 1
     for axis in range(last, -1, -1):
-        taps = _taps(x.shape[axis + 2], output_shape[axis + 2], conv.kernel_size[axis], conv.stride[axis],
-                     padding[axis], conv.dilation[axis], transposed, dtype, x.device)
+        taps = _taps(
+            x.shape[axis + 2],
+            output_shape[axis + 2],
+            conv.kernel_size[axis],
+            conv.stride[axis],
+            padding[axis],
+            conv.dilation[axis],
+            transposed,
+            dtype,
+            x.device,
+        )
         mean = mean @ taps.t() if axis == last else (taps @ mean).flatten(-2)
     return mean.reshape(conv.groups, -1)
 
@@ -159,7 +193,7 @@ def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, 
         return x[::maps], y[::maps], 1
     if isinstance(conv, _ConvTransposeNd):
         return x, y, 1  # strided positions would meet some of the taps only
-    strided = (slice(None), slice(None), *(slice(None, None, stride), ) * (y.dim() - 2))
+    strided = (slice(None), slice(None), *(slice(None, None, stride),) * (y.dim() - 2))
     if _pointwise(conv):
         return x[strided], y[strided], 1
     return x, y[strided], stride
@@ -176,8 +210,16 @@ def product_dtype(conv: nn.Module, x: Tensor) -> torch.dtype:
     return torch.bfloat16 if x.dtype == torch.float32 and x.device.type == 'cpu' and dense and native() else x.dtype
 
 
-def variance_gradient(conv: nn.Module, x: Tensor, y: Tensor, matrix: Tensor, mean: Tensor, var: Tensor,
-                      stride: int = 1, dtype: Optional[torch.dtype] = None) -> tuple[Tensor, Share]:
+def variance_gradient(
+    conv: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    matrix: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    stride: int = 1,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Share]:
     """Half the gradient of the output's variance by the weights, ``g_c = E_p[(y_cp - mu_c) x_p]``, up to a factor.
 
     Args:

@@ -1,6 +1,7 @@
 """Swap the BN layers of any model for CBN (or another norm), and back."""
+
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,15 @@ from .sync_bn import SyncBN
 _FOLLOWS = {  # what can feed a norm of so many dimensions
     nn.BatchNorm1d: (nn.Linear, nn.Conv1d, nn.ConvTranspose1d),
     nn.BatchNorm2d: (nn.Conv2d, nn.ConvTranspose2d),
-    nn.BatchNorm3d: (nn.Conv3d, nn.ConvTranspose3d)}
+    nn.BatchNorm3d: (nn.Conv3d, nn.ConvTranspose3d),
+}
 _BN = tuple(_FOLLOWS)
 _CONVS = sum(_FOLLOWS.values(), ())
 _NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBN.forward, CBN.forward, BRN.forward)
 _MODULE_STATE = tuple(vars(nn.Module()))  # parameters, buffers, children, hooks, the training flag
 
 Names = dict[nn.Module, str]
-Pairs = dict[nn.Module, Union[nn.Module, str]]  # norm -> its convolution, or why there is none
+Pairs = dict[nn.Module, nn.Module | str]  # norm -> its convolution, or why there is none
 
 
 @dataclass
@@ -37,13 +39,14 @@ class ConvertReport:
             (the new layer is no CBN, or the model hands the convolution over, see :func:`.conv_norm`).
         left: name of each norm layer that was left as it was -> why.
     """
+
     target: str
-    converted: dict[str, Optional[str]] = field(default_factory=dict)
+    converted: dict[str, str | None] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         head = f'{self.target}: {len(self.converted)} converted, {len(self.left)} left as they were'
-        return '\n'.join([head, *(f"  {name or '(the model itself)'}: {why}" for name, why in self.left.items())])
+        return '\n'.join([head, *(f'  {name or "(the model itself)"}: {why}' for name, why in self.left.items())])
 
 
 class _Hook:
@@ -61,10 +64,10 @@ class _Hook:
 class Feed(_Hook):
     """Hook of a convolution, and of the CBN after it, which gets the convolution and its input as further arguments."""
 
-    def __init__(self, conv: nn.Module, norm: Union[CBN, CBNGN]) -> None:
+    def __init__(self, conv: nn.Module, norm: CBN | CBNGN) -> None:
         self.conv, self.norm = conv, norm
         self.cbn = norm.cbn if isinstance(norm, CBNGN) else norm
-        self.made: Optional[tuple] = None  # input, output and its version, of the latest call
+        self.made: tuple | None = None  # input, output and its version, of the latest call
         self.attach(conv, with_kwargs=True)
         self.taken = norm.register_forward_pre_hook(self.hand_over)
 
@@ -79,14 +82,16 @@ class Feed(_Hook):
         self.made = (_rows(conv, _first(args, kwargs)), y, version(y)) if training else None
 
     @torch.compiler.disable
-    def hand_over(self, norm: nn.Module, args: tuple) -> Optional[tuple]:
+    def hand_over(self, norm: nn.Module, args: tuple) -> tuple | None:
         made, self.made = self.made, None
         if made is None or len(args) > 1:
             return None
         x, *output = made
         if not same_values(args[0], *output):
-            raise RuntimeError(f'CBN{self.cbn._where()}: the {type(self.conv).__name__} it was paired with did not '
-                               'make its input: pair them by running the model, convert_norm(..., example_inputs=...)')
+            raise RuntimeError(
+                f'CBN{self.cbn._where()}: the {type(self.conv).__name__} it was paired with did not '
+                'make its input: pair them by running the model, convert_norm(..., example_inputs=...)'
+            )
         return args[0], x, self.conv
 
     def __getstate__(self) -> dict:
@@ -145,8 +150,10 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
         else:
             layers[norm] = _new_layer(norm, cfg, target)
     if norms and not layers and example_inputs is None and follows:
-        raise ValueError(f'convert_norm: the order of the modules does not tell what feeds any norm; give '
-                         f'example_inputs, with which the model is run once. {report}')
+        raise ValueError(
+            f'convert_norm: the order of the modules does not tell what feeds any norm; give '
+            f'example_inputs, with which the model is run once. {report}'
+        )
     # Whatever can fail is behind us: the model changes as a whole or not at all.
     for norm, layer in layers.items():
         if norm in feeds:
@@ -165,8 +172,9 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
 
 def _check_target(target: nn.Module, cfg: dict) -> None:
     if not isinstance(target, (_BatchNorm, nn.GroupNorm)):
-        raise ValueError(f"convert_norm: BN can become BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN or CBN+GN, "
-                         f"got type={cfg['type']!r}")
+        raise ValueError(
+            f'convert_norm: BN can become BN, SyncBN, GN, BRN, CBN, CBN+, SyncCBN or CBN+GN, got type={cfg["type"]!r}'
+        )
     for key in ('affine', 'track_running_stats'):
         if key in cfg:
             raise ValueError(f'convert_norm: each layer keeps its parameters and buffers; leave {key!r} out of the cfg')
@@ -283,8 +291,9 @@ def _pairs_by_order(names: Names, norms: list[nn.Module]) -> Pairs:
     return {norm: _only(names, found) for norm, found in places.items()}
 
 
-def _ordered(names: Names, parent: nn.Module, norm: nn.Module, conv: Optional[nn.Module],
-             rivals: list[nn.Module]) -> Union[nn.Module, str]:
+def _ordered(
+    names: Names, parent: nn.Module, norm: nn.Module, conv: nn.Module | None, rivals: list[nn.Module]
+) -> nn.Module | str:
     if conv is None:
         return f'nothing comes before it in {type(parent).__name__}'
     if not _fits(conv, norm):
@@ -318,7 +327,7 @@ def _pairs_by_run(model: nn.Module, names: Names, norms: list[nn.Module], inputs
             module.training = False
         for module in names:
             # nn.Identity makes nothing; anything else that returns its input does something to it in training.
-            if isinstance(module, _CONVS + (_BatchNorm, )) or not module._modules and type(module) is not nn.Identity:
+            if isinstance(module, _CONVS + (_BatchNorm,)) or not module._modules and type(module) is not nn.Identity:
                 handles.append(module.register_forward_hook(produce))
             if module in fed:
                 handles.append(module.register_forward_pre_hook(receive, with_kwargs=True))
@@ -326,7 +335,7 @@ def _pairs_by_run(model: nn.Module, names: Names, norms: list[nn.Module], inputs
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
-                model(*inputs if isinstance(inputs, tuple) else (inputs, ))
+                model(*inputs if isinstance(inputs, tuple) else (inputs,))
     finally:
         for handle in handles:
             handle.remove()
@@ -335,7 +344,7 @@ def _pairs_by_run(model: nn.Module, names: Names, norms: list[nn.Module], inputs
     return {norm: _only(names, found) for norm, found in fed.items() if found}
 
 
-def _observed(names: Names, source: Optional[nn.Module], changed: bool, latest: bool) -> Union[nn.Module, str]:
+def _observed(names: Names, source: nn.Module | None, changed: bool, latest: bool) -> nn.Module | str:
     if source is None:
         return 'its input is made by an operation outside of any layer'
     if not isinstance(source, _CONVS):
@@ -347,7 +356,7 @@ def _observed(names: Names, source: Optional[nn.Module], changed: bool, latest: 
     return _plain(names, source) or source
 
 
-def _only(names: Names, found: list) -> Union[nn.Module, str]:
+def _only(names: Names, found: list) -> nn.Module | str:
     """The convolution, if it is the same everywhere."""
     for pair in found:
         if isinstance(pair, str):
@@ -356,7 +365,7 @@ def _only(names: Names, found: list) -> Union[nn.Module, str]:
     return convs[0] if len(convs) == 1 else 'several feed it: ' + ', '.join(_label(names, conv) for conv in convs)
 
 
-def _fits(conv: Optional[nn.Module], norm: nn.Module) -> bool:
+def _fits(conv: nn.Module | None, norm: nn.Module) -> bool:
     """Whether the layers go together by kind and channels."""
     kinds = next((convs for kind, convs in _FOLLOWS.items() if isinstance(norm, kind)), _CONVS)
     if not isinstance(conv, kinds):
@@ -364,7 +373,7 @@ def _fits(conv: Optional[nn.Module], norm: nn.Module) -> bool:
     return (conv.out_features if isinstance(conv, nn.Linear) else conv.out_channels) == norm.num_features
 
 
-def _plain(names: Names, conv: nn.Module) -> Optional[str]:
+def _plain(names: Names, conv: nn.Module) -> str | None:
     """None if the layer computes what its torch base does with ``conv.weight``, else what is wrong."""
     base = next(kind for kind in _CONVS if isinstance(conv, kind))
     for name in ('forward', '_conv_forward'):
@@ -386,13 +395,17 @@ def version(y: Tensor) -> int:
 
 def same_values(y: Tensor, earlier: Tensor, earlier_version: int) -> bool:
     """Whether ``y`` is ``earlier`` or an alias (a module's backward hooks make one), not changed in place since."""
-    alias = y is earlier or (y.dtype == earlier.dtype and y.shape == earlier.shape and y.stride() == earlier.stride()
-                             and y.data_ptr() == earlier.data_ptr() != 0)
+    alias = y is earlier or (
+        y.dtype == earlier.dtype
+        and y.shape == earlier.shape
+        and y.stride() == earlier.stride()
+        and y.data_ptr() == earlier.data_ptr() != 0
+    )
     return alias and version(y) == earlier_version
 
 
 def _label(names: Names, module: nn.Module) -> str:
-    return f"{type(module).__name__} {names.get(module, '')!r}"
+    return f'{type(module).__name__} {names.get(module, "")!r}'
 
 
 def _first(args: tuple, kwargs: dict) -> Any:

@@ -2,8 +2,8 @@
 
 Statistics are per channel, (C,), and float32 or wider whatever the activations are. ``y`` is (N, C, *).
 """
-from contextlib import nullcontext
-from typing import ContextManager, Optional
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def _fused(y: Tensor) -> bool:
     return y.is_cuda  # SyncBatchNorm's kernels, which take the sums apart from the elements, are there
 
 
-def without_autocast(device: torch.device) -> ContextManager:
+def without_autocast(device: torch.device) -> AbstractContextManager:
     """Autocast, where it is on, would take small products, statistics among them, in half precision."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -30,7 +30,7 @@ def stats_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
     """(C,) as a view that broadcasts over ``like`` (N, C, *)."""
-    return values.view(-1, *(1, ) * (like.dim() - 2))
+    return values.view(-1, *(1,) * (like.dim() - 2))
 
 
 def positions(y: Tensor) -> int:
@@ -49,7 +49,7 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     if y.numel() == 0:
         return y.new_zeros(y.shape[1], dtype=dtype), y.new_zeros(y.shape[1], dtype=dtype)
     if _fused(y):
-        return torch.batch_norm_update_stats(y, None, None, 0.)  # BN's own kernel, one pass
+        return torch.batch_norm_update_stats(y, None, None, 0.0)  # BN's own kernel, one pass
     # On a CPU BN's kernel, and torch.var, take several times as long as these passes.
     dims = all_but_channels(y)
     mean = y.mean(dims, dtype=dtype)
@@ -57,13 +57,12 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, centred.mul_(centred).mean(dims)
 
 
-def normalize(y: Tensor, mean: Tensor, var: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor],
-              eps: float) -> Tensor:
+def normalize(y: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
     """``gamma * (y - mean) / sqrt(var + eps) + beta`` in ``y``'s dtype."""
     if y.numel() == 0:
         return y.clone()
     gamma, beta = (None if t is None else t.to(mean.dtype) for t in (gamma, beta))  # of a model in half precision
-    return F.batch_norm(y, mean, var, gamma, beta, False, 0., eps)
+    return F.batch_norm(y, mean, var, gamma, beta, False, 0.0, eps)
 
 
 def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,15 +74,17 @@ def backward_sums(grad: Tensor, y: Tensor, mean: Tensor, invstd: Tensor) -> tupl
         return total, centred * invstd
     # The weight's value does not matter here, but without one the kernel leaves its gradient out.
     _, projected, total = torch.ops.aten.native_batch_norm_backward(
-        grad, y, invstd, None, None, mean, invstd, True, 0., (False, True, True))
+        grad, y, invstd, None, None, mean, invstd, True, 0.0, (False, True, True)
+    )
     return total, projected
 
 
-def backward_input(grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, eps: float, scale: Tensor, total: Tensor,
-                   projected: Tensor) -> Tensor:
+def backward_input(
+    grad: Tensor, y: Tensor, mean: Tensor, var: Tensor, eps: float, scale: Tensor, total: Tensor, projected: Tensor
+) -> Tensor:
     """``scale * grad + total + y_hat * projected``, the gradient of the layer's input, in ``y``'s dtype, with ``scale =
     gamma / sqrt(var + eps)`` and :func:`backward_sums` times ``-scale`` and a position's share of the pool."""
     if y.numel() == 0:
         return torch.zeros_like(y)
-    pulled = F.batch_norm(y, mean, var, projected, total, False, 0., eps)
+    pulled = F.batch_norm(y, mean, var, projected, total, False, 0.0, eps)
     return pulled.addcmul_(grad, per_channel(scale, y).to(y.dtype))

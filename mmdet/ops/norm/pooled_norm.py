@@ -1,5 +1,6 @@
 """Normalization with pooled statistics: over earlier batches (CBN) and over processes (SyncBN, SyncCBN)."""
-from typing import NamedTuple, Optional, Union
+
+from typing import NamedTuple, Optional
 
 import torch
 import torch.distributed as dist
@@ -15,12 +16,13 @@ Group = Optional[object]
 
 class Pool(NamedTuple):
     """What a batch is normalized with."""
+
     mean: Tensor  # (C,)
     var: Tensor  # (C,)
     per_position: Share  # of one position of the current batch, over all processes; a number or (C,)
-    batch: tuple[Tensor, Tensor, Union[int, Tensor]]  # mean, variance, positions of the current one, over all
+    batch: tuple[Tensor, Tensor, int | Tensor]  # mean, variance, positions of the current one, over all
     weight: Share = 1.0  # this process's part of it
-    entry_share: Share = 0.  # of each earlier entry; a number or (n, C)
+    entry_share: Share = 0.0  # of each earlier entry; a number or (n, C)
 
 
 def syncs(group: Group = None) -> bool:
@@ -28,24 +30,27 @@ def syncs(group: Group = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def pool_batch(mean: Tensor, var: Tensor, count: int, window: Window, history: Optional[History]) -> Pool:
+def pool_batch(mean: Tensor, var: Tensor, count: int, window: Window, history: History | None) -> Pool:
     """Pool a batch with the earlier ones of a window. ``mean, var``: (C,); ``count``: its positions."""
     if history is None:
         return Pool(mean, var, 1 / count, (mean, var, count))
     share = history.share
-    return Pool(*window.pool(mean, var, history), share / count, (mean, var, count),
-                entry_share=(1 - share) / len(history.entries))
+    return Pool(
+        *window.pool(mean, var, history),
+        share / count,
+        (mean, var, count),
+        entry_share=(1 - share) / len(history.entries),
+    )
 
 
-def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[History] = None,
-                   group: Group = None) -> Pool:
+def pool_processes(mean: Tensor, var: Tensor, count: int, history: History | None = None, group: Group = None) -> Pool:
     """Pool a batch with the same iteration's batches of other processes and with everybody's earlier ones.
 
     Batches of one iteration are weighted by their positions; without any, mean and variance are 0. The processes
     exchange one message of 5C + 1 numbers each.
     """
     weights = torch.zeros_like(mean)
-    early, own = [weights, weights, weights], 1.
+    early, own = [weights, weights, weights], 1.0
     if history is not None:
         own, carried = history.share, history.carried
         # In one process the earlier batches have 1 - own together: so much for each of theirs in all processes.
@@ -53,7 +58,7 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
         weights = each.unsqueeze(1) * ~carried.unknown * ((1 - own) / len(history.entries))
         early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)]
     # new_full: unlike new_tensor it does not wait for a GPU
-    message = torch.cat([mean.new_full((1, ), count), mean, var, *early])
+    message = torch.cat([mean.new_full((1,), count), mean, var, *early])
     received = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
     dist.all_gather(received, message, group=group)
     received = torch.stack(received)
@@ -68,8 +73,14 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: Optional[Hist
     return Pool(*pooled, own / (total * some), batch, count / some, weights / total)
 
 
-def update_running_stats(layer: nn.Module, mean: Tensor, var: Tensor, count: Union[float, Tensor],
-                         finite: Union[bool, Tensor] = True, seen: Union[bool, Tensor] = True) -> None:
+def update_running_stats(
+    layer: nn.Module,
+    mean: Tensor,
+    var: Tensor,
+    count: float | Tensor,
+    finite: bool | Tensor = True,
+    seen: bool | Tensor = True,
+) -> None:
     """Move a batch norm's running statistics towards ``mean`` and the unbiased ``var``, taken over ``count`` values.
 
     A channel, or layer, where they are not ``finite``, and one that has ``seen`` no position, keeps what it has.
@@ -92,12 +103,12 @@ class Step:
     def __init__(self, pool: Pool, eps: float, sync: bool = False, group: Group = None) -> None:
         self.pool, self.eps, self.sync, self.group = pool, eps, sync, group
 
-    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of the convolution's weight and bias through the earlier batches, from those of the pooled mean,
         and twice that of the pooled variance, times a position's share of the pool."""
         return None, None
 
-    def finish(self, y: Tensor, x: Optional[Tensor], matrix: Optional[Tensor]) -> None:
+    def finish(self, y: Tensor, x: Tensor | None, matrix: Tensor | None) -> None:
         """Called in the backward: activation checkpointing runs the forward twice, evaluation and ``no_grad`` run it
         without a backward; the backward of a training step runs once."""
 
@@ -137,14 +148,20 @@ class PooledNorm(torch.autograd.Function):
         scale = invstd if gamma is None else invstd * gamma
         pulled = scale * -pool.per_position
         total, projected = total * pulled, projected * pulled
-        grad_y = backward_input(grad, y, pool.mean, pool.var, step.eps, scale, total,
-                                projected) if needs[0] else None
+        grad_y = backward_input(grad, y, pool.mean, pool.var, step.eps, scale, total, projected) if needs[0] else None
         grad_matrix = grad_bias = None
         if needs[5] or needs[6]:
             grad_matrix, grad_bias = step.gradient(total, projected * invstd)
         step.finish(y, x, matrix)
-        return (grad_y, grad_gamma if needs[1] else None, grad_beta if needs[2] else None, None, None,
-                grad_matrix if needs[5] else None, grad_bias if needs[6] else None)
+        return (
+            grad_y,
+            grad_gamma if needs[1] else None,
+            grad_beta if needs[2] else None,
+            None,
+            None,
+            grad_matrix if needs[5] else None,
+            grad_bias if needs[6] else None,
+        )
 
 
 def _channels_last(y: Tensor) -> bool:

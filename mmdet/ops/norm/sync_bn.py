@@ -1,4 +1,5 @@
 """SyncBN that also works where there is no CUDA."""
+
 import warnings
 
 import torch

@@ -1,8 +1,10 @@
 """The window of CBN: the earlier batches, and what is asked of them."""
+
 from collections import deque
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from .algebra import TINY, Carried, Entry, Share, blend, carry, nonzero, pool, r
 
 class History(NamedTuple):
     """The earlier batches that one iteration pools."""
+
     entries: tuple[Entry, ...]
     carried: Carried
     share: float  # of the current batch in the pool; the entries have the rest in equal parts
@@ -22,7 +25,7 @@ def compiles(device: torch.device) -> bool:
     return device.type == 'cuda' and find_spec('triton') is not None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(function: Callable) -> Callable:
     return torch.compile(function)
 
@@ -40,8 +43,9 @@ class Window:
         compile: ``'auto'``: the algebra runs compiled where :func:`compiles` says so.
     """
 
-    def __init__(self, length: int, kind: str = 'sliding', compensation: str = 'taylor', rho: float = 1.0,
-                 compile: str = 'off') -> None:
+    def __init__(
+        self, length: int, kind: str = 'sliding', compensation: str = 'taylor', rho: float = 1.0, compile: str = 'off'
+    ) -> None:
         self.length, self.kind, self.compensation, self.rho, self.compile = length, kind, compensation, rho, compile
         self.entries: deque[Entry] = deque(maxlen=length if kind == 'sliding' else 1)
         self.count = 0  # batches that are in it
@@ -54,14 +58,16 @@ class Window:
         """Bytes of what is kept."""
         return sum(t.nbytes for entry in self.entries for t in entry if isinstance(t, Tensor))
 
-    def look_back(self, mean: Tensor, var: Tensor, matrix: Tensor, length: int) -> Optional[History]:
+    def look_back(self, mean: Tensor, var: Tensor, matrix: Tensor, length: int) -> History | None:
         """The last ``length`` batches under the weights ``matrix``, beside a batch of that mean (without the
         convolution's bias) and variance; None if there are none."""
         if not (length and self.entries):
             return None
         if self.entries[-1].mean.device != mean.device or self.entries[-1].mean.dtype != mean.dtype:
-            self._set(Entry(*(t.to(mean.device, mean.dtype) if isinstance(t, Tensor) else t for t in entry))
-                      for entry in self.entries)
+            self._set(
+                Entry(*(t.to(mean.device, mean.dtype) if isinstance(t, Tensor) else t for t in entry))
+                for entry in self.entries
+            )
         entries = tuple(self.entries)[-length:]
         carried = self._run(carry, mean)(entries, matrix, mean, var, self.compensation, self.rho)
         return History(entries, carried, 1 / (min(self.count, length) + 1))
@@ -72,11 +78,20 @@ class Window:
 
     def gradient(self, history: History, apart: Tensor, total: Tensor, projected: Tensor, share: Share) -> tuple:
         """See :func:`.algebra.weight_gradient`."""
-        return self._run(weight_gradient, total)(history.entries, history.carried, apart, total, projected, share,
-                                                 self.rho)
+        return self._run(weight_gradient, total)(
+            history.entries, history.carried, apart, total, projected, share, self.rho
+        )
 
-    def push(self, new: Entry, grad: Optional[Tensor], scale: Share, matrix: Tensor, length: int,
-             history: Optional[History] = None, pooled: Optional[tuple[Tensor, Tensor]] = None) -> None:
+    def push(
+        self,
+        new: Entry,
+        grad: Tensor | None,
+        scale: Share,
+        matrix: Tensor,
+        length: int,
+        history: History | None = None,
+        pooled: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         """Take a batch in.
 
         Args:
@@ -99,20 +114,37 @@ class Window:
         self.entries.append(_only_finite(new, earlier) if new.var.is_cuda else new)
         self.count = min(self.count + 1, self.length)
 
-    def _mix(self, new: Entry, grad: Optional[Tensor], scale: Share, matrix: Tensor, history: History,
-             pooled: Optional[tuple[Tensor, Tensor]]) -> Entry:
-        (earlier, ), carried, share = history
+    def _mix(
+        self,
+        new: Entry,
+        grad: Tensor | None,
+        scale: Share,
+        matrix: Tensor,
+        history: History,
+        pooled: tuple[Tensor, Tensor] | None,
+    ) -> Entry:
+        (earlier,), carried, share = history
         weight = 1.0
         if isinstance(new.weight, Tensor) or isinstance(earlier.weight, Tensor):  # parts of what all processes saw
-            weights = torch.stack([new.var.new_full((), part) * each.weight
-                                   for part, each in ((share, new), (1 - share, earlier))])
+            weights = torch.stack(
+                [new.var.new_full((), part) * each.weight for part, each in ((share, new), (1 - share, earlier))]
+            )
             weight = weights.sum()
             share = weights[0] / weight.clamp(min=TINY)
-            pooled = weighted_pool(weights.unsqueeze(1), torch.stack([new.mean, new.mean - carried.gaps[0]]),
-                                   torch.stack([new.var, carried.vars[0]]))
+            pooled = weighted_pool(
+                weights.unsqueeze(1),
+                torch.stack([new.mean, new.mean - carried.gaps[0]]),
+                torch.stack([new.var, carried.vars[0]]),
+            )
         mean, var = pooled or self.pool(new.mean, new.var, history)
-        return Entry(weight, mean, var, *self._run(blend, mean)(
-            earlier, carried, share, matrix, new, grad, scale, self.compensation, var if self.rho == 1 else None))
+        return Entry(
+            weight,
+            mean,
+            var,
+            *self._run(blend, mean)(
+                earlier, carried, share, matrix, new, grad, scale, self.compensation, var if self.rho == 1 else None
+            ),
+        )
 
     def _run(self, function: Callable, where: Tensor) -> Callable:
         return _compiled(function) if self.compile == 'auto' and compiles(where.device) else function
@@ -127,9 +159,20 @@ class Window:
 
     def state(self) -> dict:
         """Everything, in plain containers."""
-        return dict(kind=self.kind, count=self.count, entries=[
-            dict(weight=torch.as_tensor(entry.weight), stats=torch.stack([entry.mean, entry.var]), patch=entry.patch,
-                 slope=entry.slope, own=entry.own) for entry in self.entries])
+        return dict(
+            kind=self.kind,
+            count=self.count,
+            entries=[
+                dict(
+                    weight=torch.as_tensor(entry.weight),
+                    stats=torch.stack([entry.mean, entry.var]),
+                    patch=entry.patch,
+                    slope=entry.slope,
+                    own=entry.own,
+                )
+                for entry in self.entries
+            ],
+        )
 
     def load(self, state: dict) -> None:
         """Restore :meth:`state`."""
@@ -137,14 +180,18 @@ class Window:
         self.count = min(int(state.get('count', len(self.entries))), self.length)
 
 
-def _only_finite(new: Entry, earlier: Optional[Entry]) -> Entry:
+def _only_finite(new: Entry, earlier: Entry | None) -> Entry:
     """Without asking the device: what came of a batch that overflowed stays as it was before, or says nothing."""
     finite = new.var < torch.inf
     if earlier is None:
-        earlier = Entry(1.0, *(None if t is None else torch.full_like(t, value)
-                               for t, value in zip(new[1:], (0, -1, 0, 0, torch.inf))))
-    kept = [None if new[i] is None else torch.where(mask, new[i], earlier[i]) for i, mask in (
-        (1, finite), (2, finite), (3, finite.any()), (4, finite.unsqueeze(1)), (5, finite))]
+        earlier = Entry(
+            1.0,
+            *(None if t is None else torch.full_like(t, value) for t, value in zip(new[1:], (0, -1, 0, 0, torch.inf))),
+        )
+    kept = [
+        None if new[i] is None else torch.where(mask, new[i], earlier[i])
+        for i, mask in ((1, finite), (2, finite), (3, finite.any()), (4, finite.unsqueeze(1)), (5, finite))
+    ]
     return Entry(new.weight, *kept)
 
 

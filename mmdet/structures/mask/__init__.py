@@ -1,4 +1,5 @@
 """Masks."""
+
 from .structures import BitmapMasks, PolygonMasks, polygons_to_bitmap
 
 __all__ = ['BitmapMasks', 'PolygonMasks', 'polygons_to_bitmap']

@@ -1,5 +1,6 @@
 """Masks of the objects of an image, as bitmaps or as polygons."""
-from typing import Optional, Sequence, Union
+
+from collections.abc import Sequence
 
 import mmcv
 import numpy as np
@@ -48,7 +49,7 @@ class BitmapMasks:
         ValueError: masks of another size.
     """
 
-    def __init__(self, masks: Union[np.ndarray, Sequence[np.ndarray]], height: int, width: int) -> None:
+    def __init__(self, masks: np.ndarray | Sequence[np.ndarray], height: int, width: int) -> None:
         self.height, self.width = int(height), int(width)
         masks = np.asarray(masks, dtype=np.uint8) if len(masks) else np.zeros((0, height, width), dtype=np.uint8)
         if masks.shape[1:] != (self.height, self.width):
@@ -100,17 +101,18 @@ class BitmapMasks:
         if (height, width) == (self.height, self.width):
             return self
         out = np.full((len(self), height, width), pad_val, dtype=np.uint8)
-        out[:, :self.height, :self.width] = self.masks
+        out[:, : self.height, : self.width] = self.masks
         return BitmapMasks(out, height, width)
 
     def crop(self, bbox: np.ndarray) -> 'BitmapMasks':
         """The part within a box x1, y1, x2, y2, at least one pixel."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2).astype(int)
         width, height = max(x2 - x1, 1), max(y2 - y1, 1)
-        return BitmapMasks(self.masks[:, y1:y1 + height, x1:x1 + width], height, width)
+        return BitmapMasks(self.masks[:, y1 : y1 + height, x1 : x1 + width], height, width)
 
-    def crop_and_resize(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
-                        device: Union[str, torch.device] = 'cpu') -> 'BitmapMasks':
+    def crop_and_resize(
+        self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
+    ) -> 'BitmapMasks':
         """The masks ``inds`` (P,) within the boxes (P, 4), resized to ``out_shape`` by RoIAlign.
 
         Returns:
@@ -118,8 +120,9 @@ class BitmapMasks:
         """
         return BitmapMasks(self.crop_to_tensor(bboxes, out_shape, inds, device).cpu().numpy(), *out_shape)
 
-    def crop_to_tensor(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
-                       device: Union[str, torch.device] = 'cpu') -> Tensor:
+    def crop_to_tensor(
+        self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
+    ) -> Tensor:
         """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on the device where it is computed."""
         if not len(bboxes):
             return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
@@ -142,7 +145,7 @@ class BitmapMasks:
     def to_ndarray(self) -> np.ndarray:
         return self.masks
 
-    def to_tensor(self, dtype: torch.dtype, device: Union[str, torch.device]) -> Tensor:
+    def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
         return torch.as_tensor(self.masks, dtype=dtype, device=device)
 
 
@@ -160,12 +163,15 @@ class PolygonMasks:
         return f'{type(self).__name__}({len(self)}, height={self.height}, width={self.width})'
 
     def __getitem__(self, index) -> 'PolygonMasks':
-        index = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(
-            index if not isinstance(index, slice) else np.arange(len(self))[index])
+        index = (
+            index.cpu().numpy()
+            if isinstance(index, Tensor)
+            else np.asarray(index if not isinstance(index, slice) else np.arange(len(self))[index])
+        )
         chosen = np.arange(len(self))[index].reshape(-1)
         return PolygonMasks([self.masks[i] for i in chosen], self.height, self.width)
 
-    def _map(self, change, height: Optional[int] = None, width: Optional[int] = None) -> 'PolygonMasks':
+    def _map(self, change, height: int | None = None, width: int | None = None) -> 'PolygonMasks':
         masks = [[change(polygon.reshape(-1, 2)).reshape(-1) for polygon in polygons] for polygons in self.masks]
         return PolygonMasks(masks, height or self.height, width or self.width)
 
@@ -177,16 +183,18 @@ class PolygonMasks:
     @property
     def areas(self) -> np.ndarray:
         """(N,) in square pixels, by the shoelace formula."""
+
         def area(polygon):
             x, y = polygon[0::2], polygon[1::2]
             return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
         return np.array([sum(area(p) for p in polygons) for polygons in self.masks])
 
-    def rescale(self, scale, interpolation: Optional[str] = None) -> 'PolygonMasks':
+    def rescale(self, scale, interpolation: str | None = None) -> 'PolygonMasks':
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width))
 
-    def resize(self, out_shape: tuple[int, int], interpolation: Optional[str] = None) -> 'PolygonMasks':
+    def resize(self, out_shape: tuple[int, int], interpolation: str | None = None) -> 'PolygonMasks':
         """Resized to ``out_shape`` (height, width)."""
         height, width = out_shape
         factor = np.array([width / self.width, height / self.height])
@@ -206,12 +214,15 @@ class PolygonMasks:
         """The parts of the objects within a box x1, y1, x2, y2."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2)
         width, height = max(int(x2 - x1), 1), max(int(y2 - y1), 1)
-        parts = [[clip_polygon(polygon - np.tile([x1, y1], len(polygon) // 2), width, height) for polygon in polygons]
-                 for polygons in self.masks]
+        parts = [
+            [clip_polygon(polygon - np.tile([x1, y1], len(polygon) // 2), width, height) for polygon in polygons]
+            for polygons in self.masks
+        ]
         return PolygonMasks([[p for p in polygons if len(p) >= 6] for polygons in parts], height, width)
 
-    def crop_and_resize(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
-                        device: Union[str, torch.device] = 'cpu') -> BitmapMasks:
+    def crop_and_resize(
+        self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
+    ) -> BitmapMasks:
         """The objects ``inds`` (P,) within the boxes (P, 4), drawn at ``out_shape``."""
         height, width = out_shape
         out = []
@@ -222,8 +233,9 @@ class PolygonMasks:
             out.append(polygons_to_bitmap(polygons, height, width))
         return BitmapMasks(out, height, width)
 
-    def crop_to_tensor(self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray,
-                       device: Union[str, torch.device] = 'cpu') -> Tensor:
+    def crop_to_tensor(
+        self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
+    ) -> Tensor:
         """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on a device."""
         return self.crop_and_resize(bboxes, out_shape, inds).to_tensor(torch.bool, device)
 
@@ -241,10 +253,11 @@ class PolygonMasks:
         return self.to_bitmap().masks
 
     def to_bitmap(self) -> BitmapMasks:
-        return BitmapMasks([polygons_to_bitmap(polygons, self.height, self.width) for polygons in self.masks],
-                           self.height, self.width)
+        return BitmapMasks(
+            [polygons_to_bitmap(polygons, self.height, self.width) for polygons in self.masks], self.height, self.width
+        )
 
-    def to_tensor(self, dtype: torch.dtype, device: Union[str, torch.device]) -> Tensor:
+    def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
         return self.to_bitmap().to_tensor(dtype, device)
 
 

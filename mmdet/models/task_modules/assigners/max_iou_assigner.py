@@ -1,6 +1,6 @@
 """Which prior is responsible for which object."""
+
 from dataclasses import dataclass
-from typing import Optional, Union
 
 import torch
 from mmengine.structures import InstanceData
@@ -21,6 +21,7 @@ class BboxOverlaps2D:
 @dataclass
 class AssignResult:
     """Assignment of N priors to ``num_gts`` objects."""
+
     num_gts: int
     gt_inds: Tensor  # (N,): -1 ignored, 0 background, i + 1 the i-th object
     max_overlaps: Tensor  # (N,): with the best object
@@ -35,9 +36,12 @@ class AssignResult:
     def prepend_gts(self, gt_labels: Tensor) -> 'AssignResult':
         """The assignment with the objects themselves as priors before the others."""
         own = torch.arange(1, len(gt_labels) + 1, device=gt_labels.device)
-        return AssignResult(self.num_gts, torch.cat([own, self.gt_inds]),
-                            torch.cat([self.max_overlaps.new_ones(len(gt_labels)), self.max_overlaps]),
-                            torch.cat([gt_labels, self.labels]))
+        return AssignResult(
+            self.num_gts,
+            torch.cat([own, self.gt_inds]),
+            torch.cat([self.max_overlaps.new_ones(len(gt_labels)), self.max_overlaps]),
+            torch.cat([gt_labels, self.labels]),
+        )
 
 
 @TASK_UTILS.register_module()
@@ -54,12 +58,20 @@ class MaxIoUAssigner:
         gpu_assign_thr: with more objects the overlaps are computed on the CPU, to save GPU memory; negative: never.
     """
 
-    def __init__(self, pos_iou_thr: float, neg_iou_thr: Union[float, tuple], min_pos_iou: float = .0,
-                 gt_max_assign_all: bool = True, ignore_iof_thr: float = -1, ignore_wrt_candidates: bool = True,
-                 match_low_quality: bool = True, gpu_assign_thr: float = -1,
-                 iou_calculator: dict = dict(type='BboxOverlaps2D')) -> None:
+    def __init__(
+        self,
+        pos_iou_thr: float,
+        neg_iou_thr: float | tuple,
+        min_pos_iou: float = 0.0,
+        gt_max_assign_all: bool = True,
+        ignore_iof_thr: float = -1,
+        ignore_wrt_candidates: bool = True,
+        match_low_quality: bool = True,
+        gpu_assign_thr: float = -1,
+        iou_calculator: dict = dict(type='BboxOverlaps2D'),
+    ) -> None:
         self.pos_iou_thr = pos_iou_thr
-        self.neg_iou_thr = neg_iou_thr if isinstance(neg_iou_thr, (tuple, list)) else (0., neg_iou_thr)
+        self.neg_iou_thr = neg_iou_thr if isinstance(neg_iou_thr, (tuple, list)) else (0.0, neg_iou_thr)
         self.min_pos_iou = min_pos_iou
         self.gt_max_assign_all = gt_max_assign_all
         self.ignore_iof_thr = ignore_iof_thr
@@ -69,8 +81,9 @@ class MaxIoUAssigner:
         self.iou_calculator = TASK_UTILS.build(iou_calculator)
 
     @torch.no_grad()
-    def assign(self, pred_instances: InstanceData, gt_instances: InstanceData,
-               gt_instances_ignore: Optional[InstanceData] = None) -> AssignResult:
+    def assign(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None = None
+    ) -> AssignResult:
         """Assign ``pred_instances.priors`` (N, 4) to ``gt_instances.bboxes`` (K, 4) with ``.labels`` (K,)."""
         priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
         device = priors.device
@@ -86,8 +99,9 @@ class MaxIoUAssigner:
                 inside = self.iou_calculator(ignored, priors, mode='iof').amax(0)
             overlaps = overlaps.masked_fill(inside > self.ignore_iof_thr, -1)
         result = self._from_overlaps(overlaps, labels)
-        return AssignResult(result.num_gts, result.gt_inds.to(device), result.max_overlaps.to(device),
-                            result.labels.to(device))
+        return AssignResult(
+            result.num_gts, result.gt_inds.to(device), result.max_overlaps.to(device), result.labels.to(device)
+        )
 
     def _from_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
         num_gts, num_priors = overlaps.shape

@@ -1,6 +1,7 @@
 """Boxes as offsets from anchors or proposals."""
+
 import math
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +22,14 @@ class DeltaXYWHBBoxCoder:
 
     encode_size = 4
 
-    def __init__(self, target_means: Sequence[float] = (0., 0., 0., 0.),
-                 target_stds: Sequence[float] = (1., 1., 1., 1.), clip_border: bool = True,
-                 add_ctr_clamp: bool = False, ctr_clamp: int = 32) -> None:
+    def __init__(
+        self,
+        target_means: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+        target_stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        clip_border: bool = True,
+        add_ctr_clamp: bool = False,
+        ctr_clamp: int = 32,
+    ) -> None:
         self.means = tuple(target_means)
         self.stds = tuple(target_stds)
         self.clip_border = clip_border
@@ -42,8 +48,9 @@ class DeltaXYWHBBoxCoder:
         means, stds = self._scale(deltas)
         return (deltas - means) / stds
 
-    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: Optional[tuple] = None,
-               wh_ratio_clip: float = 16 / 1000) -> Tensor:
+    def decode(
+        self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: tuple | None = None, wh_ratio_clip: float = 16 / 1000
+    ) -> Tensor:
         """Boxes from priors and deltas.
 
         Args:

@@ -1,4 +1,5 @@
 """Anchors."""
+
 from .anchor_generator import AnchorGenerator
 from .torchvision_anchor_generator import TorchvisionAnchorGenerator
 

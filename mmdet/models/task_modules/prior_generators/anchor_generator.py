@@ -1,5 +1,7 @@
 """Anchors on the cells of feature maps."""
-from typing import Optional, Sequence, Union
+
+from collections.abc import Sequence
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -26,16 +28,26 @@ class AnchorGenerator:
         center_offset: 0 puts the first anchor's centre on the image's corner, 0.5 on the first cell's middle.
     """
 
-    def __init__(self, strides: Sequence, ratios: Sequence[float], scales: Optional[Sequence[float]] = None,
-                 base_sizes: Optional[Sequence[float]] = None, scale_major: bool = True,
-                 octave_base_scale: Optional[int] = None, scales_per_octave: Optional[int] = None,
-                 centers: Optional[Sequence[tuple[float, float]]] = None, center_offset: float = 0.) -> None:
+    def __init__(
+        self,
+        strides: Sequence,
+        ratios: Sequence[float],
+        scales: Sequence[float] | None = None,
+        base_sizes: Sequence[float] | None = None,
+        scale_major: bool = True,
+        octave_base_scale: int | None = None,
+        scales_per_octave: int | None = None,
+        centers: Sequence[tuple[float, float]] | None = None,
+        center_offset: float = 0.0,
+    ) -> None:
         if (scales is None) == (octave_base_scale is None or scales_per_octave is None):
-            raise ValueError('AnchorGenerator: give either scales, or octave_base_scale and scales_per_octave; got '
-                             f'scales={scales}, octave_base_scale={octave_base_scale}, '
-                             f'scales_per_octave={scales_per_octave}')
+            raise ValueError(
+                'AnchorGenerator: give either scales, or octave_base_scale and scales_per_octave; got '
+                f'scales={scales}, octave_base_scale={octave_base_scale}, '
+                f'scales_per_octave={scales_per_octave}'
+            )
         if scales is None:
-            scales = [octave_base_scale * 2**(i / scales_per_octave) for i in range(scales_per_octave)]
+            scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
         self.strides = [_pair(stride) for stride in strides]
         self.base_sizes = [min(stride) for stride in self.strides] if base_sizes is None else list(base_sizes)
         self.scales = torch.tensor(scales, dtype=torch.float32)
@@ -56,7 +68,7 @@ class AnchorGenerator:
 
     def _base_anchors(self, level: int) -> Tensor:
         base = self.base_sizes[level]
-        centre = self.centers[level] if self.centers else (self.center_offset * base, ) * 2
+        centre = self.centers[level] if self.centers else (self.center_offset * base,) * 2
         root = self.ratios.sqrt()
         if self.scale_major:
             width = (base * (1 / root)[:, None] * self.scales).flatten()
@@ -71,8 +83,9 @@ class AnchorGenerator:
         """Distance of the cells of every level, (x, y) in pixels."""
         return self.strides
 
-    def grid_priors(self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32,
-                    device: Device = 'cpu') -> list[Tensor]:
+    def grid_priors(
+        self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32, device: Device = 'cpu'
+    ) -> list[Tensor]:
         """Anchors of every level, each (H * W * A, 4): row by row, cell by cell, the cell's anchors together."""
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f'AnchorGenerator: {self.num_levels} strides but {len(featmap_sizes)} feature maps')
@@ -87,8 +100,9 @@ class AnchorGenerator:
             anchors.append((shifts + base).view(-1, 4))
         return anchors
 
-    def valid_flags(self, featmap_sizes: Sequence[tuple[int, int]], pad_shape: tuple, device: Device = 'cpu'
-                    ) -> list[Tensor]:
+    def valid_flags(
+        self, featmap_sizes: Sequence[tuple[int, int]], pad_shape: tuple, device: Device = 'cpu'
+    ) -> list[Tensor]:
         """Which anchors belong to cells inside an image of ``pad_shape`` (height, width); each (H * W * A,) bool."""
         flags = []
         for (height, width), (stride_x, stride_y), number in zip(featmap_sizes, self.strides, self.num_base_priors):

@@ -1,5 +1,6 @@
 """Anchors as torchvision's detectors lay them."""
-from typing import Sequence
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -22,5 +23,6 @@ class TorchvisionAnchorGenerator(AnchorGenerator):
 
     def _cell_strides(self, featmap_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         input_width, input_height = (
-            stride * cells for stride, cells in zip(self.strides[0], reversed(featmap_sizes[0])))
+            stride * cells for stride, cells in zip(self.strides[0], reversed(featmap_sizes[0]))
+        )
         return [(input_width // width, input_height // height) for height, width in featmap_sizes]

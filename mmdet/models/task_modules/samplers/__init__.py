@@ -1,4 +1,5 @@
 """Which priors of an image the loss looks at."""
+
 from .ohem_sampler import OHEMSampler
 from .random_sampler import PseudoSampler, RandomSampler, SamplingResult
 

@@ -1,5 +1,7 @@
 """Priors that the box head finds hardest."""
-from typing import Any, Sequence
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +28,15 @@ class OHEMSampler(BoundedSampler):
         ValueError: another loss, or a ``context`` without a box head.
     """
 
-    def __init__(self, num: int, pos_fraction: float, context: Any, neg_pos_ub: float = -1,
-                 add_gt_as_proposals: bool = True, loss_key: str = 'loss_cls') -> None:
+    def __init__(
+        self,
+        num: int,
+        pos_fraction: float,
+        context: Any,
+        neg_pos_ub: float = -1,
+        add_gt_as_proposals: bool = True,
+        loss_key: str = 'loss_cls',
+    ) -> None:
         super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
         if loss_key != 'loss_cls':
             raise ValueError(f"OHEMSampler: loss_key must be 'loss_cls', the loss of every prior, got {loss_key!r}")

@@ -1,4 +1,5 @@
 """Which priors of an image the loss looks at."""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..assigners import AssignResult
 @dataclass
 class SamplingResult:
     """P positive and Q negative priors of an image."""
+
     pos_inds: Tensor  # (P,)
     neg_inds: Tensor  # (Q,)
     pos_priors: Tensor  # (P, 4)
@@ -45,8 +47,7 @@ class BoundedSampler:
         add_gt_as_proposals: the objects themselves are priors too.
     """
 
-    def __init__(self, num: int, pos_fraction: float, neg_pos_ub: float = -1,
-                 add_gt_as_proposals: bool = True) -> None:
+    def __init__(self, num: int, pos_fraction: float, neg_pos_ub: float = -1, add_gt_as_proposals: bool = True) -> None:
         self.num = num
         self.pos_fraction = pos_fraction
         self.neg_pos_ub = neg_pos_ub
@@ -56,8 +57,9 @@ class BoundedSampler:
         """``num`` of the indices in ``gallery`` (M,), M > num, of ``priors`` (N, 4) with ``labels`` (N,), -1: none."""
         raise NotImplementedError
 
-    def sample(self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData,
-               **kwargs) -> SamplingResult:
+    def sample(
+        self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
+    ) -> SamplingResult:
         """Sample from ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
         priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
         num_own = 0
@@ -78,8 +80,16 @@ class BoundedSampler:
             wanted = min(wanted, int(self.neg_pos_ub * max(len(positive), 1)))
         negative = choose(negative, wanted)
         assigned = assign_result.gt_inds[positive] - 1
-        return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
-                              boxes.reshape(-1, 4)[assigned], assign_result.labels[positive], positive < num_own)
+        return SamplingResult(
+            positive,
+            negative,
+            priors[positive],
+            priors[negative],
+            assigned,
+            boxes.reshape(-1, 4)[assigned],
+            assign_result.labels[positive],
+            positive < num_own,
+        )
 
 
 @TASK_UTILS.register_module()
@@ -91,8 +101,14 @@ class RandomSampler(BoundedSampler):
         context: every sampler is given the head that it samples for; chance does not need it.
     """
 
-    def __init__(self, num: int, pos_fraction: float, neg_pos_ub: float = -1, add_gt_as_proposals: bool = True,
-                 context: Any = None) -> None:
+    def __init__(
+        self,
+        num: int,
+        pos_fraction: float,
+        neg_pos_ub: float = -1,
+        add_gt_as_proposals: bool = True,
+        context: Any = None,
+    ) -> None:
         super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
 
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
@@ -111,12 +127,21 @@ class PseudoSampler:
     def __init__(self, context: Any = None) -> None:
         pass
 
-    def sample(self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData,
-               **kwargs) -> SamplingResult:
+    def sample(
+        self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
+    ) -> SamplingResult:
         """All of ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
         priors = pred_instances.priors
         positive, negative = assign_result.split()
         assigned = assign_result.gt_inds[positive] - 1
-        return SamplingResult(positive, negative, priors[positive], priors[negative], assigned,
-                              gt_instances.bboxes.reshape(-1, 4)[assigned], assign_result.labels[positive],
-                              torch.zeros_like(positive, dtype=torch.bool), avg_factor_with_neg=False)
+        return SamplingResult(
+            positive,
+            negative,
+            priors[positive],
+            priors[negative],
+            assigned,
+            gt_instances.bboxes.reshape(-1, 4)[assigned],
+            assign_result.labels[positive],
+            torch.zeros_like(positive, dtype=torch.bool),
+            avg_factor_with_neg=False,
+        )
