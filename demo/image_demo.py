@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.pretty import pprint
 
 from mmdet.apis import DetInferencer
-from mmdet.apis.configs import config_names
 from mmdet.apis.det_inferencer import ENDINGS, unique_names
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
+from mmdet.config import config_names
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 from mmdet.visualization import check_display
 
 ROOT = Path(__file__).resolve().parents[1]

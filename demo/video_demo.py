@@ -11,9 +11,9 @@ import numpy as np
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.apis.inference import build_pipeline, pick_device
-from mmdet.utils.atomic_io import replace_when_done
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
+from mmdet.io.atomic import replace_when_done
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor
 
 #: what is written, by the ending of --out

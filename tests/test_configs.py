@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet.config import check_model_config, load_config
+from mmdet.config.check import check_parts
 from mmdet.ops.norm import CBN, build_norm_layer
 from mmdet.registry import MODELS, TRANSFORMS
-from mmdet.utils.config_check import check_model_config, check_parts
-from mmdet.utils.setup import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*rcnn*.py'))

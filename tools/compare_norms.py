@@ -18,13 +18,13 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmdet.analysis.norm_grid import PLACES
-from mmdet.analysis.norm_results import show
-from mmdet.analysis.norm_runner import Grid
-from mmdet.analysis.report import write_report
-from mmdet.analysis.report_pictures import Pictures, example_ids
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import load_config
+from mmdet.comparison.grid import PLACES
+from mmdet.comparison.pictures import Pictures, example_ids
+from mmdet.comparison.report import write_report
+from mmdet.comparison.results import show
+from mmdet.comparison.runner import Grid
+from mmdet.config import load_config
+from mmdet.run.ending import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -47,7 +47,7 @@ train() {  # NAME COMMAND...: with the options that every training gets
 }
 
 page() {
-  printf '### %s, %s\n' "$("$PYTHON" -c 'from mmdet.analysis.norm_grid import device_name; print(device_name())')" \
+  printf '### %s, %s\n' "$("$PYTHON" -c 'from mmdet.comparison.grid import device_name; print(device_name())')" \
     "$(date -u +%Y-%m-%d)"
   [ "$GPU_CHECK_DEVICE" = cuda ] || printf '\nA rehearsal on the CPU: no number here says anything of a GPU.\n'
   printf '\nCommit %s.\n\n' "$(git describe --always --dirty 2>/dev/null || echo unknown)"

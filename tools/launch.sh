@@ -26,4 +26,4 @@ elif [ "$restarts" = 0 ] && [[ $nnodes != *:* ]]; then
 else  # machines find each other anew after a failure
   address=(--nnodes "$nnodes" --rdzv-backend c10d --rdzv-endpoint "$host:$port" --rdzv-id "${RUN_ID:-mmdet}")
 fi
-exec "$python" -m mmdet.utils.launch "$gpus" --max-restarts "$restarts" "${address[@]}" "${words[@]}" --launcher pytorch
+exec "$python" -m mmdet.run.launch "$gpus" --max-restarts "$restarts" "${address[@]}" "${words[@]}" --launcher pytorch

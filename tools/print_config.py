@@ -5,8 +5,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import load_config
+from mmdet.config import load_config
+from mmdet.run.ending import run_main
 
 
 def main(argv=None):

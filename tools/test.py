@@ -6,10 +6,11 @@ import sys
 
 from mmengine.config import DictAction
 
+from mmdet.config import check_config, load_config
 from mmdet.engine import DetRunner
-from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_config, load_config, prepare
+from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.run.ending import run_main
+from mmdet.run.prepare import prepare
 
 
 def parse_args(argv=None):

@@ -10,11 +10,14 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.logging import print_log
 
+from mmdet.config import check_config, load_config
 from mmdet.engine import DetRunner, amp_dtype
-from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
-from mmdet.utils.cli import run_main
-from mmdet.utils.interrupt import Interrupted
-from mmdet.utils.setup import check_config, find_checkpoint, load_config, prepare, restarted
+from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.io.resuming import find_checkpoint
+from mmdet.run.ending import run_main
+from mmdet.run.interrupt import Interrupted
+from mmdet.run.launch import restarted
+from mmdet.run.prepare import prepare
 
 #: what a disk says that is full, over quota, read-only or failing
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

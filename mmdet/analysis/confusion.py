@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from mmdet.io.unpickling import REPLACEMENTS, check_depth, restore
 from mmdet.structures.bbox import bbox_overlaps
-from mmdet.utils.unpickling import REPLACEMENTS, check_depth, restore
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

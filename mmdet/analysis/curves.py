@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmdet.utils.atomic_io import write_atomic
+from mmdet.io.atomic import write_atomic
 
 from .logs import Curve
 

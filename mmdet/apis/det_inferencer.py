@@ -23,15 +23,14 @@ from mmengine.visualization import Visualizer
 from rich.pretty import pprint
 from torch import nn
 
+from mmdet.config import config_names, find_config, load_config, no_imports, saved_config
 from mmdet.evaluation.coco_metric import encode_masks
+from mmdet.io.atomic import write_atomic
+from mmdet.run.prepare import setup
+from mmdet.run.progress import track
 from mmdet.structures import DetDataSample
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.config_check import no_imports
-from mmdet.utils.progress import track
-from mmdet.utils.setup import load_config
 from mmdet.visualization import DetLocalVisualizer
 
-from .configs import config_names, find_config, saved_config
 from .inference import Image, build_detector, build_pipeline, describe, read_checkpoint
 
 #: endings of what is read from a folder
@@ -69,6 +68,7 @@ class DetInferencer(BaseInferencer):
     ) -> None:
         if model is None and weights is None:
             raise ValueError('DetInferencer: give a model (a config or its name), weights, or both')
+        setup()
         init_default_scope(scope)
         self.palette = palette
         self.num_images = 0  # so far, for the names of arrays

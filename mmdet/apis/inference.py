@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmdet.config import build_model, check_model_config, inner_dataset, load_config
 from mmdet.datasets.coco import COCO_CLASSES
+from mmdet.io.checkpoint import check_state_dict, dataset_meta, load_checkpoint_file, trust_checkpoints
 from mmdet.registry import DATASETS
+from mmdet.run.prepare import setup
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
-from mmdet.utils.checkpoint import check_state_dict, dataset_meta, load_checkpoint_file, trust_checkpoints
-from mmdet.utils.config_check import build_model, check_model_config
-from mmdet.utils.setup import load_config
 from mmdet.visualization import get_palette
 
-Image = Union[str, Path, np.ndarray]
+Image = str | Path | np.ndarray
 #: transforms that read an image, from a file and from an array; scripts put one in the place of the other
 LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
 
@@ -58,6 +58,7 @@ def init_detector(
         FileNotFoundError, KeyError, TypeError, ValueError: a config or a checkpoint that cannot be read, a part or a
             key that there is not, weights of another model, an unknown palette, no such device.
     """
+    setup()
     if isinstance(config, (str, Path)):
         cfg = load_config(str(config))
     elif isinstance(config, Config):
@@ -136,9 +137,7 @@ def find_meta(cfg: Config, saved: dict | None, path: str, palette: Any = 'none')
 
 def _config_meta(cfg: Config) -> dict | None:
     for part in ('test', 'train'):
-        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
-        while dataset and ('dataset' in dataset or dataset.get('datasets')):
-            dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+        dataset = inner_dataset((cfg.get(f'{part}_dataloader') or {}).get('dataset') or {})
         if not dataset:
             continue
         try:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
-from mmdet.utils.atomic_io import is_whole, replace_when_done, seal, sha256
+from mmdet.io.atomic import is_whole, replace_when_done, seal, sha256
 
 from .coco_file import LARGEST, LONGEST, check_ann_file, outline, read_coco
 from .transforms.loading import rle_problem

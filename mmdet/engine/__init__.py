@@ -1,6 +1,6 @@
 """Pieces of our own for mmengine's runner."""
 
-from mmdet.utils.atomic_io import AtomicLocalBackend, write_atomic
+from mmdet.io.atomic import AtomicLocalBackend, write_atomic
 
 from .amp import AmpOptimWrapper, amp_dtype
 from .hooks import CBNHook, CheckpointCheckHook, ProgressHook, ResourceHook

@@ -21,8 +21,8 @@ from terminaltables import AsciiTable
 from mmdet.datasets.coco_file import read_coco
 from mmdet.datasets.coco_table import read_table
 from mmdet.datasets.transforms.loading import valid_mask
+from mmdet.io.atomic import write_atomic
 from mmdet.registry import METRICS
-from mmdet.utils.atomic_io import write_atomic
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal')
 

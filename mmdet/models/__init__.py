@@ -1,6 +1,6 @@
 """Detectors and their parts."""
 
-from mmdet.utils import checkpoint  # noqa: F401, pretrained weights are read by its loaders
+from mmdet.io import checkpoint  # noqa: F401, pretrained weights are read by its loaders
 
 from .backbones import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403

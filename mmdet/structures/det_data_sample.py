@@ -1,7 +1,5 @@
 """What is known of one image, and what a detector says of it."""
 
-from typing import Optional
-
 from mmengine.structures import BaseDataElement, InstanceData
 
 
@@ -36,4 +34,4 @@ class DetDataSample(BaseDataElement):
 
 
 SampleList = list[DetDataSample]
-OptSampleList = Optional[SampleList]
+OptSampleList = SampleList | None

@@ -6,12 +6,19 @@ import os
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope as set_default_scope
 
+from mmdet.config import inner_dataset
+from mmdet.run.prepare import setup
+
 #: the packages whose import fills the registries
 PACKAGES = ('datasets', 'engine', 'evaluation', 'models', 'visualization')
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Fill the registries and, by default, make 'mmdet' the scope in which configs are looked up."""
+    """Fill the registries and, by default, make 'mmdet' the scope in which configs are looked up.
+
+    Checkpoints are read and written as mmdet does it from here on, see :func:`~mmdet.run.prepare.setup`.
+    """
+    setup()
     for name in PACKAGES:
         importlib.import_module(f'mmdet.{name}')
     if init_default_scope:
@@ -29,16 +36,9 @@ def get_test_pipeline_cfg(cfg: str | Config | ConfigDict) -> ConfigDict:
     """
     if isinstance(cfg, str):
         cfg = Config.fromfile(cfg)
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'pipeline' not in dataset:
-        if 'dataset' in dataset:
-            dataset = dataset['dataset']
-        elif dataset.get('datasets'):
-            dataset = dataset['datasets'][0]
-        else:
-            raise KeyError(
-                f'config {getattr(cfg, "filename", None) or ""}: there is no test_dataloader.dataset.pipeline'
-            )
+    dataset = inner_dataset(cfg.get('test_dataloader', {}).get('dataset', {}), 'pipeline')
+    if 'pipeline' not in dataset:
+        raise KeyError(f'config {getattr(cfg, "filename", None) or ""}: there is no test_dataloader.dataset.pipeline')
     return dataset.pipeline
 
 

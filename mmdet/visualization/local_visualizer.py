@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Union
 
 import cv2
 import numpy as np
@@ -11,17 +10,17 @@ from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
+from mmdet.io.atomic import write_atomic
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
-from mmdet.utils.atomic_io import write_atomic
 
 from .display import check_display
 from .draw import draw_instances, enlarge, readable_factor
 from .palette import get_palette, neighbour_colours
 
 NO_BOXES = np.zeros((0, 4))
-Colour = Union[None, str, Sequence]
+Colour = str | Sequence | None
 
 
 @VISUALIZERS.register_module()

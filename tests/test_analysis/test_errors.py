@@ -10,7 +10,7 @@ import pytest
 from conftest import load_tool
 
 from mmdet.analysis.errors import AREAS, KINDS, Analysis, analyze, draw, read_results, read_truth, to_rows
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 CATEGORIES = [
     dict(id=3, name='cat', supercategory='animal'),
@@ -100,7 +100,7 @@ def by_loops(truth, results, category, threshold, mates, area=(0, 1e10)):
         total += len(mine)
         found = [one for one in results if (one['image_id'], one['category_id']) == (image['id'], category)]
         for one in sorted(found, key=lambda one: -one['score']):
-            for pool, right in ((mine, True), (ignored, None)):
+            for pool, right in ((mine, True), (ignored, None)):  # noqa: B007
                 fits = [(overlap(one['bbox'], it['bbox'], it['iscrowd']), i) for i, it in enumerate(pool)]
                 best = max(fits, default=(0, 0))
                 if best[0] >= threshold:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmdet.analysis.flops import Workload, count, short
 from mmdet.registry import MODELS
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 def build(path, **options):

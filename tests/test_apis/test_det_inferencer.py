@@ -57,7 +57,7 @@ def test_config_out_of_the_checkpoint(tmp_path):
 def test_model_by_name_and_by_path(tiny_config):
     assert 'mask_rcnn_r50_fpn_gn_1x' in DetInferencer.list_models('mmdet', 'mask_rcnn')
     assert all(name.startswith('mask_rcnn') for name in DetInferencer.list_models('mmdet', 'mask_rcnn'))
-    with pytest.raises(KeyError, match='nearest: mask_rcnn_r50_fpn_gn_1x'):
+    with pytest.raises(KeyError, match="nearest: 'mask_rcnn_r50_fpn_gn_1x'"):
         DetInferencer('mask_rcnn_r50_fpn_gn_2x')
     with pytest.raises(ValueError, match='weights, or both'):
         DetInferencer()

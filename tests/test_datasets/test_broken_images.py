@@ -14,7 +14,7 @@ from mmcv.transforms import Compose
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms.loading import cut_off
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 CLASSES = dict(classes=('circle', 'square', 'triangle'))
 PIPELINE = [

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, load_tool
 
 from mmdet.apis import DetInferencer, init_detector
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 @pytest.fixture(scope='module')
@@ -179,7 +179,7 @@ def test_bad_arguments(demo, argv, says, capsys):
         (['no*.png', 'x.pth'], r'no\*.png: no image has such a name'),
         (['demo', 'x.pth'], 'folder demo: holds no images'),
         (['{image}', 'x.pth'], 'checkpoint x.pth: no such file'),
-        (['{image}', 'faster-rcnn_r18_fpn_cbnn', '{weights}'], 'nearest: faster-rcnn_r18_fpn_cbn'),
+        (['{image}', 'faster-rcnn_r18_fpn_cbnn', '{weights}'], "nearest: 'faster-rcnn_r18_fpn_cbn'"),
         (['{image}', '--show', '{weights}'], 'no display here.*leave out --show.*--out-dir'),
     ],
 )

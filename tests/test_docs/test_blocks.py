@@ -9,9 +9,9 @@ import torch
 import torchvision
 from documents import BLOCKS, config_path, is_config
 
+from mmdet.config import check_model_config, load_config
+from mmdet.config.check import check_parts, walk
 from mmdet.registry import MODELS, TRANSFORMS
-from mmdet.utils.config_check import check_model_config, check_parts, walk
-from mmdet.utils.setup import load_config
 
 # Blocks that are nothing to run, by page and first line.
 TEXT = {

@@ -12,10 +12,10 @@ from conftest import load_tool
 from documents import BLOCKS, DOCUMENTS, ROOT, commands
 from mmengine.config import Config
 
-from mmdet.analysis.norm_grid import find_norms
-from mmdet.utils.cli import run_main
-from mmdet.utils.config_check import check_model_config, check_parts
-from mmdet.utils.setup import load_config
+from mmdet.comparison.grid import find_norms
+from mmdet.config import check_model_config, load_config
+from mmdet.config.check import check_parts
+from mmdet.run.ending import run_main
 
 # Tools that run here as the document says. The others are parsed, their configs read and checked.
 RUN = {  # tool: what is added to make it short
@@ -26,7 +26,7 @@ RUN = {  # tool: what is added to make it short
 ONLY_PARSED = {
     'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/test.py': 'needs the data; tests/test_tools/test_train_and_test.py runs it on a tiny config',
-    'tools/compare_norms.py': 'hours; run in tests/test_tools/test_compare_norms.py',
+    'tools/compare_norms.py': 'hours; run in tests/test_comparison/test_compare_norms.py',
     'demo/image_demo.py': 'needs trained weights; run in tests/test_demo',
     'demo/video_demo.py': 'likewise',
     'tools/analysis_tools/browse_dataset.py': 'needs the data; run in tests/test_tools/test_browse_dataset.py',

@@ -25,9 +25,9 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models import ResNet
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
 from mmdet.registry import DATASETS
-from mmdet.utils.cli import run_main
-from mmdet.utils.launch import check_processes
-from mmdet.utils.ranks import message
+from mmdet.run.ending import run_main
+from mmdet.run.launch import check_processes
+from mmdet.run.ranks import message
 
 MESSAGES = [
     block

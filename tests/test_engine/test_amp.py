@@ -7,9 +7,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmdet.config import load_config
 from mmdet.engine import amp_dtype
 from mmdet.ops.norm import CBN
-from mmdet.utils.setup import load_config
 
 NORMS = {
     'none': None,

@@ -12,7 +12,7 @@ from test_engine.test_loops import ASPECT, LOADER, Net, equal, state
 
 from mmdet.engine import CBNHook, DetRunner, ProgressHook
 from mmdet.engine.hooks.progress_hook import hide_periodic
-from mmdet.utils.interrupt import Interrupted
+from mmdet.run.interrupt import Interrupted
 
 EPOCHS, ITERS = dict(by_epoch=True, max_epochs=3), dict(by_epoch=False, max_iters=12, val_interval=4)  # of 4 batches
 

@@ -101,7 +101,7 @@ def test_weights_by_name(tmp_path):
     'options, error, words',
     [
         (dict(model_name='resnet_18'), ValueError, "model_name='resnet_18': timm .* has no such model"),
-        (dict(model_name='efficientnet_lite'), ValueError, 'did you mean efficientnet_lite0'),
+        (dict(model_name='efficientnet_lite'), ValueError, "nearest: 'efficientnet_lite"),
         (
             dict(model_name='resnet10t', frozen_stages=0),
             ValueError,
@@ -109,7 +109,7 @@ def test_weights_by_name(tmp_path):
         ),
         (dict(model_name='resnet10t', out_indices=(1, 9)), ValueError, r'out_indices=\(1, 9\)'),
         (dict(model_name='resnet10t', features_only=False), ValueError, 'features_only must be True'),
-        (dict(model_name='resnet10t', norm_cfg=dict(type='BM')), KeyError, "did you mean 'BN'"),
+        (dict(model_name='resnet10t', norm_cfg=dict(type='BM')), KeyError, "nearest: 'BN'"),
     ],
 )
 def test_what_there_is_not(options, error, words):

@@ -95,7 +95,7 @@ def test_edges():
         (dict(num_groups=4, share=True), ValueError, 'got True'),
         (dict(num_groups=4, buffer_num=0), ValueError, 'buffer_num'),
         (dict(num_groups=4, pool='slding'), ValueError, "'sliding'"),
-        (dict(num_groups=4, bufer_num=3), TypeError, "did you mean 'buffer_num'"),
+        (dict(num_groups=4, bufer_num=3), TypeError, "nearest: 'buffer_num'"),
     ],
 )
 def test_what_it_refuses(cfg, error, words):

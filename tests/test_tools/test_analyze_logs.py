@@ -7,7 +7,7 @@ import pytest
 from conftest import load_tool
 from matplotlib import pyplot as plt
 
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 @pytest.fixture(scope='module')

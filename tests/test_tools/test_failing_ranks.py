@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from mmdet.utils.ranks import check_timeout, message, others_fault
+from mmdet.run.ranks import check_timeout, message, others_fault
 
 CONFIG = """
 _base_ = '{base}'

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, load_tool
 
 from mmdet.analysis.measure import Traffic, count_traffic, traffic
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 def check(tmp_path, *words, **env):

@@ -9,7 +9,7 @@ from conftest import load_tool
 from mmengine.logging import HistoryBuffer
 
 from mmdet.apis import DetInferencer, init_detector
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 @pytest.fixture(scope='module')

@@ -92,7 +92,7 @@ def test_changed_settings_are_trained_and_the_rest_kept(finished, again):
 @pytest.mark.parametrize(
     'options, words',
     [
-        (['--norms', 'paper4'], "unknown norm 'paper4'; known are BN, GN, naive-4, paper-4.*did you mean 'paper-4'"),
+        (['--norms', 'paper4'], "unknown norm 'paper4'; known are BN, GN, naive-4, paper-4.*nearest: 'paper-4'"),
         (['--batch-sizes', '0'], '--batch-sizes must be at least 1, got 0'),
         (['--batch-sizes', '1201'], '--batch-sizes must be at most 1200.*got 1201'),
         (['--epochs', '0'], '--epochs must be at least 1, got 0'),

@@ -17,8 +17,8 @@ from torchvision.models import detection
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.coco import COCO_CLASSES
 from mmdet.registry import MODELS
+from mmdet.run.ending import run_main
 from mmdet.structures import DetDataSample
-from mmdet.utils.cli import run_main
 
 FASTER, MASK = 'fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn'
 UNUSED = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # of torchvision's indices

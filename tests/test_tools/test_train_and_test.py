@@ -182,7 +182,7 @@ def tool(name):
 @pytest.fixture
 def fails(tmp_path, capfd, monkeypatch):
     """Run a tool in this process; it must fail, write nothing, and say what the patterns ask for."""
-    from mmdet.utils.cli import run_main
+    from mmdet.run.ending import run_main
 
     def check(name, *arguments, says=(), writes=False):
         work_dir = tmp_path / 'work'

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdet.registry import MODELS
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 class Code:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from mmdet.analysis.curves import SEABORN, add_legend, plot_curves, run_names, save_figure, style_name
 from mmdet.analysis.logs import counts_epochs, epoch_times, get_curve, read_log, time_summary
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 
 def positive(text):

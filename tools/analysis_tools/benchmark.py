@@ -25,8 +25,8 @@ from mmengine.runner import Runner
 
 from mmdet.analysis.measure import timed
 from mmdet.apis import init_detector
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_config, load_config
+from mmdet.config import check_config, load_config
+from mmdet.run.ending import run_main
 
 
 def parse_args(argv=None):

@@ -11,10 +11,10 @@ from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
+from mmdet.config import check_config, load_config
 from mmdet.registry import DATASETS, MODELS
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
-from mmdet.utils.setup import check_config, load_config
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor
 
 #: pixels between the images of a batch

@@ -24,8 +24,8 @@ from terminaltables import AsciiTable
 
 from mmdet.analysis.curves import save_figure
 from mmdet.analysis.errors import AREAS, KINDS, analyze, draw, read_results, read_truth, to_rows
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.cli import run_main
+from mmdet.io.atomic import write_atomic
+from mmdet.run.ending import run_main
 
 
 def parse_args(argv=None):

@@ -21,10 +21,10 @@ from terminaltables import AsciiTable
 
 from mmdet.analysis.confusion import Objects, confusion, draw, read_predictions, summary, suppress, to_csv
 from mmdet.analysis.curves import save_figure
+from mmdet.config import check_config, load_config
+from mmdet.io.atomic import write_atomic
 from mmdet.registry import DATASETS
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import check_config, load_config
+from mmdet.run.ending import run_main
 
 
 def share(text):

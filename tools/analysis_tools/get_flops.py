@@ -16,10 +16,9 @@ from mmengine.registry import init_default_scope
 from terminaltables import AsciiTable
 
 from mmdet.analysis.flops import count, short
+from mmdet.config import check_config, check_model_config, load_config
 from mmdet.registry import DATASETS, MODELS
-from mmdet.utils.cli import run_main
-from mmdet.utils.config_check import check_model_config
-from mmdet.utils.setup import check_config, load_config
+from mmdet.run.ending import run_main
 
 
 def parse_args(argv=None):

@@ -17,10 +17,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 
 from mmdet.analysis.image_statistics import image_statistics
+from mmdet.config import check_config, load_config
 from mmdet.registry import DATASETS
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
-from mmdet.utils.setup import check_config, load_config
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 
 
 def parse_args(argv=None):

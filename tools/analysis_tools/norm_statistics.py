@@ -20,11 +20,12 @@ from itertools import islice
 from mmengine.config import DictAction
 
 from mmdet.analysis.norm_statistics import batch_norms, between_shares, own_statistics, recompute_statistics
+from mmdet.config import check_config, load_config
 from mmdet.engine import DetRunner
-from mmdet.utils.checkpoint import check_checkpoint_file, trust_checkpoints
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
-from mmdet.utils.setup import check_config, load_config, prepare
+from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.run.ending import run_main
+from mmdet.run.prepare import prepare
+from mmdet.run.progress import track
 
 KINDS = ('running', 'batch', 'precise')
 

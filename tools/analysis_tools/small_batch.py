@@ -9,7 +9,6 @@ instance after a change of the norms' code. BN with 16 images a batch is what th
 """
 
 import argparse
-import difflib
 import functools
 import io
 import json
@@ -28,9 +27,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmdet.io.atomic import write_atomic
 from mmdet.ops.norm import build_norm_layer, conv_norm
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
+from mmdet.words import nearest
 
 # A window of n batches is this one and buffer_num = n - 1 earlier ones.
 WINDOW_4 = dict(type='CBN', buffer_num=3)
@@ -311,9 +311,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     for label in args.norms:
         if label not in NORMS:
-            near = difflib.get_close_matches(label, NORMS, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
-            parser.error(f'--norms: unknown norm {label!r}; known are {", ".join(NORMS)}{hint}')
+            parser.error(f'--norms: unknown norm {label!r}; known are {", ".join(NORMS)}{nearest(label, NORMS)}')
     for name, least in (('batch_sizes', 1), ('seeds', 0), ('epochs', 1), ('workers', 1)):
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:

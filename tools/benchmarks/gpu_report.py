@@ -17,8 +17,8 @@ import torch
 import torchvision
 
 from mmdet.analysis.logs import read_log
-from mmdet.analysis.norm_grid import device_name
-from mmdet.utils.cli import run_main
+from mmdet.comparison.grid import device_name
+from mmdet.run.ending import run_main
 
 
 def smi_rows(text):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mmdet.analysis.measure import peak_bytes, timed
 from mmdet.ops.norm import build_norm_layer, conv_norm
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 3

@@ -21,13 +21,13 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mmdet.analysis.measure import peak_bytes, timed, traffic
-from mmdet.analysis.norm_grid import PLACES, find_places
+from mmdet.comparison.grid import PLACES, find_places
+from mmdet.config import load_config
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
+from mmdet.run.ending import run_main
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmdet.utils.cli import run_main
-from mmdet.utils.setup import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NORMS = {

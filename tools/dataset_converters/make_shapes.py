@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 
 from mmdet.datasets.shapes import SHAPES, make_image
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 
 MADE = {'annotations', 'train', 'val'}
 

@@ -10,9 +10,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from mmdet.datasets.coco_file import check_coco
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.cli import run_main
-from mmdet.utils.progress import track
+from mmdet.io.atomic import write_atomic
+from mmdet.run.ending import run_main
+from mmdet.run.progress import track
 
 VOC_CLASSES = (
     'aeroplane',

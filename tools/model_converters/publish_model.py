@@ -7,12 +7,11 @@ import sys
 
 import torch
 
-from mmdet.apis.configs import saved_config
 from mmdet.apis.inference import find_meta
-from mmdet.utils.atomic_io import sealed, write_atomic
-from mmdet.utils.checkpoint import get_weights, load_checkpoint_file
-from mmdet.utils.cli import run_main
-from mmdet.utils.config_check import no_imports
+from mmdet.config import no_imports, saved_config
+from mmdet.io.atomic import sealed, write_atomic
+from mmdet.io.checkpoint import get_weights, load_checkpoint_file
+from mmdet.run.ending import run_main
 
 #: weights that stay float32 with --half: variances are as small as the features are
 FULL = ('running_mean', 'running_var')

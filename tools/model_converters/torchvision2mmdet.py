@@ -15,10 +15,10 @@ from mmengine.registry import init_default_scope
 from torchvision.models import get_model_weights
 
 import mmdet.models  # noqa: F401
+from mmdet.io.atomic import write_atomic
+from mmdet.io.checkpoint import check_checkpoint_file, get_weights, load_checkpoint_file
 from mmdet.registry import MODELS
-from mmdet.utils.atomic_io import write_atomic
-from mmdet.utils.checkpoint import check_checkpoint_file, get_weights, load_checkpoint_file
-from mmdet.utils.cli import run_main
+from mmdet.run.ending import run_main
 
 CONFIGS = dict(
     fasterrcnn_resnet50_fpn='configs/torchvision/faster-rcnn_r50_fpn_coco.py',

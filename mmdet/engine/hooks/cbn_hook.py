@@ -8,9 +8,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmdet.io.resuming import blame
 from mmdet.ops.norm import CBN
 from mmdet.registry import HOOKS
-from mmdet.utils.resuming import blame
 
 
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:

@@ -9,9 +9,9 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
+from mmdet.io.checkpoint import check_state_dict
+from mmdet.io.resuming import check_resumable
 from mmdet.registry import HOOKS
-from mmdet.utils.checkpoint import check_state_dict
-from mmdet.utils.resuming import check_resumable
 
 
 @HOOKS.register_module()

@@ -10,8 +10,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
+from mmdet.io.atomic import remove_leftovers, write_atomic
 from mmdet.registry import HOOKS
-from mmdet.utils.atomic_io import remove_leftovers, write_atomic
+from mmdet.run.prepare import setup
 
 
 class LateRemoval:
@@ -71,6 +72,9 @@ class CheckpointHook(_CheckpointHook):
 
     #: epoch and iteration of the last checkpoint, the number in its name
     _written: tuple = (None, None, None)
+
+    def before_run(self, runner: Runner) -> None:
+        setup()  # for runs of mmengine's own runner, before it reads
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

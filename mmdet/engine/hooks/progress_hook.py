@@ -11,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdet.registry import HOOKS
-from mmdet.utils.progress import Field, LiveLine, Speed, duration, wants_live
+from mmdet.run.progress import Field, LiveLine, Speed, wants_live
+from mmdet.words import duration
 
 from .resource_hook import resident_bytes
 
@@ -39,7 +40,7 @@ class ProgressHook(Hook):
 
     Epoch, iteration, losses (mean of the last 50), learning rate, images a second, time left, memory; what does not
     fit into the terminal is left out. LoggerHook's periodic lines then go to the log file only, and an epoch ends with
-    one line. Where there is no terminal (:mod:`mmdet.utils.progress`) or with ``live=False`` nothing is shown.
+    one line. Where there is no terminal (:mod:`mmdet.run.progress`) or with ``live=False`` nothing is shown.
 
     Images a second, of all processes, are the scalar ``images_per_second`` in the logs.
     """

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded_dataloader
 from mmdet.engine.hooks.checkpoint_hook import CheckpointHook
 from mmdet.registry import LOOPS
-from mmdet.utils.interrupt import FAILED, Interrupted, agreed_to_stop, asked_to_stop, stop_signals
-from mmdet.utils.ranks import message
+from mmdet.run.interrupt import FAILED, Interrupted, agreed_to_stop, asked_to_stop, stop_signals
+from mmdet.run.ranks import message
 
 from .steps import Steps
 
@@ -32,7 +32,7 @@ class _Resumable:
     (:class:`~mmdet.datasets.seeding.SeededBatchSampler`). So there are no generators to save.
 
     A signal ends the run after an iteration, with all processes at the same one: its state is saved and
-    :class:`~mmdet.utils.interrupt.Interrupted` raised. A validation that was ended or not begun is made up for first
+    :class:`~mmdet.run.interrupt.Interrupted` raised. A validation that was ended or not begun is made up for first
     when the run is resumed.
     """
 

@@ -11,11 +11,12 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmdet.config import build_model
+from mmdet.io.resuming import blame
 from mmdet.registry import RUNNERS
-from mmdet.utils.config_check import build_model
-from mmdet.utils.interrupt import Interrupted, shield_worker
-from mmdet.utils.ranks import Watch, check_timeout
-from mmdet.utils.resuming import blame
+from mmdet.run.interrupt import Interrupted, shield_worker
+from mmdet.run.prepare import setup
+from mmdet.run.ranks import Watch, check_timeout
 
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
@@ -47,10 +48,14 @@ class DetRunner(Runner):
     Before a checkpoint is written, hooks that have a method ``collect_checkpoint(runner)`` are called in every
     process, and may communicate there; ``before_save_checkpoint`` runs in the first process only. However a run ends,
     hooks that have a method ``close_display(runner)`` are called. Of several processes each ends when another one has
-    stopped answering for env_cfg.dist_cfg.timeout seconds (:class:`~mmdet.utils.ranks.Watch`).
+    stopped answering for env_cfg.dist_cfg.timeout seconds (:class:`~mmdet.run.ranks.Watch`).
 
-    A training that a signal ends has saved its state, see :mod:`mmdet.utils.interrupt`.
+    A training that a signal ends has saved its state, see :mod:`mmdet.run.interrupt`.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        setup()
+        super().__init__(*args, **kwargs)
 
     def train(self) -> Any:
         return self._run(super().train)

@@ -8,9 +8,10 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmdet.io.checkpoint import check_state_dict, get_weights
 from mmdet.ops.norm import convert_norm
 from mmdet.registry import MODELS
-from mmdet.utils.checkpoint import check_state_dict, get_weights
+from mmdet.words import nearest
 
 
 @MODELS.register_module()
@@ -59,10 +60,9 @@ class TIMMBackbone(BaseModule):
         if not features_only:
             raise ValueError('TIMMBackbone: features_only must be True, got False: a detector needs maps')
         if not timm.is_model(model_name):
-            near = timm.list_models(f'*{model_name}*')[:3]
             raise ValueError(
                 f'TIMMBackbone: model_name={model_name!r}: timm {timm.__version__} has no such model'
-                + (f'; did you mean {", ".join(near)}?' if near else '')
+                f'{nearest(str(model_name), timm.list_models())}'
             )
         if frozen_stages != -1 and frozen_stages not in out_indices:
             raise ValueError(

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ TURNED = 0.5
 #: below it a sum of squares is none
 TINY = 1e-30
 
-Share = Union[float, Tensor]
+Share = float | Tensor
 
 
 class Entry(NamedTuple):

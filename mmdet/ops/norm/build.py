@@ -1,10 +1,11 @@
 """Norm layers by config, and the one place where a convolution meets its norm."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from mmdet.words import nearest
 
 from .brn import BRN
 from .cbn import CBN, CBNPlus, SyncCBN
@@ -57,8 +58,7 @@ def build_norm_layer(
     if not inspect.isclass(layer):
         layer = find(layer) if isinstance(layer, str) else None
         if layer is None:
-            near = difflib.get_close_matches(str(cfg['type']), NORM_TYPES, 1, 0.5)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
+            hint = nearest(str(cfg['type']), NORM_TYPES, 0.5)
             raise KeyError(f'norm_cfg: unknown norm type {cfg["type"]!r}; known are {", ".join(NORM_TYPES)}{hint}')
     _check_arguments(layer, cfg)
     arguments = {'eps': 1e-5, **{key: value for key, value in cfg.items() if key not in ('type', 'requires_grad')}}
@@ -90,11 +90,9 @@ def _check_arguments(layer: type, cfg: dict) -> None:
     known = [name for name in parameters if name not in ('self', 'num_features', 'num_channels')]
     for key in cfg:
         if key not in known and key not in ('type', 'requires_grad'):
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
             raise TypeError(
                 f'norm_cfg: {layer.__name__} has no argument {key!r} (value {cfg[key]!r}); '
-                f'it takes {", ".join(known)}{hint}'
+                f'it takes {", ".join(known)}{nearest(key, known)}'
             )
     for key, value in cfg.items():
         if isinstance(value, int) and abs(value) >= 2**31:

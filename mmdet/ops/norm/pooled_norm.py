@@ -1,6 +1,6 @@
 """Normalization with pooled statistics: over earlier batches (CBN) and over processes (SyncBN, SyncCBN)."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from .algebra import Share, weighted_pool
 from .kernels import backward_input, backward_sums, normalize, without_autocast
 from .window import History, Window
 
-Group = Optional[object]
+Group = object | None
 
 
 class Pool(NamedTuple):

@@ -1,7 +1,6 @@
 """Anchors on the cells of feature maps."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch.nn.modules.utils import _pair
 
 from mmdet.registry import TASK_UTILS
 
-Device = Union[str, torch.device]
+Device = str | torch.device
 
 
 @TASK_UTILS.register_module()

@@ -1,0 +1,423 @@
+"""Runs the trainings of a grid, each in processes of its own, and keeps their results."""
+
+import fcntl
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from mmdet.comparison.display import Display, progress_of
+from mmdet.comparison.grid import (
+    Cell,
+    MissingEvaluation,
+    cell_config,
+    cell_result,
+    find_norms,
+    find_places,
+    training_length,
+)
+from mmdet.comparison.numbers import Numbers, best_rate
+from mmdet.comparison.pictures import Pictures, example_ids
+from mmdet.comparison.report import write_report
+from mmdet.comparison.results import Results
+from mmdet.comparison.speed import measure_speed
+from mmdet.config import check_config, load_config
+from mmdet.io.atomic import write_atomic
+from mmdet.io.resuming import find_checkpoint
+from mmdet.registry import DATASETS
+from mmdet.run.launch import check_processes
+from mmdet.run.ranks import message
+from mmdet.version import __version__
+
+#: seconds that trainings have to save their state
+PATIENCE = 120
+
+
+class Grid:
+    """The trainings of a command line; ``run`` does those that are not finished, ``jobs`` at a time.
+
+    Args:
+        args: of tools/compare_norms.py.
+        command: the words of that command line.
+        root: folder of ``tools/``.
+
+    Raises:
+        FileNotFoundError, KeyError, TypeError, ValueError: what the config, a norm or the results are lacking.
+    """
+
+    def __init__(self, args, command: list[str], root: Path) -> None:
+        self.args = args
+        self.root = root
+        self.config = load_config(args.config, args.cfg_options)
+        self.norms = find_norms(args.norms, self.config)
+        self.places = find_places(self.config, args.where)
+        self.results = Results(args.work_dir / 'results.json')
+        # seed by seed, so that a grid which is stopped early has all norms
+        every = [
+            Cell(norm, batch, seed, lr)
+            for seed in args.seeds
+            for lr in args.learning_rates or [None]
+            for batch in args.batch_sizes
+            for norm in self.norms
+        ]
+        # the others' rate is chosen by the first seed
+        self.cells = [cell for cell in every if cell.lr is None or cell.seed == args.seeds[0]]
+        self.undecided = list(dict.fromkeys((cell.norm, cell.batch_size) for cell in every if cell.lr is not None))
+        if args.processes > 1:
+            check_processes(str(args.processes))
+        self.configs = {
+            cell: self._write_config(cell) for cell in every if cell in self.cells or cell.name in self.results.cells
+        }
+        # pretty_text takes a third of a second
+        self.waiting = [
+            cell
+            for cell in self.configs
+            if cell.name not in self.results.cells
+            or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)
+        ]
+        for cell in self.cells[: len(self.norms)]:
+            check_config(self.configs[cell], ('train', 'val'))
+        self.running: dict[Cell, tuple] = {}
+        self.again: set[Cell] = set()
+        self.slots = list(range(args.jobs))
+        self.pictures: Pictures | None = None
+        self._examples: list | None = None
+        self.results.data['grid'] = dict(
+            config=args.config,
+            command=shlex.join(command),
+            norms=self.norms,
+            batch_sizes=args.batch_sizes,
+            seeds=args.seeds,
+            learning_rates=args.learning_rates,
+            processes=args.processes,
+            jobs=args.jobs,
+            places=self.places,
+            cells=[cell.name for cell in self.cells],
+            versions=versions(),
+        )
+        self._choose_rates()
+
+    def folder(self, cell: Cell) -> Path:
+        return self.args.work_dir / 'cells' / cell.name
+
+    def _write_config(self, cell: Cell) -> Config:
+        path = self.folder(cell) / 'config.py'
+        text = cell_config(
+            self.config,
+            path,
+            cell,
+            self.norms[cell.norm],
+            self.places,
+            self.args.cfg_options,
+            not self.args.no_scale_lr,
+        )
+        write_atomic(text.encode(), path)
+        return load_config(str(path))
+
+    @property
+    def total(self) -> int:
+        """Number of trainings, with those whose learning rate is not yet chosen."""
+        return len(self.cells) + len(self.undecided) * (len(self.args.seeds) - 1)
+
+    def _choose_rates(self) -> None:
+        """Add the other seeds of each norm and batch size whose first seed is through with all learning rates."""
+        unfinished = {(cell.norm, cell.batch_size) for cell in [*self.waiting, *self.running]}
+        main = Numbers(self.results.data).main
+        for norm, batch in [pair for pair in self.undecided if pair not in unfinished]:
+            self.undecided.remove((norm, batch))
+            first = [Cell(norm, batch, self.args.seeds[0], lr) for lr in self.args.learning_rates]
+            rates = {cell.lr: [self.results.cells[cell.name]] for cell in first if cell.name in self.results.cells}
+            best = best_rate(rates, main)
+            for cell in [Cell(norm, batch, seed, best) for seed in self.args.seeds[1:] if best is not None]:
+                self.cells.append(cell)
+                self.results.data['grid']['cells'].append(cell.name)
+                if cell.name not in self.results.cells:
+                    self.configs[cell] = self._write_config(cell)
+                    self.waiting.append(cell)
+            self.waiting.sort(key=lambda cell: self.args.seeds.index(cell.seed))
+
+    def command(self, cell: Cell) -> list[str]:
+        """Command line of a training for a person, who is in the repository's root, to type."""
+        processes = self.args.processes
+        paths = [str(self.folder(cell) / 'config.py'), '--work-dir', str(self.folder(cell) / 'run')]
+        if processes == 1:
+            return ['python', 'tools/train.py', *paths]
+        return ['tools/dist_train.sh', paths[0], str(processes), *paths[1:]]
+
+    def _start(self, cell: Cell, lock: int) -> None:
+        run = self.folder(cell) / 'run'
+        words = [
+            sys.executable if word == 'python' else str(self.root / word) if word.startswith('tools/') else word
+            for word in self.command(cell)
+        ]
+        if run.is_dir() and find_checkpoint(str(run)):
+            words.append('--resume')
+        slot = self.slots.pop(0)
+        with open(self.folder(cell) / 'output.txt', 'ab') as output:
+            begin = output.tell()
+            # In a session of its own, so that Ctrl-C comes here only. It keeps the lock of a runner that is killed.
+            process = subprocess.Popen(
+                words,
+                stdout=output,
+                stderr=output,
+                env=self._environment(slot),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        self.running[cell] = process, slot, time.time(), begin
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        env = dict(os.environ, PYTHON=sys.executable)
+        env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(self.root), env.get('PYTHONPATH')]))
+        count, gpus = self.args.processes, torch.cuda.device_count()
+        if gpus:
+            given = env.get('CUDA_VISIBLE_DEVICES')
+            names = given.split(',')[:gpus] if given else [str(i) for i in range(gpus)]
+            env['CUDA_VISIBLE_DEVICES'] = ','.join(names[(slot * count + i) % gpus] for i in range(count))
+        else:
+            env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // (self.args.jobs * count))))
+        return env
+
+    def _finish(self, cell: Cell) -> str:
+        """Keep what an ended training has done; what is to be said of it."""
+        process, slot, start, begin = self.running.pop(cell)
+        self.slots.insert(0, slot)
+        folder, seconds = self.folder(cell), time.time() - start
+        if process.returncode != 0:
+            return self._fail(
+                cell,
+                reason_of((folder / 'output.txt').read_bytes()[begin:].decode(errors='replace'), process.returncode),
+            )
+        try:
+            examples = self._example_ids() if cell.seed == self.args.seeds[0] else ()
+            result = cell_result(
+                folder,
+                cell,
+                self.norms[cell.norm],
+                self.configs[cell].pretty_text,
+                shlex.join(self.command(cell)),
+                self.args.processes,
+                seconds,
+                examples,
+            )
+        except MissingEvaluation as error:
+            # Its last checkpoint is complete, so that going on from it would do nothing
+            if cell in self.again:
+                return self._fail(cell, str(error))
+            self.again.add(cell)
+            shutil.rmtree(folder / 'run')
+            self.waiting.append(cell)
+            return f'{cell.name}: {error}; trained again'
+        except (KeyError, OSError, ValueError) as error:
+            return self._fail(cell, message(error))
+        self.results.add(cell.name, result)
+        if self.args.remove_checkpoints:
+            for path in (folder / 'run').glob('*.pth'):
+                path.unlink()
+        scores = ', '.join(
+            f'{key.split("/")[-1]} {value:.3f}' for key, value in result['metrics'].items() if key.endswith('_mAP')
+        )
+        return f'{cell.name}: {scores}; {seconds:.0f} s'
+
+    def _fail(self, cell: Cell, reason: str) -> str:
+        self.results.fail(cell.name, reason)
+        return f'{cell.name}: FAILED: {reason} (see {self.folder(cell) / "output.txt"})'
+
+    def _example_ids(self, number: int = 4) -> list:
+        """Ids of the images whose detections are kept: spread evenly over the validation set."""
+        if self._examples is None:
+            init_default_scope('mmdet')
+            dataset = DATASETS.build(self.config.val_dataloader.dataset)
+            step = max(1, len(dataset) // number)
+            self._examples = [dataset.get_data_info(i)['img_id'] for i in range(step // 2, len(dataset), step)][:number]
+        return self._examples
+
+    def run(self) -> None:
+        """Train what is not finished, keep the page up to date; at the end measure speed, unless it is known.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the trainings have saved their state.
+            RuntimeError: another runner, or a training that one has left behind, works in the same folder.
+        """
+        with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(self.total) as display:
+            display.say(
+                f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
+                f'{self.args.work_dir / "index.html"}'
+            )
+            self.results.save()
+            self.report(display, True)
+            try:
+                while self.waiting or self.running:
+                    while self.waiting and self.slots:
+                        self._start(self.waiting.pop(0), lock)
+                    time.sleep(0.5)
+                    ended = [cell for cell, (process, *_) in self.running.items() if process.poll() is not None]
+                    for cell in ended:
+                        display.say(self._finish(cell))
+                    if ended:
+                        self._choose_rates()
+                        display.total = self.total
+                        self.report(display, bool(self.waiting or self.running))
+                    display.show(len(self.cells) - len(self.waiting) - len(self.running), self._lines(), self._left())
+                if self.results.cells and self.args.speed_seconds and not self._speed_known():
+                    self.measure(display)
+            finally:
+                self._stop(display)
+                self.report(display, False)
+
+    def _lines(self) -> list[str]:
+        lines = []
+        for cell in self.running:
+            unit, last = training_length(self.configs[cell])
+            lines.append(f'{cell.name}: {progress_of(self.folder(cell) / "run", unit, last)}')
+        return lines
+
+    def _left(self) -> float | None:
+        """Seconds that the rest will take, by those of the finished cells; None if nothing is known."""
+        known: dict[int, list[float]] = {}
+        for cell in self.results.cells.values():
+            known.setdefault(cell['batch_size'], []).append(cell.get('seconds') or 0)
+        if not known:
+            return None
+        every = fmean(value for values in known.values() for value in values)
+        means = {batch: fmean(values) for batch, values in known.items()}
+        left = sum(means.get(cell.batch_size, every) for cell in self.waiting)
+        left += sum(
+            max(0, means.get(cell.batch_size, every) - (time.time() - start))
+            for cell, (_, _, start, _) in self.running.items()
+        )
+        left += sum(means.get(batch, every) * (len(self.args.seeds) - 1) for _, batch in self.undecided)
+        return left / self.args.jobs
+
+    def _speed_known(self) -> bool:
+        known = (self.results.data.get('speed') or {}).get('batch_sizes') or {}
+        return all(norm in known.get(str(batch), ()) for batch in self.args.batch_sizes for norm in self.norms)
+
+    def measure(self, display: Display) -> None:
+        """Add what a training step of each norm costs to the results."""
+        seed, lr = self.args.seeds[0], (self.args.learning_rates or [None])[0]
+        configs = {
+            batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
+            for batch in self.args.batch_sizes
+        }
+        self.results.data['speed'] = measure_speed(configs, self.args.speed_seconds, display.say)
+        self.results.save()
+
+    def measure_only(self) -> None:
+        with _locked(self.args.work_dir), _quiet(), Display(len(self.cells)) as display:
+            self.measure(display)
+            self.report(display, False)
+
+    def report(self, display: Display, running: bool) -> None:
+        """The page, for people to look at: not worth the trainings that go on."""
+        try:
+            ids = example_ids(list(self.results.cells.values()))
+            if ids and (self.pictures is None or set(ids) - self.pictures.wanted):
+                self.pictures = Pictures(self.config.val_dataloader.dataset, ids)
+            write_report(self.results.data, self.args.work_dir, self.pictures, running=running)
+        except Exception as error:
+            display.say(f'{self.args.work_dir / "index.html"} could not be made: {type(error).__name__}: {error}')
+
+    def _stop(self, display: Display) -> None:
+        """Let what runs save its state; asked a second time, end it."""
+        if not self.running:
+            return
+        display.say(f'saving the state of {len(self.running)} trainings (once more to end them at once)')
+        patience = time.time() + PATIENCE
+        sent = signal.SIGTERM
+        self._kill(sent)  # not SIGINT, which processes in the background ignore
+        while any(process.poll() is None for process, *_ in self.running.values()):
+            try:
+                time.sleep(0.2)
+            except KeyboardInterrupt:
+                patience = 0
+            if time.time() > patience and sent != signal.SIGKILL:
+                sent = signal.SIGKILL
+                self._kill(sent)
+        for cell in [cell for cell, (process, *_) in self.running.items() if process.returncode == 0]:
+            display.say(self._finish(cell))
+
+    def _kill(self, signum: int) -> None:
+        for process, *_ in self.running.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signum)
+
+
+def reason_of(output: str, code: int) -> str:
+    """Why a training failed, by what it has written."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r'(error: |\w*(Error|Exception|Interrupt)\b)', line)]
+    if code < 0:
+        return f'ended by {signal.Signals(-code).name}' + (' (out of memory?)' if code == -signal.SIGKILL else '')
+    # torchrun ends with a report of its own
+    own = [line for line in errors if line.startswith('error: ')]
+    return (own or errors or lines or [f'exit code {code}'])[-1].removeprefix('error: ')
+
+
+def versions() -> dict[str, str]:
+    found = dict(mmdet=__version__, python='.'.join(map(str, sys.version_info[:3])))
+    for name in ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'numpy'):
+        found[name] = version(name)
+    return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Its number is handed to the trainings: the lock is held as long as one of them lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(
+                f'{folder}: another compare_norms.py works here, or a training that one has left '
+                'behind; wait for it, end it, or give another --work-dir'
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What data sets and models say of themselves would come in the midst of the progress."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A lost terminal and a cluster that wants its machine back are treated as Ctrl-C."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    before = {
+        signum: signal.signal(signum, interrupt)
+        for signum in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(signum) != signal.SIG_IGN
+    }  # nohup
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,70 @@
+"""What is done before a run: mmengine's reading and writing replaced, the config completed, the group started."""
+
+from datetime import timedelta
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+
+from mmdet.io.atomic import install_backend
+from mmdet.io.checkpoint import install_loaders
+from mmdet.run.ranks import check_timeout, slurm_environment
+
+#: hooks that every run gets, also with a config written for another toolbox
+RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ProgressHook', 'ResourceHook')
+
+
+def setup() -> None:
+    """From here on this process reads checkpoints without running code in them, and writes files whole or not at all.
+
+    mmengine's loaders of checkpoints and its local files are replaced. Every command, :class:`~mmdet.engine.DetRunner`,
+    :func:`~mmdet.apis.init_detector` and :func:`~mmdet.utils.register_all_modules` call it; importing mmdet does not.
+    """
+    install_loaders()
+    install_backend()
+
+
+def prepare(cfg: Config, launcher: str) -> None:
+    """Complete a config in place and start the process group where mmengine cannot.
+
+    The backend of ``env_cfg.dist_cfg`` becomes gloo where there is no GPU and nccl where 'auto' is asked for. Under
+    Slurm torchrun's variables are set and then used.
+
+    Raises:
+        KeyError: launcher 'slurm' without srun. ValueError: a timeout that is no number of seconds.
+    """
+    if launcher == 'slurm':
+        slurm_environment()
+        launcher = 'pytorch'
+    cfg.launcher = launcher
+    hooks = list((cfg.get('default_hooks') or {}).values()) + list(cfg.get('custom_hooks') or [])
+    present = {hook.get('type') for hook in hooks if isinstance(hook, dict)}
+    cfg.custom_hooks = list(cfg.get('custom_hooks') or []) + [
+        dict(type=hook) for hook in RUN_HOOKS if hook not in present
+    ]
+    cfg.setdefault('default_scope', 'mmdet')
+    env = cfg.setdefault('env_cfg', {})
+    dist_cfg = env.setdefault('dist_cfg', {})
+    dist_cfg['backend'] = pick_backend(dist_cfg.get('backend', 'auto'))
+    timeout = check_timeout(dist_cfg, f'config {cfg.filename}')
+    if launcher != 'none' and not torch.cuda.is_available():
+        # mmengine names a CUDA device, both to start the group and to wrap the model.
+        cfg.model_wrapper_cfg = dict(
+            type='mmdet.CPUDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        if launcher == 'pytorch' and not is_distributed():
+            # mmengine makes a timedelta of the timeout, too
+            torch.distributed.init_process_group(**dict(dist_cfg, timeout=timedelta(seconds=timeout)))
+
+
+def pick_backend(wanted: str) -> str:
+    """'gloo' without CUDA; with it what is wanted, 'nccl' for 'auto'."""
+    if not torch.cuda.is_available():
+        if wanted == 'nccl':
+            print_log('no CUDA here: backend gloo instead of nccl', 'current')
+        return 'gloo'
+    return 'nccl' if wanted == 'auto' else wanted
