@@ -26,12 +26,13 @@ from torch import nn
 from mmdet.config import config_names, find_config, load_config, no_imports, saved_config
 from mmdet.evaluation.coco_metric import encode_masks
 from mmdet.io.atomic import write_atomic
+from mmdet.io.checkpoint import read_checkpoint
 from mmdet.run.prepare import setup
 from mmdet.run.progress import track
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 
-from .inference import Image, build_detector, build_pipeline, describe, read_checkpoint
+from .inference import Image, build_detector, build_pipeline, describe
 
 #: endings of what is read from a folder
 ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
@@ -72,7 +73,7 @@ class DetInferencer(BaseInferencer):
         init_default_scope(scope)
         self.palette = palette
         self.num_images = 0  # so far, for the names of arrays
-        self._saved = None if weights is None else read_checkpoint(weights, trust_checkpoint)
+        self._saved = None if weights is None else read_checkpoint(str(weights), trust_checkpoint)
         building = nullcontext if model is not None else no_imports
         if model is None:
             model = saved_config(self._saved, str(weights))

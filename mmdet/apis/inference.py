@@ -15,12 +15,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmdet.config import build_model, check_model_config, inner_dataset, load_config
 from mmdet.datasets.coco import COCO_CLASSES
-from mmdet.io.checkpoint import check_state_dict, dataset_meta, load_checkpoint_file, trust_checkpoints
+from mmdet.io.checkpoint import check_state_dict, dataset_meta, read_checkpoint
 from mmdet.registry import DATASETS
 from mmdet.run.prepare import setup
 from mmdet.structures import DetDataSample
@@ -68,16 +67,8 @@ def init_detector(
     if cfg_options is not None:
         cfg.merge_from_dict(cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    saved = None if checkpoint is None else read_checkpoint(checkpoint, trust_checkpoint)
+    saved = None if checkpoint is None else read_checkpoint(str(checkpoint), trust_checkpoint)
     return build_detector(cfg, saved, str(checkpoint), palette, device)
-
-
-def read_checkpoint(path: str, trust: bool = False) -> dict:
-    """The contents of a checkpoint, a file or URL, on the CPU."""
-    if '://' not in str(path):
-        return load_checkpoint_file(str(path), trust=trust)
-    with trust_checkpoints(trust):
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
 
 
 def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, device: str | None) -> nn.Module:

@@ -282,6 +282,24 @@ _PREFIXES = {
 }
 
 
+def read_checkpoint(path: str, trust: bool = False) -> dict:
+    """The contents of a checkpoint on the CPU.
+
+    Args:
+        path: a file, a URL, or a name such as ``torchvision://resnet50`` or ``package://NAME/FILE``.
+        trust: unpickle anything, which may run any code.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: there is no such file, URL or model; no checkpoint.
+    """
+    for load, prefixes in _PREFIXES.items():
+        for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
+            if prefix and re.match(prefix, path):
+                with trust_checkpoints(trust or _trusted):
+                    return load(path, 'cpu')
+    return load_checkpoint_file(path, trust=trust)
+
+
 def install_loaders() -> None:
     """Put these functions in the place of mmengine's loaders, which run any code that a file holds."""
     for load, prefixes in _PREFIXES.items():

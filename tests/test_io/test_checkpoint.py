@@ -272,10 +272,7 @@ def test_download_is_kept_unless_it_is_no_checkpoint(cache, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     'name, nearest',
-    [
-        ('torchvision://resnet5', 'resnet50'),
-        ('open-mmlab://detectron2/resnet50_cafe', 'detectron2/resnet50_caffe'),
-    ],
+    [('torchvision://resnet5', 'resnet50'), ('open-mmlab://detectron2/resnet50_cafe', 'detectron2/resnet50_caffe')],
 )
 def test_name_that_there_is_not(cache, name, nearest):
     with pytest.raises(KeyError, match=f'{name}: there is no such model; nearest.*{nearest}'):

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdet.io.checkpoint import check_state_dict, get_weights
+from mmdet.io.checkpoint import check_state_dict, get_weights, read_checkpoint
 from mmdet.ops.norm import convert_norm
 from mmdet.registry import MODELS
 from mmdet.words import nearest
@@ -122,7 +121,7 @@ class TIMMBackbone(BaseModule):
         if self._is_init or not self.init_cfg:
             return
         path = self.init_cfg['checkpoint']
-        weights = get_weights(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
+        weights = get_weights(read_checkpoint(path), path)
         own = self.timm_model.state_dict()
         if not own.keys() & weights.keys():
             with torch.device('meta'):
