@@ -24,6 +24,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mmdet', 'mmdet.*']),
     package_data={'mmdet.comparison': ['templates/*.html']},
+    entry_points={'console_scripts': ['mmdet=mmdet.cli.main:main']},
     python_requires='>=3.10',
     install_requires=requirements('requirements.txt'),
     extras_require={

@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_tool(path) -> ModuleType:
-    """The module of a command-line tool, given by its path from the root."""
+    """The module of a command-line tool, given by its path from the root; of a door the one that it opens."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return sys.modules.get(module.main.__module__, module)
 
 
 # A small config of the product's own parts: a narrow Mask R-CNN on tiny shapes.

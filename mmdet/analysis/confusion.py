@@ -1,4 +1,13 @@
-"""Which classes a detector takes for which, and for background."""
+"""The confusion matrix of a detector: which classes it takes for which, and for background.
+
+    mmdet test CONFIG CHECKPOINT --out PREDICTIONS.pkl
+    mmdet analyze confusion CONFIG PREDICTIONS.pkl SAVE_DIR
+
+Writes SAVE_DIR/confusion_matrix.png and, with the counts, confusion_matrix.csv. Rows are true classes, columns
+predicted ones. Detections are paired with objects one to one by boxes: first with those of their own class, as in
+COCO's evaluation, then with what is left. Objects without a detection are in the last column; detections without an
+object in the last row, unless they are in a crowd region of their class.
+"""
 
 import csv
 import io
@@ -9,10 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
+from mmengine.registry import init_default_scope
+from terminaltables import AsciiTable
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from mmdet.analysis.curves import save_figure
+from mmdet.config import check_config, load_config
+from mmdet.config.options import add_config, make_parser, number
+from mmdet.io.atomic import write_atomic
 from mmdet.io.unpickling import REPLACEMENTS, check_depth, restore
+from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox_overlaps
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -256,3 +273,75 @@ def draw(counts: np.ndarray, classes: Sequence[str], title: str | None, colours:
     if title:
         figure.suptitle(title, fontsize=13)
     return figure
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
+    add_config(parser, 'the objects are those of its test_dataloader')
+    parser.add_argument('prediction_path', help='what tools/test.py --out has written')
+    parser.add_argument('save_dir', help='where the matrix is written')
+    parser.add_argument('--show', action='store_true', help='show the plot in a window as well')
+    parser.add_argument('--color-theme', default='Blues', help="a colour map of matplotlib's (default: Blues)")
+    parser.add_argument(
+        '--score-thr', type=number(0, 1), default=0.3, help='detections below do not count (default: 0.3)'
+    )
+    parser.add_argument('--tp-iou-thr', type=number(0, 1), default=0.5, help='IoU of a pair (default: 0.5)')
+    parser.add_argument(
+        '--nms-iou-thr',
+        type=number(0, 1),
+        help='suppress detections above this IoU with a better one of their class first',
+    )
+    parser.add_argument('--title', help="the plot's title (default: the thresholds)")
+    return parser.parse_args(argv)
+
+
+def read_objects(cfg):
+    """The classes of the config's test set, and the objects of each image by its id."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
+    images = {}
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        instances = info['instances']
+        images[info['img_id']] = Objects(
+            torch.tensor([instance['bbox'] for instance in instances], dtype=torch.float64).reshape(-1, 4),
+            torch.tensor([instance['bbox_label'] for instance in instances], dtype=torch.long),
+            torch.tensor([instance['ignore_flag'] for instance in instances], dtype=torch.bool),
+        )
+    return list(dataset.metainfo['classes']), images
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    check_config(cfg, ('test',))
+    classes, objects = read_objects(cfg)
+    found = read_predictions(args.prediction_path, len(classes))
+    if set(found) != set(objects):
+        odd = sorted(set(found) ^ set(objects), key=str)
+        raise ValueError(
+            f"predictions {args.prediction_path}: of {len(found)} images, but the config's test set has "
+            f'{len(objects)}; image {odd[0]!r} is in {"the predictions" if odd[0] in found else "the set"} only. Give '
+            'the config of the test'
+        )
+    counts = 0
+    for image, detections in found.items():
+        if args.nms_iou_thr is not None:
+            detections = suppress(detections, args.nms_iou_thr)
+        counts = counts + confusion(objects[image], detections, len(classes), args.score_thr, args.tp_iou_thr)
+    title = args.title or f'{len(found)} images; score at least {args.score_thr:g}, IoU at least {args.tp_iou_thr:g}'
+    if not args.show:
+        plt.switch_backend('Agg')
+    figure = draw(counts, classes, title, args.color_theme)
+    out = Path(args.save_dir)
+    save_figure(figure, out / 'confusion_matrix.png')
+    write_atomic(to_csv(counts, classes).encode(), out / 'confusion_matrix.csv')
+    print(AsciiTable(summary(counts, classes)).table)
+    print(f'background taken for an object: {counts[-1].sum()}; objects taken for background: {counts[:, -1].sum()}')
+    print(f'written: {out}/confusion_matrix.png, confusion_matrix.csv')
+    if args.show:
+        plt.show()
+    plt.close(figure)

@@ -1,9 +1,25 @@
-"""Mean and spread of images, and how much of the spread lies between one image and the next."""
+"""Mean, standard deviation and likeness of a data set's images: will BN do with one image a batch?
+
+    mmdet data statistics CONFIG
+
+Looks at the images after the pipeline, before the model's data preprocessor, and prints mean and std as
+data_preprocessor takes them, and which share of the variance lies between images. Where it is large, as in
+microscopy of bright and dark fields, one image does not stand for the others, and BN with one image a batch fails
+first; where it is small, BN holds longer (docs/results.md).
+"""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+
+from mmdet.config import check_config, load_config
+from mmdet.config.options import add_config, add_phase, make_parser, whole
+from mmdet.registry import DATASETS
+from mmdet.run.progress import track
 
 
 class ImageStatistics(NamedTuple):
@@ -45,3 +61,35 @@ def between_share(means: torch.Tensor, variances: torch.Tensor) -> tuple[torch.T
     between = means.var(0, correction=0)
     total = variances.mean(0) + between
     return total, torch.where(total > 0, between / total, torch.zeros_like(total))
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
+    add_config(parser)
+    add_phase(parser)
+    parser.add_argument('--show-number', type=whole(1), metavar='N', help='only the first N images')
+    args = parser.parse_args(argv)
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    check_config(cfg, (args.phase,))
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    dataset = DATASETS.build(cfg[f'{args.phase}_dataloader'].dataset)
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    flip = bool(preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr'))
+    total = min(len(dataset), args.show_number or len(dataset))
+    images = (dataset[i]['inputs'] for i in range(len(dataset)))
+    images = (image.flip(0) if flip and len(image) == 3 else image for image in images)
+    statistics = image_statistics(track(islice(images, total), 'images', total))
+    print(f'{statistics.images} images of the {args.phase} pipeline')
+    for name in ('mean', 'std'):
+        print(f'{name}=[{", ".join(f"{value:.2f}" for value in getattr(statistics, name))}]')
+    shares = ', '.join(f'{100 * share:.0f} %' for share in statistics.between)
+    print(f'of the variance between images: {shares}')

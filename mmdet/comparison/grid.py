@@ -15,17 +15,10 @@ import torch
 from mmengine.config import Config
 
 from mmdet.analysis.logs import read_log
+from mmdet.comparison.settings import PLACES
 from mmdet.config.text import config_values
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS, build_norm_layer
-
-#: where a norm can go: name for the command line, keys of the model
-PLACES = {
-    'backbone': ('backbone',),
-    'neck': ('neck',),
-    'bbox_head': ('roi_head', 'bbox_head'),
-    'mask_head': ('roi_head', 'mask_head'),
-}
 
 
 @dataclass(frozen=True)

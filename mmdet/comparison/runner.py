@@ -35,6 +35,7 @@ from mmdet.comparison.numbers import Numbers, best_rate
 from mmdet.comparison.pictures import Pictures, example_ids
 from mmdet.comparison.report import write_report
 from mmdet.comparison.results import Results
+from mmdet.comparison.settings import Settings
 from mmdet.comparison.speed import measure_speed
 from mmdet.config import check_config, load_config
 from mmdet.io.atomic import write_atomic
@@ -52,34 +53,32 @@ class Grid:
     """The trainings of a command line; ``run`` does those that are not finished, ``jobs`` at a time.
 
     Args:
-        args: of tools/compare_norms.py.
-        command: the words of that command line.
-        root: folder of ``tools/``.
+        settings: what is compared.
+        command: the words of the command line.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ValueError: what the config, a norm or the results are lacking.
     """
 
-    def __init__(self, args, command: list[str], root: Path) -> None:
-        self.args = args
-        self.root = root
-        self.config = load_config(args.config, args.cfg_options)
-        self.norms = find_norms(args.norms, self.config)
-        self.places = find_places(self.config, args.where)
-        self.results = Results(args.work_dir / 'results.json')
+    def __init__(self, settings: Settings, command: list[str]) -> None:
+        self.settings = settings
+        self.config = load_config(settings.config, settings.cfg_options)
+        self.norms = find_norms(settings.norms, self.config)
+        self.places = find_places(self.config, settings.where)
+        self.results = Results(settings.results)
         # seed by seed, so that a grid which is stopped early has all norms
         every = [
             Cell(norm, batch, seed, lr)
-            for seed in args.seeds
-            for lr in args.learning_rates or [None]
-            for batch in args.batch_sizes
+            for seed in settings.seeds
+            for lr in settings.learning_rates or [None]
+            for batch in settings.batch_sizes
             for norm in self.norms
         ]
         # the others' rate is chosen by the first seed
-        self.cells = [cell for cell in every if cell.lr is None or cell.seed == args.seeds[0]]
+        self.cells = [cell for cell in every if cell.lr is None or cell.seed == settings.seeds[0]]
         self.undecided = list(dict.fromkeys((cell.norm, cell.batch_size) for cell in every if cell.lr is not None))
-        if args.processes > 1:
-            check_processes(str(args.processes))
+        if settings.processes > 1:
+            check_processes(str(settings.processes))
         self.configs = {
             cell: self._write_config(cell) for cell in every if cell in self.cells or cell.name in self.results.cells
         }
@@ -88,24 +87,24 @@ class Grid:
             cell
             for cell in self.configs
             if cell.name not in self.results.cells
-            or not self.results.done(cell.name, self.configs[cell].pretty_text, args.processes)
+            or not self.results.done(cell.name, self.configs[cell].pretty_text, settings.processes)
         ]
         for cell in self.cells[: len(self.norms)]:
             check_config(self.configs[cell], ('train', 'val'))
         self.running: dict[Cell, tuple] = {}
         self.again: set[Cell] = set()
-        self.slots = list(range(args.jobs))
+        self.slots = list(range(settings.jobs))
         self.pictures: Pictures | None = None
         self._examples: list | None = None
         self.results.data['grid'] = dict(
-            config=args.config,
+            config=settings.config,
             command=shlex.join(command),
             norms=self.norms,
-            batch_sizes=args.batch_sizes,
-            seeds=args.seeds,
-            learning_rates=args.learning_rates,
-            processes=args.processes,
-            jobs=args.jobs,
+            batch_sizes=settings.batch_sizes,
+            seeds=settings.seeds,
+            learning_rates=settings.learning_rates,
+            processes=settings.processes,
+            jobs=settings.jobs,
             places=self.places,
             cells=[cell.name for cell in self.cells],
             versions=versions(),
@@ -113,7 +112,7 @@ class Grid:
         self._choose_rates()
 
     def folder(self, cell: Cell) -> Path:
-        return self.args.work_dir / 'cells' / cell.name
+        return self.settings.folder / 'cells' / cell.name
 
     def _write_config(self, cell: Cell) -> Config:
         path = self.folder(cell) / 'config.py'
@@ -123,8 +122,8 @@ class Grid:
             cell,
             self.norms[cell.norm],
             self.places,
-            self.args.cfg_options,
-            not self.args.no_scale_lr,
+            self.settings.cfg_options,
+            self.settings.scale_lr,
         )
         write_atomic(text.encode(), path)
         return load_config(str(path))
@@ -132,7 +131,7 @@ class Grid:
     @property
     def total(self) -> int:
         """Number of trainings, with those whose learning rate is not yet chosen."""
-        return len(self.cells) + len(self.undecided) * (len(self.args.seeds) - 1)
+        return len(self.cells) + len(self.undecided) * (len(self.settings.seeds) - 1)
 
     def _choose_rates(self) -> None:
         """Add the other seeds of each norm and batch size whose first seed is through with all learning rates."""
@@ -140,31 +139,25 @@ class Grid:
         main = Numbers(self.results.data).main
         for norm, batch in [pair for pair in self.undecided if pair not in unfinished]:
             self.undecided.remove((norm, batch))
-            first = [Cell(norm, batch, self.args.seeds[0], lr) for lr in self.args.learning_rates]
+            first = [Cell(norm, batch, self.settings.seeds[0], lr) for lr in self.settings.learning_rates]
             rates = {cell.lr: [self.results.cells[cell.name]] for cell in first if cell.name in self.results.cells}
             best = best_rate(rates, main)
-            for cell in [Cell(norm, batch, seed, best) for seed in self.args.seeds[1:] if best is not None]:
+            for cell in [Cell(norm, batch, seed, best) for seed in self.settings.seeds[1:] if best is not None]:
                 self.cells.append(cell)
                 self.results.data['grid']['cells'].append(cell.name)
                 if cell.name not in self.results.cells:
                     self.configs[cell] = self._write_config(cell)
                     self.waiting.append(cell)
-            self.waiting.sort(key=lambda cell: self.args.seeds.index(cell.seed))
+            self.waiting.sort(key=lambda cell: self.settings.seeds.index(cell.seed))
 
     def command(self, cell: Cell) -> list[str]:
-        """Command line of a training for a person, who is in the repository's root, to type."""
-        processes = self.args.processes
-        paths = [str(self.folder(cell) / 'config.py'), '--work-dir', str(self.folder(cell) / 'run')]
-        if processes == 1:
-            return ['python', 'tools/train.py', *paths]
-        return ['tools/dist_train.sh', paths[0], str(processes), *paths[1:]]
+        """Command line of a training for a person to type where the comparison was started."""
+        words = ['mmdet', 'train', str(self.folder(cell) / 'config.py'), '--work-dir', str(self.folder(cell) / 'run')]
+        return words + (['--gpus', str(self.settings.processes)] if self.settings.processes > 1 else [])
 
     def _start(self, cell: Cell, lock: int) -> None:
         run = self.folder(cell) / 'run'
-        words = [
-            sys.executable if word == 'python' else str(self.root / word) if word.startswith('tools/') else word
-            for word in self.command(cell)
-        ]
+        words = [sys.executable, '-m', *self.command(cell)]
         if run.is_dir() and find_checkpoint(str(run)):
             words.append('--resume')
         slot = self.slots.pop(0)
@@ -183,15 +176,15 @@ class Grid:
         self.running[cell] = process, slot, time.time(), begin
 
     def _environment(self, slot: int) -> dict[str, str]:
-        env = dict(os.environ, PYTHON=sys.executable)
-        env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(self.root), env.get('PYTHONPATH')]))
-        count, gpus = self.args.processes, torch.cuda.device_count()
+        root = str(Path(__file__).parents[2])  # also where the package is not installed
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')])))
+        count, gpus = self.settings.processes, torch.cuda.device_count()
         if gpus:
             given = env.get('CUDA_VISIBLE_DEVICES')
             names = given.split(',')[:gpus] if given else [str(i) for i in range(gpus)]
             env['CUDA_VISIBLE_DEVICES'] = ','.join(names[(slot * count + i) % gpus] for i in range(count))
         else:
-            env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // (self.args.jobs * count))))
+            env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // (self.settings.jobs * count))))
         return env
 
     def _finish(self, cell: Cell) -> str:
@@ -205,14 +198,14 @@ class Grid:
                 reason_of((folder / 'output.txt').read_bytes()[begin:].decode(errors='replace'), process.returncode),
             )
         try:
-            examples = self._example_ids() if cell.seed == self.args.seeds[0] else ()
+            examples = self._example_ids() if cell.seed == self.settings.seeds[0] else ()
             result = cell_result(
                 folder,
                 cell,
                 self.norms[cell.norm],
                 self.configs[cell].pretty_text,
                 shlex.join(self.command(cell)),
-                self.args.processes,
+                self.settings.processes,
                 seconds,
                 examples,
             )
@@ -227,7 +220,7 @@ class Grid:
         except (KeyError, OSError, ValueError) as error:
             return self._fail(cell, message(error))
         self.results.add(cell.name, result)
-        if self.args.remove_checkpoints:
+        if self.settings.remove_checkpoints:
             for path in (folder / 'run').glob('*.pth'):
                 path.unlink()
         scores = ', '.join(
@@ -255,10 +248,10 @@ class Grid:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the trainings have saved their state.
             RuntimeError: another runner, or a training that one has left behind, works in the same folder.
         """
-        with _locked(self.args.work_dir) as lock, _signals(), _quiet(), Display(self.total) as display:
+        with _locked(self.settings.folder) as lock, _signals(), _quiet(), Display(self.total) as display:
             display.say(
                 f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
-                f'{self.args.work_dir / "index.html"}'
+                f'{self.settings.folder / "index.html"}'
             )
             self.results.save()
             self.report(display, True)
@@ -275,7 +268,7 @@ class Grid:
                         display.total = self.total
                         self.report(display, bool(self.waiting or self.running))
                     display.show(len(self.cells) - len(self.waiting) - len(self.running), self._lines(), self._left())
-                if self.results.cells and self.args.speed_seconds and not self._speed_known():
+                if self.results.cells and self.settings.speed_seconds and not self._speed_known():
                     self.measure(display)
             finally:
                 self._stop(display)
@@ -302,25 +295,25 @@ class Grid:
             max(0, means.get(cell.batch_size, every) - (time.time() - start))
             for cell, (_, _, start, _) in self.running.items()
         )
-        left += sum(means.get(batch, every) * (len(self.args.seeds) - 1) for _, batch in self.undecided)
-        return left / self.args.jobs
+        left += sum(means.get(batch, every) * (len(self.settings.seeds) - 1) for _, batch in self.undecided)
+        return left / self.settings.jobs
 
     def _speed_known(self) -> bool:
         known = (self.results.data.get('speed') or {}).get('batch_sizes') or {}
-        return all(norm in known.get(str(batch), ()) for batch in self.args.batch_sizes for norm in self.norms)
+        return all(norm in known.get(str(batch), ()) for batch in self.settings.batch_sizes for norm in self.norms)
 
     def measure(self, display: Display) -> None:
         """Add what a training step of each norm costs to the results."""
-        seed, lr = self.args.seeds[0], (self.args.learning_rates or [None])[0]
+        seed, lr = self.settings.seeds[0], (self.settings.learning_rates or [None])[0]
         configs = {
             batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
-            for batch in self.args.batch_sizes
+            for batch in self.settings.batch_sizes
         }
-        self.results.data['speed'] = measure_speed(configs, self.args.speed_seconds, display.say)
+        self.results.data['speed'] = measure_speed(configs, self.settings.speed_seconds, display.say)
         self.results.save()
 
     def measure_only(self) -> None:
-        with _locked(self.args.work_dir), _quiet(), Display(len(self.cells)) as display:
+        with _locked(self.settings.folder), _quiet(), Display(len(self.cells)) as display:
             self.measure(display)
             self.report(display, False)
 
@@ -330,9 +323,9 @@ class Grid:
             ids = example_ids(list(self.results.cells.values()))
             if ids and (self.pictures is None or set(ids) - self.pictures.wanted):
                 self.pictures = Pictures(self.config.val_dataloader.dataset, ids)
-            write_report(self.results.data, self.args.work_dir, self.pictures, running=running)
+            write_report(self.results.data, self.settings.folder, self.pictures, running=running)
         except Exception as error:
-            display.say(f'{self.args.work_dir / "index.html"} could not be made: {type(error).__name__}: {error}')
+            display.say(f'{self.settings.folder / "index.html"} could not be made: {type(error).__name__}: {error}')
 
     def _stop(self, display: Display) -> None:
         """Let what runs save its state; asked a second time, end it."""

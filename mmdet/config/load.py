@@ -7,20 +7,22 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .names import find_config
+
 
 def load_config(path: str, options: dict | None = None, work_dir: str | None = None) -> Config:
     """Read a config file and merge command-line options into it.
 
     Args:
-        path: the config file.
+        path: the config file, or the name of one that comes with mmdet.
         options: ``--cfg-options``, dotted keys and values.
         work_dir: where the run writes; by default the config's ``work_dir`` or ``work_dirs/NAME``.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: the file is no config.
+        FileNotFoundError, KeyError: no such file, no such name. ValueError: the file is no config.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path}: no such file')
+        path = str(find_config(path))
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:

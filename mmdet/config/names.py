@@ -4,8 +4,8 @@ from pathlib import Path
 
 from mmdet.words import nearest
 
-#: of a checkout; an installed package has none
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+#: in a clone a link to its configs/
+CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
 
 
 def config_names() -> dict[str, list[Path]]:
@@ -18,25 +18,26 @@ def config_names() -> dict[str, list[Path]]:
 
 
 def find_config(name: str) -> Path:
-    """The config with this name.
+    """The config with this name, with or without its folder and ending.
 
     Raises:
-        FileNotFoundError: ``name`` looks like a path, or there are no configs beside the package.
+        FileNotFoundError: ``name`` looks like a path and there is no such file.
         KeyError: there is no such config, and the nearest names are said; or there are several.
     """
     names = config_names()
-    if len(names.get(name, ())) > 1:
+    bare = name.removeprefix('mmdet::').removeprefix('configs/')
+    for path in (CONFIGS / bare, CONFIGS / f'{bare}.py'):
+        if '/' in bare and path.is_file():
+            return path
+    bare = bare.removesuffix('.py')
+    found = names.get(bare, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise KeyError(
-            f'model {name!r}: several configs have this name; give the path of one: {", ".join(map(str, names[name]))}'
+            f'config {name!r}: several configs have this name; give the path of one: {", ".join(map(str, found))}'
         )
-    if name in names:
-        return names[name][0]
-    if name.endswith(('.py', '.json', '.yaml', '.yml')) or '/' in name or not names:
-        raise FileNotFoundError(
-            f'config {name}: no such file'
-            + ('' if names else (f', and there are no configs in {CONFIGS}; give the path of a config file'))
-        )
-    raise KeyError(
-        f'model {name!r}: no config has this name{nearest(name, names, 0.5)}. Give the name of one or the path of a '
-        'config file'
-    )
+    hint = nearest(Path(bare).name, names, 0.5)
+    if '/' in name or name.endswith(('.py', '.json', '.yaml', '.yml')):
+        raise FileNotFoundError(f'config {name}: no such file{hint}')
+    raise KeyError(f'config {name!r}: no config has this name{hint}. Give the name of one or the path of a config file')

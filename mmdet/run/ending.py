@@ -1,36 +1,47 @@
 """What the command-line tools share: how they end."""
 
 import gc
+import logging
 import multiprocessing
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import torch.distributed as dist
+from mmengine.logging import MMLogger
 
 from mmdet.run.interrupt import Interrupted
+from mmdet.run.prepare import setup
 from mmdet.run.ranks import message, others_fault, rank_label
 
+PACKAGE = Path(__file__).parents[1]
 
-def run_main(main: Callable[[], None]) -> int:
-    """Run a tool; a failure prints the traceback and then, as the last line, what was wrong. Returns exit code.
 
-    Of several processes each does, its rank before the last line.
+def run_main(main: Callable[[], int | None]) -> int:
+    """Run a command; returns its exit code.
+
+    An error that one of mmdet's checks has raised is one line on the terminal, ``error: ...``. The traceback comes too
+    with ``--debug`` or MMDET_DEBUG=1, and of any other error, which nobody has foreseen; it is always in the run's log
+    file. Of several processes each says its own, with its rank.
 
     An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
     """
+    setup()
     code, all_ended = _run(main)
     if all_ended:
         _leave_process_group()
     return code
 
 
-def _run(main: Callable[[], None]) -> tuple[int, bool]:
+def _run(main: Callable[[], int | None]) -> tuple[int, bool]:
     """Exit code, and whether the other processes have come to the same end."""
     first = os.environ.get('RANK', '0') == '0'
     try:
-        main()
+        code = main() or 0
     except Interrupted as stop:
         if first:
             sys.stdout.flush()
@@ -39,13 +50,16 @@ def _run(main: Callable[[], None]) -> tuple[int, bool]:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130, False
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE, False
     except Exception as error:
         _say(error, first)
         return 1, False
     finally:
         for worker in multiprocessing.active_children():  # data loaders', for which the exit would wait 5 seconds
             worker.terminate()
-    return 0, True
+    return code, True
 
 
 def _say(error: Exception, first: bool) -> None:
@@ -54,9 +68,37 @@ def _say(error: Exception, first: bool) -> None:
     if fault:
         sys.stderr.write(f'\n{rank_label()}error: {fault} ({str(error).splitlines()[0]})\n')
         return
+    text = f'{rank_label()}error: {message(error)}\n'
+    trace = f'{traceback.format_exc()}\n'
+    _log(trace + text)
+    told = foreseen(error) and '--debug' not in sys.argv and os.environ.get('MMDET_DEBUG', '0') == '0'
     # Before there is a group all fail alike, over the command line or the config.
-    trace = traceback.format_exc() + '\n' if first or dist.is_initialized() else ''
-    sys.stderr.write(f'{trace}{rank_label()}error: {message(error)}\n')
+    sys.stderr.write(text if told or not (first or dist.is_initialized()) else trace + text)
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether an error was raised by a statement of mmdet's, with words for whoever runs the command.
+
+    mmengine's registries raise what a part has raised anew, and torch what a data loader's worker has.
+    """
+    worker = re.match(r'Caught \w+ in DataLoader worker process \d+\.\n', str(error))
+    if worker:
+        frames = re.findall(r'  File "(.+)", line \d+, in .*\n    (.*)', str(error))
+        path, line = frames[-1] if frames else ('', '')
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+        path, line = (frame.filename, frame.line or '') if frame else ('', '')
+        if f'{os.sep}mmengine{os.sep}' in path and line.startswith('raise') and error.__context__ is not None:
+            return foreseen(error.__context__)
+    return Path(path).is_relative_to(PACKAGE) and line.startswith('raise')
+
+
+def _log(text: str) -> None:
+    """Into the log files of the run, if one has begun."""
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.emit(logger.makeRecord(logger.name, logging.ERROR, '', 0, text, None, None))
 
 
 def _leave_process_group() -> None:

@@ -1,0 +1,1 @@
+"""The command line: ``mmdet COMMAND``, and behind it one module a command."""

@@ -1,0 +1,53 @@
+"""COCO AP of a checkpoint.
+
+mmdet test CONFIG CHECKPOINT [--gpus 4]
+"""
+
+import argparse
+import os
+import sys
+
+from mmdet.config import check_config, load_config
+from mmdet.config.options import add_config, add_launcher, add_trust_checkpoint, add_work_dir, make_parser
+from mmdet.engine import DetRunner
+from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.run.launch import relaunch
+from mmdet.run.prepare import prepare
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_work_dir(parser)
+    parser.add_argument('--out', help='write the detections to this .pkl file')
+    parser.add_argument('--show-dir', help='write pictures of the detections into this folder')
+    add_trust_checkpoint(parser)
+    add_launcher(parser)
+    args = parser.parse_args(argv)
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out {args.out}: the file name must end with .pkl or .pickle')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = parse_args(words)
+    if args.gpus and args.launcher == 'none':
+        return relaunch(words, args.gpus, args.max_restarts)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    check_config(cfg, ('test',))
+    check_checkpoint_file(args.checkpoint)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.show_dir:
+        cfg.setdefault('default_hooks', {})
+        cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir)
+    prepare(cfg, args.launcher)
+    runner = DetRunner.from_cfg(cfg)
+    if args.out:
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    with trust_checkpoints(args.trust_checkpoint):
+        runner.test()

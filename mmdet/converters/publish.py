@@ -1,0 +1,94 @@
+"""Make a checkpoint ready to hand out: the weights, without what only a resumed run needs.
+
+mmdet convert publish IN OUT [--half]
+"""
+
+import hashlib
+import io
+
+import torch
+
+from mmdet.apis.inference import find_meta
+from mmdet.config import no_imports, saved_config
+from mmdet.config.options import add_trust_checkpoint, make_parser
+from mmdet.io.atomic import sealed, write_atomic
+from mmdet.io.checkpoint import get_weights, load_checkpoint_file
+
+#: weights that stay float32 with --half: variances are as small as the features are
+FULL = ('running_mean', 'running_var')
+#: of a config, where one run read and wrote
+OWN_KEYS = ('work_dir', 'load_from', 'resume', 'launcher')
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument('in_file', help='checkpoint file')
+    parser.add_argument('out_file', help='OUT or OUT.pth; written is OUT-XXXXXXXX.pth, X the start of its sha256')
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=['meta', 'state_dict'],
+        metavar='KEY',
+        help='what is kept (default: meta state_dict)',
+    )
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='weights as float16 (running statistics stay float32); of meta only the config, classes '
+        'and palette. Such a file needs no config: mmdet predict IMG FILE',
+    )
+    add_trust_checkpoint(parser)
+    return parser.parse_args(argv)
+
+
+def halve(checkpoint, in_file):
+    """``state_dict`` and ``meta`` of a checkpoint, the smallest from which DetInferencer builds the detector.
+
+    A model that loads the weights is float32.
+
+    Raises:
+        ValueError: there is no config in the checkpoint, or a weight that float16 cannot hold.
+    """
+    weights = get_weights(checkpoint, in_file)
+    small = {}
+    for key, value in weights.items():
+        small[key] = value.half() if value.is_floating_point() and not key.endswith(FULL) else value.clone()
+        if not small[key].isfinite().all():
+            raise ValueError(
+                f'checkpoint {in_file}: state_dict.{key} holds {value.abs().max():g}, float16 reaches to '
+                '65504; publish it without --half'
+            )
+    cfg = saved_config(checkpoint, in_file)
+    for key in OWN_KEYS:
+        cfg.pop(key, None)
+    with no_imports():
+        meta = find_meta(cfg, checkpoint, in_file)
+    return dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=meta), state_dict=small)
+
+
+def publish(in_file, out_file, save_keys, trust=False, half=False):
+    """Write ``in_file``'s values of ``save_keys``; returns the path, which names the start of its sha256.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; no checkpoint; other objects in it, which could run any code; see
+            :func:`halve`.
+        KeyError: a key that the checkpoint does not have.
+    """
+    checkpoint = load_checkpoint_file(in_file, trust=trust)
+    if half:
+        checkpoint = halve(checkpoint, in_file)
+    missing = [key for key in save_keys if key not in checkpoint]
+    if missing:
+        raise KeyError(f'checkpoint {in_file}: has no {", ".join(missing)} to save; it has {", ".join(checkpoint)}')
+    buffer = io.BytesIO()
+    torch.save({key: checkpoint[key] for key in save_keys}, buffer)
+    data = b''.join(sealed(buffer.getvalue()))
+    path = f'{out_file.removesuffix(".pth")}-{hashlib.sha256(data).hexdigest()[:8]}.pth'
+    write_atomic(data, path)
+    return path
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    path = publish(args.in_file, args.out_file, args.save_keys, args.trust_checkpoint, args.half)
+    print(f'published: {path}')
