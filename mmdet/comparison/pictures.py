@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from markupsafe import Markup
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
@@ -68,22 +69,22 @@ class Pictures:
             uri='data:image/webp;base64,' + base64.b64encode(data).decode(),
         )
 
-    def definitions(self) -> str:
+    def definitions(self) -> Markup:
         """Goes into the page before the pictures that refer to it."""
         images = ''.join(
             f'<image id="i{number}" width="{one["width"]}" height="{one["height"]}" preserveAspectRatio="none" '
             f'href="{one["uri"]}"/>'
             for number, one in enumerate(self.images.values())
         )
-        return f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{images}</defs></svg>'
+        return Markup(f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{images}</defs></svg>')
 
-    def truth(self, image: str) -> str:
+    def truth(self, image: str) -> Markup:
         """The objects as annotated; ignored ones are grey."""
         shapes = self._objects(image)
         text = f'{sum(not shape["ignored"] for shape in shapes)} objects'
         return self._picture(image, [(shape, 'ig' if shape['ignored'] else 'ok') for shape in shapes], text)
 
-    def found(self, image: str, detections: Sequence[dict], whose: str) -> str:
+    def found(self, image: str, detections: Sequence[dict], whose: str) -> Markup:
         """Detections in COCO's format of results: those that match an object, those that don't, and objects missed."""
         objects = self._objects(image)
         shapes = [
@@ -119,7 +120,7 @@ class Pictures:
             )
         return shapes
 
-    def _picture(self, image: str, shapes: Sequence[tuple[dict, str]], text: str) -> str:
+    def _picture(self, image: str, shapes: Sequence[tuple[dict, str]], text: str) -> Markup:
         """SVG of shapes, each with its class of the page's style, and the text under it."""
         one = self.images[image]
         number = list(self.images).index(image)
@@ -137,7 +138,7 @@ class Pictures:
             )
         label = f'{one["name"]}, {text}'
         boxes = ' class="boxes"' if all(shape['mask'] is None for shape, _ in shapes) else ''
-        return (
+        return Markup(
             f'<svg{boxes} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
             f'<use href="#i{number}"/>{"".join(body)}</svg>{escape(text.rpartition(": ")[2])}'
         )

@@ -1,9 +1,11 @@
-"""Line plots as SVG text; colours come from the page's style (classes n0, n1, ...)."""
+"""Line plots as SVG; colours come from the page's style (classes n0, n1, ...)."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
+
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 340, 250
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 26, 36
@@ -33,13 +35,6 @@ def merge(style: int, name: str, runs: Sequence[Sequence[tuple[float, float]]]) 
     return Curve(
         style, name, xs, [sum(c) / len(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]
     )
-
-
-def thin(run: Sequence[tuple[float, float]], parts: int = 60) -> list[tuple[float, float]]:
-    """Means over stretches of equal length where a run has more than ``parts`` points."""
-    size = -(-len(run) // parts)
-    blocks = [run[i : i + size] for i in range(0, len(run), size)] if run else []
-    return [(block[-1][0], sum(y for _, y in block) / len(block)) for block in blocks]
 
 
 def ticks(low: float, high: float, number: int = 5) -> list[float]:
@@ -77,9 +72,9 @@ def _marker(style: int, x: float, y: float) -> str:
     return f'<polygon class="m{hollow}" points="{points}"/>'
 
 
-def sample(style: int, markers: bool = True) -> str:
+def sample(style: int, markers: bool = True) -> Markup:
     """A piece of line for the legend."""
-    return (
+    return Markup(
         f'<svg class="key n{style % STYLES}" viewBox="0 0 34 12" aria-hidden="true"><path class="l" '
         f'stroke-dasharray="{DASHES[style % STYLES]}" d="M1 6H33"/>'
         f'{_marker(style, 17, 6) if markers else ""}</svg>'
@@ -93,7 +88,7 @@ def plot(
     y_range: tuple[float, float],
     markers: bool = True,
     log_ticks: Sequence[float] = (),
-) -> str:
+) -> Markup:
     """One plot, ``y_range`` high; what lies outside is cut off. With ``log_ticks``, from the least to the greatest, the
     x axis is logarithmic and goes just beyond them."""
     scale = math.log10 if log_ticks else float
@@ -150,4 +145,4 @@ def plot(
         parts.append(f'<g class="n{curve.style % STYLES}"><title>{escape(curve.name)}</title>{body}</g>')
     if not curves:
         parts.append(f'<text class="a" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing finished</text>')
-    return '\n'.join([*parts, '</svg>'])
+    return Markup('\n'.join([*parts, '</svg>']))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_analysis.test_norm_report import make_data
+from test_comparison.test_report import make_data
 
 from mmdet.comparison.report import write_report
 

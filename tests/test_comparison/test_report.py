@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mmdet.comparison.numbers import T95, Numbers, Stat, differ, markdown, metric_name, per_cent, stat, summary
+from mmdet.comparison.numbers import Numbers, Stat, differ, markdown, metric_name, per_cent, stat, summary
 from mmdet.comparison.pictures import Pictures, match
-from mmdet.comparison.plots import bounds, merge, plot, thin, ticks
+from mmdet.comparison.plots import bounds, merge, plot, ticks
 from mmdet.comparison.report import write_report
 from mmdet.config import load_config
 
@@ -115,19 +115,13 @@ def test_means_and_spread():
 
 def test_welch():
     scipy = pytest.importorskip('scipy.stats')
-    points = scipy.t.ppf(0.975, np.arange(1, len(T95) + 1))
-    assert all(points <= T95) and np.allclose(points, T95, atol=0.011)
     generator = np.random.default_rng(1)
-    agree = 0
     for _ in range(200):
         a, b = generator.normal(0, 1, 3), generator.normal(generator.uniform(0, 4), 2, 4)
-        p = scipy.ttest_ind(a, b, equal_var=False).pvalue
-        found = differ(stat(a), stat(b))
-        assert not (found and p > 0.05)  # the points between whole degrees of freedom are a little high
-        agree += found == (p < 0.05)
-    assert agree > 195
+        assert differ(stat(a), stat(b)) == (scipy.ttest_ind(a, b, equal_var=False).pvalue < 0.05)
     assert differ(Stat(1, None, 1), Stat(0, 0.1, 3)) is None
     assert differ(Stat(1, 0.0, 2), Stat(1, 0.0, 3)) is False and differ(Stat(1, 0.0, 2), Stat(2, 0.0, 3)) is True
+    assert differ(Stat(1, 0.0, 2), Stat(2, 0.1, 3)) is True
 
 
 def test_only_what_is_clear_is_called_best():
@@ -277,7 +271,6 @@ def test_lines_of_plots():
     curve = merge(0, 'BN', [[(1, 0.1), (2, 0.3), (3, float('nan'))], [(1, 0.3), (2, 0.2), (4, 1.0)]])
     assert curve.x == [1, 2] and np.allclose([curve.y, curve.low, curve.high], [[0.2, 0.25], [0.1, 0.2], [0.3, 0.3]])
     assert merge(0, 'BN', [[(1, 1.0)], [(2, 1.0)]]) is None
-    assert thin([(i, float(i)) for i in range(6)], 3) == [(1, 0.5), (3, 2.5), (5, 4.5)]
     for low, high in ((0, 1), (0.93, 1.81), (-3, 4000), (0, 1e-5)):
         values = ticks(low, high)
         assert 3 <= len(values) <= 8 and low <= values[0] + 1e-12 and values[-1] <= high * 1.0001

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -18,6 +18,7 @@ from mmdet.run.interrupt import Interrupted, shield_worker
 from mmdet.run.prepare import setup
 from mmdet.run.ranks import Watch, check_timeout
 
+from ..terminal import introduction, quiet
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 
@@ -67,6 +68,7 @@ class DetRunner(Runner):
         return self._run(super().test)
 
     def _run(self, function: Callable) -> Any:
+        self.logger.info(introduction(self))
         try:
             with Watch(check_timeout((self.cfg.get('env_cfg') or {}).get('dist_cfg') or {}, 'config')):
                 return function()
@@ -75,6 +77,10 @@ class DetRunner(Runner):
             raise
         finally:
             self.call_hook('close_display')
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """As in mmengine; environment, config and hooks go to the file only."""
+        return quiet(super().build_logger(*args, **kwargs))
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:

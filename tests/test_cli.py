@@ -1,0 +1,66 @@
+"""The command mmdet: its table, help, and errors."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from conftest import ROOT
+
+from mmdet.cli.main import COMMANDS, main, usage
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_has_a_page_of_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        import_module(COMMANDS[command][0]).main(['--help'])
+    assert stop.value.code == 0
+    assert f'mmdet {command}' in ' '.join(capsys.readouterr().out.split()) or command == 'compare'
+
+
+@pytest.mark.parametrize(
+    'words, code, out, err',
+    [
+        ([], 2, 'mmdet train', ''),
+        (['--help'], 0, 'mmdet analyze flops', ''),
+        (['analyze', '--help'], 0, 'mmdet analyze flops', ''),
+        (['analyze'], 0, 'mmdet analyze flops', ''),
+        (['--version'], 0, 'mmdet 0.', ''),
+        (['trian'], 2, '', "no command 'trian'; nearest: 'train'"),
+        (['analyze', 'flop'], 2, '', "no command 'analyze flop'; nearest: 'analyze flops'"),
+        (['config', 'no.py'], 1, '', 'error: FileNotFoundError: config no.py: no such file'),
+        (['config', 'configs/shapes/mask-rcnn_r18_fpn_cbnn.py'], 1, '', "nearest: 'mask-rcnn_r18_fpn_cbn'"),
+    ],
+)
+def test_words(words, code, out, err, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['mmdet', *words])
+    assert main() == code
+    said = capsys.readouterr()
+    assert out in said.out and err in said.err and 'Traceback' not in said.err
+    assert not (err and said.out)
+
+
+def test_usage_needs_no_torch():
+    code = 'import sys; from mmdet.cli.main import usage; usage(); sys.exit("torch" in sys.modules)'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+    assert len(usage('convert').splitlines()) == 7
+
+
+def test_a_reader_that_has_had_enough():
+    done = subprocess.run(
+        f'{sys.executable} -m mmdet config shapes/mask-rcnn_r18_fpn_cbn | head -n 1',
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout and not done.stderr
+
+
+def test_debug_shows_the_traceback_of_what_was_foreseen_too():
+    for options, there in (([], False), (['--debug'], True)):
+        done = subprocess.run(
+            [sys.executable, '-m', 'mmdet', 'config', 'no.py', *options], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and ('Traceback' in done.stderr) == there
+        assert done.stderr.splitlines()[-1] == 'error: FileNotFoundError: config no.py: no such file'
