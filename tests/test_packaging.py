@@ -71,5 +71,4 @@ def test_every_config_is_in_the_index():
     listed = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
     paths = {ROOT / model['Config'] for model in listed}
     known = {path for paths in config_names().values() for path in paths}
-    parts = {path for path in known if path.stem in ('norms', 'schedule', 'schedule_1x')}
-    assert paths == known - parts and len(paths) == len(listed)
+    assert paths == known and len(paths) == len(listed)

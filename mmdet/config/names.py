@@ -6,13 +6,15 @@ from mmdet.words import nearest
 
 #: in a clone a link to its configs/
 CONFIGS = (Path(__file__).parents[1] / '.mim' / 'configs').resolve()
+#: stems of files there that hold parts for configs beside them
+PARTS = ('norms', 'schedule', 'schedule_1x')
 
 
 def config_names() -> dict[str, list[Path]]:
     """The configs of this repository by file name without ending; there may be several with one name."""
     found = {}
     for path in sorted(CONFIGS.rglob('*.py')):
-        if path.relative_to(CONFIGS).parts[0] not in ('_base_', 'common'):
+        if path.relative_to(CONFIGS).parts[0] not in ('_base_', 'common') and path.stem not in PARTS:
             found.setdefault(path.stem, []).append(path)
     return found
 
