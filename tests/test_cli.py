@@ -28,7 +28,7 @@ def test_every_command_has_a_page_of_help(command, capsys):
         (['--version'], 0, 'mmdet 0.', ''),
         (['trian'], 2, '', "no command 'trian'; nearest: 'train'"),
         (['analyze', 'flop'], 2, '', "no command 'analyze flop'; nearest: 'analyze flops'"),
-        (['config', 'no.py'], 1, '', 'error: FileNotFoundError: config no.py: no such file'),
+        (['config', 'gone.py'], 1, '', 'error: FileNotFoundError: config gone.py: no such file'),
         (['config', 'configs/shapes/mask-rcnn_r18_fpn_cbnn.py'], 1, '', "nearest: 'mask-rcnn_r18_fpn_cbn'"),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_reader_that_has_had_enough():
 def test_debug_shows_the_traceback_of_what_was_foreseen_too():
     for options, there in (([], False), (['--debug'], True)):
         done = subprocess.run(
-            [sys.executable, '-m', 'mmdet', 'config', 'no.py', *options], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, '-m', 'mmdet', 'config', 'gone.py', *options], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 1 and ('Traceback' in done.stderr) == there
-        assert done.stderr.splitlines()[-1] == 'error: FileNotFoundError: config no.py: no such file'
+        assert done.stderr.splitlines()[-1] == 'error: FileNotFoundError: config gone.py: no such file'
