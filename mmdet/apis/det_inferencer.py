@@ -39,7 +39,7 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.w
 
 
 class DetInferencer(BaseInferencer):
-    """Detects objects in files, folders and arrays.
+    """Detects objects in files, folders and arrays, and writes pictures and JSON files of them.
 
     Args:
         model: a config file, a Config or dict, or the name of one of this repository's configs, for instance
@@ -54,6 +54,13 @@ class DetInferencer(BaseInferencer):
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ValueError: as :func:`init_detector`; a name that no config has.
+
+    Example:
+        Pictures go to ``out/vis``, detections to ``out/preds``::
+
+            inferencer = DetInferencer(weights='epoch_12.pth')
+            results = inferencer('folder/', batch_size=4, out_dir='out', no_save_pred=False)
+            results['predictions'][0]['bboxes']  # [[x1, y1, x2, y2], ...] in pixels of the first image
     """
 
     def __init__(
@@ -122,7 +129,7 @@ class DetInferencer(BaseInferencer):
         no_save_pred: bool = True,
         out_dir: str = '',
     ) -> dict:
-        """Detect, draw, write.
+        """Detect objects in images, draw them, and write pictures and detections.
 
         Args:
             inputs: a path, a folder (its images by name), an array (H, W, 3) of uint8 in the order BGR; or a list of
@@ -139,13 +146,12 @@ class DetInferencer(BaseInferencer):
                 another one of this call has a number appended.
 
         Returns:
-            ``predictions``, for each image a dict of ``labels``, ``scores``, ``bboxes`` ([x1, y1, x2, y2] in pixels
-            of the image) and, with a mask head, ``masks`` (COCO's compressed run-length encodings);
-            ``visualization``, (H, W, 3) uint8 pictures, RGB for a file and in the order of an array, if they are
-            returned, shown or written.
+            ``predictions``, for each image a dict of ``labels``, ``scores``, ``bboxes`` ([x1, y1, x2, y2] in pixels of
+            the image) and, with a mask head, ``masks`` (COCO's compressed run-length encodings); ``visualization``, (H,
+            W, 3) uint8 pictures, RGB for a file and in the order of an array, if they are returned, shown or written.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: no image, by its path or shape.
+            FileNotFoundError, TypeError, ValueError: no image, by its path or shape; a batch size below 1.
         """
         if batch_size < 1:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
@@ -175,11 +181,17 @@ class DetInferencer(BaseInferencer):
         batch_size: int,
         skip: Callable[[Image, Exception], None] | None = None,
     ) -> Iterator[tuple[list[Image], list[str], list[DetDataSample]]]:
-        """Detections a batch at a time: the images, their names and their data samples.
+        """Detect objects a batch at a time.
 
         Args:
+            images: paths, or arrays (H, W, 3) of uint8 in the order BGR.
+            names: of the images, passed on.
+            batch_size: images at a time.
             skip: told of an image that cannot be read and why, after which the others go on; None lets the error
                 through.
+
+        Yields:
+            The images of a batch that could be read, their names and their data samples.
         """
         for start in range(0, len(images), batch_size):
             data, read = [], []
@@ -216,7 +228,18 @@ class DetInferencer(BaseInferencer):
         pred_score_thr: float = 0.3,
         out_dir: str = '',
     ) -> list[np.ndarray]:
-        """Pictures of detections, written into ``out_dir``/vis unless that is empty."""
+        """Draw detections, and write the pictures into ``out_dir``/vis unless that is empty.
+
+        Args:
+            inputs: paths, or arrays (H, W, 3) of uint8 in the order BGR.
+            preds: their data samples.
+            names: of the pictures' files.
+            show, wait_time, draw_pred, pred_score_thr: as of :meth:`__call__`.
+            out_dir: the folder above ``vis``.
+
+        Returns:
+            For each image a picture (H, W, 3) uint8, RGB for a file and BGR for an array.
+        """
         pictures = []
         for image, sample, name in zip(inputs, preds, names):
             is_array = isinstance(image, np.ndarray)
@@ -239,7 +262,14 @@ class DetInferencer(BaseInferencer):
     def postprocess(
         self, preds: Sequence[DetDataSample], names: Sequence[str], return_datasamples: bool = False, out_dir: str = ''
     ) -> list[dict | DetDataSample]:
-        """What is returned of the detections; as JSON in ``out_dir``/preds, too, unless that is empty."""
+        """Return data samples or dicts (:meth:`pred2dict`), and write the dicts into ``out_dir``/preds as JSON.
+
+        Args:
+            preds: data samples.
+            names: of the images; the files have their stems.
+            return_datasamples: return ``preds`` themselves.
+            out_dir: the folder above ``preds``; if it is empty nothing is written.
+        """
         dicts = [self.pred2dict(sample) for sample in preds] if out_dir or not return_datasamples else []
         if out_dir:
             for result, name in zip(dicts, names):
@@ -247,7 +277,12 @@ class DetInferencer(BaseInferencer):
         return list(preds) if return_datasamples else dicts
 
     def pred2dict(self, data_sample: DetDataSample) -> dict:
-        """Detections as plain numbers and text: labels, scores, bboxes and, with a mask head, masks."""
+        """Return detections as plain numbers and text.
+
+        Returns:
+            ``labels``, ``scores`` and ``bboxes`` ([x1, y1, x2, y2] in pixels of the image), lists of K, and with a mask
+            head ``masks``, K compressed run-length encodings.
+        """
         found = data_sample.pred_instances
         result = dict(labels=found.labels.tolist(), scores=found.scores.tolist(), bboxes=found.bboxes.tolist())
         if 'masks' in found:
@@ -256,12 +291,17 @@ class DetInferencer(BaseInferencer):
 
     @staticmethod
     def list_models(scope: str | None = None, patterns: str = '.*') -> list[str]:
-        """Names of this repository's configs that match a regular expression from their beginning."""
+        """Return the names of this repository's configs that match a regular expression from their beginning.
+
+        Args:
+            scope: not used.
+            patterns: the regular expression.
+        """
         return [name for name in config_names() if re.match(patterns, name)]
 
 
 def unique_names(images: Sequence[Image], number: int, warn: bool = False) -> list[str]:
-    """A file name for the picture of each image, of which no two have the same stem.
+    """Return a file name for the picture of each image, of which no two have the same stem.
 
     Args:
         images: paths, whose names are taken, or arrays, which are named by their number.

@@ -39,7 +39,7 @@ def init_detector(
     palette: Any = 'none',
     trust_checkpoint: bool = False,
 ) -> nn.Module:
-    """A detector, ready for :func:`inference_detector`.
+    """Build a detector from a config and a checkpoint, ready for :func:`inference_detector`.
 
     Args:
         config: a file or a Config, which stays as it is.
@@ -56,6 +56,15 @@ def init_detector(
     Raises:
         FileNotFoundError, KeyError, TypeError, ValueError: a config or a checkpoint that cannot be read, a part or a
             key that there is not, weights of another model, an unknown palette, no such device.
+
+    Example:
+        Only detections with a score above 0.5::
+
+            model = init_detector(
+                'configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+                'epoch_12.pth',
+                cfg_options={'model.test_cfg.rcnn.score_thr': 0.5},
+            )
     """
     setup()
     if isinstance(config, (str, Path)):
@@ -72,10 +81,13 @@ def init_detector(
 
 
 def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, device: str | None) -> nn.Module:
-    """A detector in evaluation mode; ``cfg`` becomes its config.
+    """Build a detector in evaluation mode; ``cfg`` becomes its config.
 
     Args:
+        cfg: changed in place: pretrained weights of the backbone are not asked for.
         saved: a checkpoint's contents, read at ``path``, or None for random weights.
+        path: for messages.
+        palette, device: as of :func:`init_detector`; a device of None is the best there is.
     """
     get_palette(palette, 1)  # refused before the model is built
     device = pick_device(device)
@@ -97,7 +109,7 @@ def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, dev
 
 
 def pick_device(device: str | None) -> str:
-    """``device``, or the best there is; ValueError if there is no such."""
+    """Return ``device``, or the best there is for None; ValueError if there is no such."""
     if device is None:
         return get_device()
     try:
@@ -110,7 +122,14 @@ def pick_device(device: str | None) -> str:
 
 
 def find_meta(cfg: Config, saved: dict | None, path: str, palette: Any = 'none') -> dict:
-    """``classes`` and ``palette`` from a checkpoint, or the config's data sets (no annotations are read), or COCO's."""
+    """Find ``classes`` and ``palette``: the checkpoint's, or those of the config's data sets, or COCO's.
+
+    Returns:
+        The metainfo; ``palette`` is a list of (R, G, B) from 0 to 255, one for each class. No annotations are read.
+
+    Raises:
+        ValueError: an unknown palette.
+    """
     meta = (None if saved is None else dataset_meta(saved)) or _config_meta(cfg)
     if meta is None:
         print_log("neither the checkpoint nor the config names the classes: taking COCO's", 'current', logging.WARNING)
@@ -142,7 +161,7 @@ def _config_meta(cfg: Config) -> dict | None:
 
 
 def build_pipeline(cfg: Config) -> Callable[[dict], dict]:
-    """The config's test pipeline from what :func:`describe` says to what the model takes, without annotations.
+    """Build the config's test pipeline, from what :func:`describe` says to what the model takes, without annotations.
 
     Raises:
         ValueError: the pipeline has no LoadImageFromFile.
@@ -164,7 +183,7 @@ def _kind(step: dict) -> str:
 
 
 def describe(image: Image) -> dict:
-    """What a pipeline starts from; FileNotFoundError or TypeError for what is no image."""
+    """Return what a pipeline starts from; FileNotFoundError or TypeError for what is no image."""
     if isinstance(image, np.ndarray):
         return dict(img=image)
     if not isinstance(image, (str, Path)):
@@ -190,6 +209,13 @@ def inference_detector(
 
     Raises:
         FileNotFoundError, TypeError, ValueError: no image, by its path or shape.
+
+    Example:
+        Boxes and class names of what is likely there::
+
+            found = inference_detector(model, 'image.jpg').pred_instances
+            found = found[found.scores > 0.5]
+            found.bboxes, [model.dataset_meta['classes'][label] for label in found.labels]
     """
     many = isinstance(imgs, (list, tuple))
     images = imgs if many else [imgs]

@@ -139,16 +139,17 @@ class _Images(Sequence):
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
-    """Images and objects of a COCO annotation file.
+    """Gives the images and objects of a COCO annotation file, one dict for each image, to a pipeline of transforms.
 
-    Categories may have any ids; a label is the position of the category's name in ``metainfo['classes']``. Objects
-    of other categories are left out, crowds become ignored regions.
+    Categories may have any ids; a label is the position of the category's name in ``metainfo['classes']``. Objects of
+    other categories are left out, crowds become ignored regions. A sample, ``dataset[i]``, is what the last transform
+    makes; with :class:`.PackDetInputs` ``inputs``, the image (3, H, W), and ``data_samples``, a DetDataSample.
 
     Args:
         ann_file, data_root, data_prefix=dict(img=...): where annotations and images are.
         metainfo: ``dict(classes=(...))``; by default COCO's 80 classes.
-        filter_cfg: ``filter_empty_gt=True`` leaves out images without objects, ``min_size`` images with a shorter
-            side; in training only.
+        filter_cfg: ``filter_empty_gt=True`` leaves out images without objects, ``min_size`` images whose shorter side
+            has fewer pixels; in training only.
         skip_broken: in training, the largest share of images that may turn out to be unreadable. Each is logged and
             another sample taken in its place; beyond the share, and by default at the first, the error ends the run.
         cache: keep what was read of a large annotation file beside it, see :func:`.read_table`.
@@ -157,6 +158,25 @@ class CocoDataset(BaseDataset):
     Raises:
         FileNotFoundError, ValueError: see :func:`.read_coco`; a class that the file does not have; a share that is
             none. Of a sample: what went wrong with the image, named by its path.
+
+    Example:
+        Two classes of one's own in a config::
+
+            dataset=dict(
+                type='CocoDataset',
+                metainfo=dict(classes=('cat', 'dog')),
+                data_root='data/pets/',
+                ann_file='annotations/train.json',
+                data_prefix=dict(img='train/'),
+                filter_cfg=dict(filter_empty_gt=True, min_size=32),
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='LoadAnnotations', with_mask=True),
+                    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+                    dict(type='RandomFlip', prob=0.5),
+                    dict(type='PackDetInputs'),
+                ],
+            )
     """
 
     METAINFO = dict(classes=COCO_CLASSES)
@@ -176,12 +196,18 @@ class CocoDataset(BaseDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
+        """Read the annotations and build the pipeline, once; with ``lazy_init=True`` the first sample does it."""
         super().full_init()
         if self.skip_broken and len(self._broken) != len(self):
             self._broken = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # by all workers
 
     def prepare_data(self, idx: int) -> Any:
-        """As in mmengine; None for a broken image that may be skipped."""
+        """Load sample ``idx`` and run the pipeline, as in mmengine; return None for a broken image that may be skipped.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: what the pipeline raised, with the image's path, if broken images
+                are not skipped or are more than ``skip_broken`` allows.
+        """
         if self.skip_broken and self._broken[idx]:
             return None
         try:
@@ -203,9 +229,13 @@ class CocoDataset(BaseDataset):
             return None
 
     def load_data_list(self) -> Sequence[dict]:
-        """A dict for each image: img_id, img_path, height, width, instances (bbox x1 y1 x2 y2, label, mask, ...).
+        """Read the annotation file, and log how many objects and polygons are left out and why.
 
-        A list where a subclass may want to change it; else a sequence that makes each when it is asked for.
+        Returns:
+            For each image a dict of ``img_id``, ``img_path``, ``height``, ``width`` and ``instances``, a list of dicts:
+            ``bbox`` [x1, y1, x2, y2] in pixels of the image, ``bbox_label``, ``mask`` (polygons, run-length encoding or
+            None) and ``ignore_flag`` (1 for a crowd). It is a list where a subclass may want to change it; else a
+            sequence that makes each dict when it is asked for.
         """
         table = read_table(self.ann_file, self.backend_args, self.cache)
         self.cat2label = self._labels(table.categories)
@@ -237,14 +267,14 @@ class CocoDataset(BaseDataset):
         return positions.view(np.uint8), np.cumsum(np.full(len(positions), positions.itemsize))
 
     def get_data_info(self, idx: int) -> dict:
-        """The dict of one image, as :meth:`load_data_list` says, and sample_idx."""
+        """Return the dict of one image, as :meth:`load_data_list` says, with ``sample_idx``."""
         self.full_init()
         if self._images is None:
             return super().get_data_info(idx)
         return dict(self._images[self.data_bytes.view(np.int64)[idx]], sample_idx=idx % len(self))
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """The labels of an image's objects, for data sets that draw rare classes more often."""
+        """Return the labels of an image's objects, for data sets that draw rare classes more often."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
 
     def _labels(self, categories: Sequence[tuple]) -> dict[int | str, int]:
@@ -270,6 +300,14 @@ class CocoDataset(BaseDataset):
         return {key: labels[name] for key, name in categories if name in labels}
 
     def filter_data(self) -> Sequence[dict]:
+        """Leave out images by ``filter_cfg``; in testing all stay.
+
+        Returns:
+            What is left of :meth:`load_data_list`'s images.
+
+        Raises:
+            ValueError: no image is left.
+        """
         if self.test_mode or not self.filter_cfg:
             return self.data_list
         empty = self.filter_cfg.get('filter_empty_gt', False)

@@ -18,13 +18,17 @@ LONGEST = 2**22
 
 
 def check_ann_file(path: str) -> None:
-    """FileNotFoundError if ``path`` is a local file that is not there."""
+    """Raise FileNotFoundError if ``path`` is a local file that is not there."""
     if '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(f'ann_file {path}: no such file; expected COCO annotations (see INSTALL.md)')
 
 
 def read_coco(path: str, backend_args: dict | None = None) -> dict:
-    """The contents of a COCO annotation file.
+    """Read the contents of a COCO annotation file, and check them.
+
+    Returns:
+        The lists ``images``, ``annotations`` and ``categories``, and whatever else the file has. Boxes are [x, y,
+        width, height] in pixels; heights and widths of images are int.
 
     Raises:
         FileNotFoundError: no such file.
@@ -41,7 +45,7 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
 
 
 def check_coco(path: str, data: Any) -> None:
-    """The contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
+    """Check the contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
     if not isinstance(data, dict):
         raise ValueError(
             f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
@@ -140,7 +144,11 @@ def _check_annotation(annotation: dict, sizes: dict) -> None:
 
 
 def outline(polygon: np.ndarray) -> float:
-    """How far it is around x1, y1, x2, y2, ..., the longer of both directions at each step, in pixels."""
+    """Compute how far it is around a polygon, in pixels, the longer of both directions at each step.
+
+    Args:
+        polygon: (2 K,).
+    """
     points = polygon.reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, 0)).max(1).sum())
 

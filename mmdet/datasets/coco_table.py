@@ -29,7 +29,7 @@ CACHE_FROM = 32 << 20
 
 
 class CocoTable:
-    """What a COCO annotation file says, in flat arrays: no Python object for each of hundred thousands of objects.
+    """Holds what a COCO annotation file says in flat arrays: no Python object for each of hundred thousands of objects.
 
     ``X_end`` says where the part of each owner ends in a longer array. The arrays are, for each image, ``height``,
     ``width``, its id and file_name as JSON (``names``, ``names_end``) and its objects (``order``, ``order_end``); for
@@ -40,7 +40,8 @@ class CocoTable:
     that is not exact, ``floats`` (float64).
 
     Args:
-        arrays: by these names. categories: the file's, (id, name).
+        arrays: by these names.
+        categories: the file's, (id, name).
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], categories: Sequence[tuple]) -> None:
@@ -53,16 +54,16 @@ class CocoTable:
         return self  # nobody can change it
 
     def part(self, name: str, owner: int) -> np.ndarray:
-        """Of array ``name``, what belongs to image, object or polygon number ``owner``."""
+        """Return of array ``name`` what belongs to image, object or polygon number ``owner``."""
         ends = self.arrays[f'{name}_end']
         return self.arrays[name][ends[owner - 1] if owner else 0 : ends[owner]]
 
     def name(self, image: int) -> tuple[int | str, str]:
-        """Id and file_name of an image."""
+        """Return id and file_name of an image."""
         return tuple(json.loads(self.part('names', image).tobytes()))
 
     def mask(self, number: int) -> list[list[float]] | dict | None:
-        """An object's polygons or run-length encoding; None if it has no valid one."""
+        """Return an object's polygons (x1, y1, x2, y2, ... in pixels) or run-length encoding; None without one."""
         rle = self.part('rle', number)
         if len(rle):
             return json.loads(rle.tobytes())
@@ -75,7 +76,7 @@ class CocoTable:
 
 
 def read_table(path: str, backend_args: dict | None = None, cache: bool = True) -> CocoTable:
-    """A COCO annotation file as flat arrays.
+    """Read a COCO annotation file as flat arrays.
 
     Args:
         path, backend_args: as of :func:`.read_coco`.

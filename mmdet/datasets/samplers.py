@@ -9,9 +9,23 @@ from mmdet.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class AspectRatioBatchSampler(BatchSampler):
-    """Batches of only upright or only lying images: less padding.
+    """Makes batches of only upright or only lying images, which need less padding.
 
-    The images' sizes are read from the annotations (``height``, ``width``).
+    The images' sizes are read from the annotations (``height``, ``width``); square ones count as lying. The last
+    batches of an epoch take what is left of both kinds.
+
+    Args:
+        sampler: gives the indices, and has the data set as ``dataset``.
+        batch_size: images in a batch.
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        ValueError: a batch size that is no positive integer.
+
+    Example:
+        In a config; sampler and batch size are the data loader's::
+
+            train_dataloader = dict(batch_size=2, batch_sampler=dict(type='AspectRatioBatchSampler'))
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:

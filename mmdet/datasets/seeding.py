@@ -13,14 +13,14 @@ from torch.utils.data import BatchSampler, Sampler
 
 
 class SeededIndex(NamedTuple):
-    """What :class:`SeededBatchSampler` asks of :class:`SeededDataset`: a sample, and the seed to make it with."""
+    """Holds what :class:`SeededBatchSampler` asks of :class:`SeededDataset`: a sample, and the seed to make it with."""
 
     index: int
     seed: int
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed of 64 bits; different integers, or another number of them, give unrelated seeds."""
+    """Compute a seed of 64 bits; different integers, or another number of them, give unrelated seeds."""
     text = ','.join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), 'little')
 
@@ -34,7 +34,7 @@ def seed_generators(seed: int, cuda: bool = True) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Generators on the CPU are seeded inside, and go on outside where they were."""
+    """Seed the generators on the CPU inside a ``with`` block; outside they go on where they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_generators(seed, cuda=False)
     try:
@@ -46,7 +46,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class SeededDataset:
-    """A data set whose samples depend on nothing but index and seed, in whichever process they are loaded.
+    """Wraps a data set so that a sample depends on nothing but index and seed, in whichever process it is loaded.
 
     A plain index is passed on as it is. All other attributes are the inner data set's.
 
@@ -73,7 +73,7 @@ class SeededDataset:
 
 
 class SeededBatchSampler(Sampler):
-    """Batches of :class:`SeededIndex` from any batch sampler, from any batch of an epoch on.
+    """Makes batches of :class:`SeededIndex` from any batch sampler, from any batch of an epoch on.
 
     A sample's seed comes from the run's seed, the epoch, the batch's number in it and the index.
 
@@ -100,7 +100,7 @@ class SeededBatchSampler(Sampler):
         self._start = 0
 
     def begin(self, epoch: int, start: int = 0) -> None:
-        """The next iteration is of this epoch and leaves out the first ``start`` batches, without loading them."""
+        """Let the next iteration be of this epoch and leave out the first ``start`` batches, without loading them."""
         self.epoch = epoch
         self._start = start
 
@@ -115,7 +115,7 @@ class SeededBatchSampler(Sampler):
 
 
 def seeded_dataloader(cfg: dict) -> dict:
-    """A data loader's config with :class:`SeededDataset` and :class:`SeededBatchSampler` put around its parts."""
+    """Return a data loader's config with :class:`SeededDataset` and :class:`SeededBatchSampler` around its parts."""
     cfg = dict(cfg)
     inner: dict | None = cfg.pop('batch_sampler', None)
     cfg['batch_sampler'] = dict(type=SeededBatchSampler, batch_sampler=inner, drop_last=cfg.pop('drop_last', False))

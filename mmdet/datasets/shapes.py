@@ -25,17 +25,18 @@ def _background(rng: np.random.Generator, size: int, bounds: tuple[float, float]
 def make_image(
     seed: int, size: int = 128, max_objects: int = 6, background: tuple[float, float] = (90, 165)
 ) -> tuple[np.ndarray, list[dict]]:
-    """One image and its objects; the same seed gives the same image.
+    """Draw one image and its objects; the same seed gives the same image.
 
     Args:
+        seed: of everything that is drawn.
         size: sides in pixels.
         max_objects: 1 to so many shapes, later ones in front.
         background: least and greatest value of the background's colours. By default images are of much the same
             brightness: otherwise batch statistics tell more of the images than of the shapes.
 
     Returns:
-        (size, size, 3) uint8 BGR; for each visible shape a dict of ``category`` (index into SHAPES), ``bbox``
-        (x, y, width, height), ``area`` and ``segmentation`` (compressed RLE of the visible part).
+        (size, size, 3) uint8 BGR; for each visible shape a dict of ``category`` (index into SHAPES), ``bbox`` (x, y,
+        width, height) in pixels, ``area`` in pixels and ``segmentation`` (compressed RLE of the visible part).
     """
     rng = np.random.default_rng(seed)
     image = _background(rng, size, background)

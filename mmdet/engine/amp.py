@@ -8,7 +8,10 @@ from mmdet.registry import OPTIM_WRAPPERS
 
 
 def amp_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """What autocast casts to; None: float16 on a GPU, bfloat16 on the CPU.
+    """Return what autocast casts to; None: float16 on a GPU, bfloat16 on the CPU.
+
+    Args:
+        dtype: 'float16', 'bfloat16', one of torch's, or None.
 
     Raises:
         ValueError: neither float16 nor bfloat16; float16 without CUDA.
@@ -29,11 +32,21 @@ def amp_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(_AmpOptimWrapper):
-    """mmengine's for float16; bfloat16 also on the CPU, and without a loss scale: it has float32's range.
+    """Trains in mixed precision: float16 as in mmengine, bfloat16 also on the CPU.
+
+    bfloat16 goes without a loss scale, as it has float32's range.
 
     Args:
-        loss_scale: of float16, as in mmengine; bfloat16 goes without.
+        loss_scale: of float16, as in mmengine.
         dtype: ``'float16'`` or ``'bfloat16'``, see :func:`amp_dtype`.
+        kwargs: as of mmengine's OptimWrapper: ``optimizer``, ``clip_grad``, ``accumulative_counts``, ...
+
+    Example:
+        In a config::
+
+            optim_wrapper = dict(
+                type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(type='SGD', lr=0.02, momentum=0.9)
+            )
     """
 
     def __init__(self, loss_scale: str | float | dict = 'dynamic', dtype: str | None = None, **kwargs) -> None:
@@ -45,7 +58,7 @@ class AmpOptimWrapper(_AmpOptimWrapper):
             self.loss_scaler, self._scale_update_param = torch.amp.GradScaler(enabled=False), None
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As in mmengine; a scale that a bfloat16 run has not saved begins anew."""
+        """Load the state as in mmengine; a scale that a bfloat16 run has not saved begins anew."""
         if not state_dict.get('loss_scaler'):
             state_dict.pop('loss_scaler', None)
         super().load_state_dict(state_dict)

@@ -28,7 +28,7 @@ METRIC_NAMES = ('bbox', 'segm', 'proposal')
 
 
 def encode_masks(masks) -> list[dict]:
-    """Masks (K, H, W) bool as K compressed run-length encodings, the counts as text."""
+    """Encode masks (K, H, W) bool as K dicts of COCO's compressed run-length encoding, the counts as text."""
     encoded = coco_mask.encode(np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0)))
     for rle in encoded:
         rle['counts'] = rle['counts'].decode()
@@ -36,7 +36,7 @@ def encode_masks(masks) -> list[dict]:
 
 
 def item_names(max_dets: Sequence[int]) -> list[str]:
-    """Of the numbers of :func:`summarize`, in their order."""
+    """Return the names of the numbers of :func:`summarize`, in their order."""
     return [
         'mAP',
         'mAP_50',
@@ -50,9 +50,16 @@ def item_names(max_dets: Sequence[int]) -> list[str]:
 
 
 def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
-    """The twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
+    """Compute the twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
 
-    AP is that with the largest of ``max_dets`` detections an image.
+    Args:
+        evaluation: after ``accumulate()``.
+        max_dets: numbers of detections an image, ascending; AP is that with the largest.
+
+    Returns:
+        ``mAP`` over all IoU thresholds, ``mAP_50``, ``mAP_75``; ``mAP_s``, ``mAP_m``, ``mAP_l`` of small (below 32^2
+        pixels), medium (to 96^2) and large objects; ``AR@N`` for each N of ``max_dets``; ``AR_s@N``, ``AR_m@N``,
+        ``AR_l@N`` with the largest.
     """
     thresholds = evaluation.params.iouThrs
 
@@ -86,9 +93,9 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
 
 @METRICS.register_module()
 class CocoMetric(BaseMetric):
-    """AP and AR of boxes, masks and proposals, as pycocotools computes them.
+    """Computes AP and AR of boxes, masks and proposals, as pycocotools does.
 
-    Each image counts once, whatever the number of processes.
+    Each image counts once, whatever the number of processes. Boxes and masks are in pixels of the original images.
 
     Args:
         ann_file: COCO annotations of the data set.
@@ -99,10 +106,20 @@ class CocoMetric(BaseMetric):
         metric_items: numbers to return, of :func:`summarize`; by default the six of AP (of proposals: AR).
         format_only: write the results as JSON and evaluate nothing; needs ``outfile_prefix``.
         outfile_prefix: results go to ``PREFIX.bbox.json``, ``PREFIX.segm.json``.
+        backend_args: of the annotations' file backend.
+        collect_device: not used here.
+        prefix: of the numbers' names; 'coco' if None.
 
     Raises:
         ValueError: an unknown metric or item, ``format_only`` without a prefix, images without a result.
         FileNotFoundError, ValueError: see :func:`.read_coco`; a data set with other classes or images than the file.
+
+    Example:
+        In the config of Mask R-CNN; a validation then returns ``coco/bbox_mAP``, ``coco/segm_mAP`` and others::
+
+            val_evaluator = dict(
+                type='CocoMetric', ann_file='data/coco/annotations/instances_val2017.json', metric=['bbox', 'segm']
+            )
     """
 
     default_prefix = 'coco'
@@ -146,7 +163,7 @@ class CocoMetric(BaseMetric):
 
     @property
     def dataset_meta(self) -> dict | None:
-        """The data set's, whose ``classes`` must be categories of the file."""
+        """Return the data set's metainfo, whose ``classes`` must be categories of the file."""
         return self._dataset_meta
 
     @dataset_meta.setter
@@ -160,6 +177,16 @@ class CocoMetric(BaseMetric):
         self._dataset_meta = meta
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of a batch.
+
+        Args:
+            data_batch: not used.
+            data_samples: for each image a dict of ``img_id`` and ``pred_instances``: bboxes (K, 4) in pixels of the
+                original image, scores (K,), labels (K,) and, for 'segm', masks (K, H, W).
+
+        Raises:
+            ValueError: the metric is 'segm' and there are no masks.
+        """
         for sample in data_samples:
             found = sample['pred_instances']
             result = dict(
@@ -178,7 +205,17 @@ class CocoMetric(BaseMetric):
             self.results.append(result)
 
     def evaluate(self, size: int) -> dict:
-        """Evaluate the results of all processes; ``size`` is the number of images of the data set."""
+        """Evaluate the results of all processes.
+
+        Args:
+            size: number of images of the data set.
+
+        Returns:
+            In every process what :meth:`compute_metrics` returns, with ``prefix/`` in front of the names.
+
+        Raises:
+            ValueError: another number of images with results.
+        """
         gathered = itertools.chain.from_iterable(all_gather_object(self.results))
         # A sampler that fills up the last round gives some images twice.
         results = list({result['img_id']: result for result in gathered}.values())
@@ -192,6 +229,16 @@ class CocoMetric(BaseMetric):
         return metrics[0]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate the results of all images, and write them if there is an ``outfile_prefix``.
+
+        Args:
+            results: for each image a dict of ``img_id``, ``bboxes``, ``scores``, ``labels`` and ``masks`` (run-length
+                encodings), as :meth:`process` keeps it.
+
+        Returns:
+            Numbers by name, such as ``bbox_mAP`` or, of proposals, ``AR@100``: 0 to 1, four digits; -1 where there is
+            no object to find. Nothing with ``format_only``.
+        """
         self._load()
         results = sorted(results, key=lambda result: result['img_id'])
         formatted = self._format(results)
@@ -280,7 +327,7 @@ class CocoMetric(BaseMetric):
 
 
 def read_truth(path: str, backend_args: dict | None = None) -> tuple[COCO, COCO, int]:
-    """COCO annotations as pycocotools wants them.
+    """Read COCO annotations as pycocotools wants them.
 
     Returns:
         Them for boxes; for masks, where an object that has none is a region in which detections do not count; and the
@@ -336,9 +383,23 @@ class _Part:
 
 @METRICS.register_module()
 class DumpDetResults(DumpResults):
-    """Writes all detections to a .pkl file, the masks run-length encoded."""
+    """Writes all detections of a test to a .pkl file, the masks run-length encoded; ground truth is left out.
+
+    Args:
+        out_file_path: of the file, which ends with ``.pkl``; a list of a dict for each image.
+        collect_device, collect_dir: as in mmengine's DumpResults.
+
+    Example:
+        In a config, beside the metric that is there::
+
+            test_evaluator = [
+                dict(type='CocoMetric', ann_file='data/coco/annotations/instances_val2017.json'),
+                dict(type='DumpDetResults', out_file_path='results.pkl'),
+            ]
+    """
 
     def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
+        """Keep a batch's data samples (dicts), without ground truth, masks (K, H, W) as K run-length encodings."""
         slim = []
         for sample in predictions:
             kept = {

@@ -7,16 +7,25 @@ from torch import Tensor
 def bbox_overlaps(
     bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False, eps: float = 1e-6
 ) -> Tensor:
-    """Overlap of boxes.
+    """Compute overlaps of boxes x1, y1, x2, y2, both in the same unit.
 
     Args:
-        bboxes1: (M, 4). bboxes2: (N, 4).
+        bboxes1: (M, 4).
+        bboxes2: (N, 4).
         mode: 'iou', 'iof' (intersection over the area of ``bboxes1``) or 'giou' (Rezatofighi et al., CVPR 2019).
         is_aligned: pair the i-th with the i-th instead of each with each; then M = N.
         eps: least denominator.
 
     Returns:
-        (M, N), or (M,) if aligned.
+        (M, N), or (M,) if aligned; from 0 to 1, 'giou' from -1 to 1.
+
+    Raises:
+        ValueError: another mode.
+
+    Example:
+        >>> import torch
+        >>> bbox_overlaps(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[5.0, 0.0, 15.0, 10.0]]))
+        tensor([[0.3333]])
     """
     if mode not in ('iou', 'iof', 'giou'):
         raise ValueError(f"bbox_overlaps: mode must be 'iou', 'iof' or 'giou', got {mode!r}")
@@ -39,12 +48,19 @@ def bbox_overlaps(
 
 
 def bbox2roi(bbox_list: list[Tensor]) -> Tensor:
-    """Boxes of several images as one (sum N_i, 5) tensor of image index, x1, y1, x2, y2."""
+    """Put the boxes of several images into one tensor of regions.
+
+    Args:
+        bbox_list: for each image (N_i, 4), x1, y1, x2, y2.
+
+    Returns:
+        (sum N_i, 5) of image index, x1, y1, x2, y2.
+    """
     return torch.cat([torch.cat([b.new_full((len(b), 1), i), b[:, :4]], 1) for i, b in enumerate(bbox_list)])
 
 
 def clip_boxes(bboxes: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) with their corners moved into an image of ``shape`` (height, width)."""
+    """Return boxes (..., 4) with their corners moved into an image of ``shape`` (height, width)."""
     x1, y1, x2, y2 = bboxes.unbind(-1)
     height, width = shape
     return torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], -1)

@@ -5,7 +5,7 @@ FILE_BACKENDS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 
 
 def check_display(advice: str = '') -> None:
-    """RuntimeError where no window can be opened, with the reason and ``advice``, what to do instead."""
+    """Raise RuntimeError where no window can be opened, with the reason and ``advice``, what to do instead."""
     import matplotlib  # slow to import
 
     backend = matplotlib.get_backend()

@@ -17,7 +17,12 @@ IGNORED = np.array((225, 225, 225), dtype=np.uint8)
 
 
 def readable_factor(image: np.ndarray, bboxes: np.ndarray | None = None) -> int:
-    """By which whole number an image (H, W, 3) is to be enlarged; ``bboxes`` (N, 4) in its pixels."""
+    """Return by which whole number an image is to be enlarged so that its labels can be read.
+
+    Args:
+        image: (H, W, 3).
+        bboxes: (N, 4) in its pixels, or None; small ones make the factor larger.
+    """
     height, width = image.shape[:2]
     factor = max(1, -(-MIN_SIDE // min(height, width)))
     if bboxes is not None and len(bboxes):
@@ -27,12 +32,12 @@ def readable_factor(image: np.ndarray, bboxes: np.ndarray | None = None) -> int:
 
 
 def typical_side(bboxes: np.ndarray) -> float:
-    """Median over boxes (N, 4) of the root of their area, in pixels."""
+    """Return the median over boxes (N, 4) of the root of their area, in pixels."""
     return float(np.median(np.sqrt(np.prod(np.maximum(bboxes[:, 2:] - bboxes[:, :2], 0), axis=1))))
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """A copy of a picture (H, W, 3), larger by a whole factor."""
+    """Return a copy of a picture (H, W, 3), larger by a whole factor."""
     if factor == 1:
         return np.array(image, order='C')
     return cv2.resize(image, (image.shape[1] * factor, image.shape[0] * factor), interpolation=cv2.INTER_CUBIC)
@@ -53,7 +58,7 @@ def draw_instances(
     factor: int = 1,
     ignored: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with instances on it, ``factor`` times as large.
+    """Draw instances on a copy of the image, ``factor`` times as large.
 
     Labels that would hide other labels or small objects are left out.
 
@@ -61,6 +66,7 @@ def draw_instances(
         image: (H, W, 3) uint8, RGB.
         bboxes: (N, 4) xyxy in pixels of ``image``.
         labels: (N,) class indices into ``classes``.
+        classes: names; a label beyond them is written as its number.
         colours: (N, 3) uint8, RGB, of the boxes.
         scores: (N,), 0 to 1, or None.
         masks: (N, H, W) bool, or None.
@@ -68,7 +74,11 @@ def draw_instances(
         text_colours: (N, 3); black or white if None, whichever can be read.
         line_width: in pixels; by the size of the picture if None.
         alpha: opacity of the masks.
+        factor: a whole number.
         ignored: (N,) bool, drawn as regions that count neither way: grey, dashed, hatched.
+
+    Returns:
+        (factor * H, factor * W, 3) uint8, RGB.
     """
     canvas = enlarge(image, factor)
     side = min(canvas.shape[:2])

@@ -20,7 +20,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def label_size(text: str, size: int) -> tuple[int, int]:
-    """Width and height in pixels of a label in letters of ``size`` pixels."""
+    """Return width and height in pixels of a label in letters of ``size`` pixels."""
     return int(np.ceil(_font(size).getlength(text))) + 2 * _margin(size), round(1.25 * size)
 
 
@@ -29,7 +29,7 @@ def _margin(size: int) -> int:
 
 
 def readable_ink(ground: np.ndarray) -> np.ndarray:
-    """White on a colour (3,) uint8, RGB, where its contrast is at least 3 to 1 (WCAG 2.1, large text), else black."""
+    """Return white for a colour (3,) uint8, RGB, where its contrast is at least 3 to 1 (WCAG 2.1), else black."""
     linear = ((np.asarray(ground, dtype=float) / 255 + 0.055) / 1.055) ** 2.4
     return np.array((0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.3 else (255, 255, 255))
 
@@ -37,10 +37,11 @@ def readable_ink(ground: np.ndarray) -> np.ndarray:
 def draw_label(
     canvas: np.ndarray, text: str, corner: np.ndarray, size: int, ground: np.ndarray, ink: np.ndarray | None = None
 ) -> None:
-    """Write on a filled rectangle, in place.
+    """Write a label on a filled rectangle, in place.
 
     Args:
         canvas: (H, W, 3) uint8, RGB.
+        text: of the label.
         corner: x, y of the rectangle's upper left; what is beyond the canvas is cut off.
         size: of the letters in pixels.
         ground, ink: colours of rectangle and letters; :func:`readable_ink` if None.
@@ -59,7 +60,7 @@ def draw_label(
 def find_spot(
     size: tuple[int, int], box: np.ndarray, boxes: np.ndarray, taken: Sequence[np.ndarray], shape: tuple[int, int]
 ) -> np.ndarray | None:
-    """Where a label goes: beside its box or in a corner of it, inside the picture, on no other label.
+    """Find where a label goes: beside its box or in a corner of it, inside the picture, on no other label.
 
     Args:
         size: width and height in pixels.

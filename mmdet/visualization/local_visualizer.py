@@ -25,11 +25,11 @@ Colour = str | Sequence | None
 
 @VISUALIZERS.register_module()
 class DetLocalVisualizer(Visualizer):
-    """Pictures of ground truth and detections.
+    """Draws ground truth and detections on images, for files, windows and mmengine's backends.
 
     ``dataset_meta['classes']`` names the classes, ``dataset_meta['palette']`` are their colours; the masks of a class
-    are shades of it. With one class neighbours have different colours. Ignored regions of the ground truth are grey
-    and hatched. Labels that would hide another label or a small object are left out or shortened.
+    are shades of it. With one class neighbours have different colours. Ignored regions of the ground truth are grey and
+    hatched. Labels that would hide another label or a small object are left out or shortened.
 
     Args:
         name, image, vis_backends, save_dir: as in mmengine's Visualizer.
@@ -38,6 +38,17 @@ class DetLocalVisualizer(Visualizer):
         text_color: likewise; by default black or white, whichever can be read on the label.
         line_width: in pixels; by default by the size of the picture.
         alpha: opacity of the masks, 0 to 1.
+
+    Raises:
+        ValueError: a colour there is not, an ``alpha`` out of its range.
+
+    Example:
+        A picture of what a detector finds::
+
+            visualizer = DetLocalVisualizer()
+            visualizer.dataset_meta = model.dataset_meta
+            image = mmcv.imread('image.jpg', channel_order='rgb')
+            visualizer.add_datasample('first', image, inference_detector(model, 'image.jpg'), out_file='found.png')
     """
 
     def __init__(
@@ -121,11 +132,22 @@ class DetLocalVisualizer(Visualizer):
         pred_score_thr: float,
         factor: int,
     ) -> np.ndarray:
-        """What :meth:`add_datasample` draws, ``factor`` times as large as the image; it is not kept."""
+        """Return what :meth:`add_datasample` draws, ``factor`` times as large as the image, without keeping it.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            data_sample: with boxes in pixels of ``image``.
+            draw_gt, draw_pred: what is drawn; with both side by side.
+            pred_score_thr: detections with a lower score are left out.
+            factor: a whole number.
+
+        Returns:
+            (factor * H, factor * W, 3) uint8, RGB, or twice as wide.
+        """
         return self._draw(image, self._select(data_sample, draw_gt, draw_pred, pred_score_thr), factor)
 
     def get_image(self) -> np.ndarray:
-        """The picture of the last :meth:`add_datasample`, and what else was drawn on it; (H, W, 3) uint8, RGB."""
+        """Return the last :meth:`add_datasample`'s picture, and what else was drawn on it; (H, W, 3) uint8, RGB."""
         axes = self.ax_save
         if len(axes.images) == 1 and not (axes.patches or axes.lines or axes.texts or axes.collections):
             return self._image.copy()  # not by way of matplotlib, of which some versions move it by half a pixel

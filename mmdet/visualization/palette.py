@@ -41,15 +41,20 @@ DATASETS = ('coco', 'voc', 'citys')
 
 
 def get_palette(palette: None | str | Sequence, num_classes: int) -> np.ndarray:
-    """Colours of classes 0, 1, ..., as (num_classes, 3) uint8, RGB.
+    """Return colours of classes 0, 1, ..., as (num_classes, 3) uint8, RGB.
 
     Args:
         palette: None or 'none', 'coco', 'voc' or 'citys' for this module's colours; 'random' for ones drawn from a
-            fixed seed; a colour by Matplotlib's name or as (R, G, B) from 0 to 255 for all classes; or a list of
-            (R, G, B), begun again when there are more classes.
+            fixed seed; a colour by Matplotlib's name or as (R, G, B) from 0 to 255 for all classes; or a list of (R, G,
+            B), begun again when there are more classes.
+        num_classes: how many.
 
     Raises:
         ValueError: none of these.
+
+    Example:
+        >>> get_palette('red', 2).tolist()
+        [[255, 0, 0], [255, 0, 0]]
     """
     if palette is None or (isinstance(palette, str) and palette in ('none', *DATASETS)):
         colours = PALETTE
@@ -70,7 +75,7 @@ def get_palette(palette: None | str | Sequence, num_classes: int) -> np.ndarray:
 
 
 def shades(colours: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Colours (N, 3), made lighter and darker in turn within each label (N,), as uint8."""
+    """Return colours (N, 3), made lighter and darker in turn within each label (N,), as uint8."""
     colours, seen, out = np.asarray(colours, dtype=float), Counter(), []
     for colour, label in zip(colours, labels.tolist()):
         share = SHADES[seen[label] % len(SHADES)]
@@ -80,7 +85,7 @@ def shades(colours: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def neighbour_colours(bboxes: np.ndarray) -> np.ndarray:
-    """Colours (N, 3) uint8, RGB, for boxes (N, 4), such that near ones differ."""
+    """Return colours (N, 3) uint8, RGB, for boxes (N, 4), such that near ones differ."""
     centres = (bboxes[:, :2] + bboxes[:, 2:]) / 2
     chosen = np.zeros(len(bboxes), dtype=int)
     for i in range(1, len(bboxes)):

@@ -15,7 +15,7 @@ OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
 
 
 def keep_objects(results: dict, kept: np.ndarray) -> None:
-    """Leave the objects (N,) bool of an image and no others."""
+    """Leave the objects of an image for which ``kept`` (N,) bool is True, and no others, in place."""
     for key in OBJECT_KEYS:
         if key in results:
             results[key] = results[key][kept]
@@ -23,12 +23,13 @@ def keep_objects(results: dict, kept: np.ndarray) -> None:
 
 @TRANSFORMS.register_module()
 class RandomCrop(BaseTransform):
-    """A random part of the image and the objects that reach into it.
+    """Cuts a random part out of the image, with the objects that reach into it.
 
     Args:
         crop_size: (width, height); of ``absolute_range`` (least, greatest) of both sides.
         crop_type: ``absolute`` in pixels; ``relative`` as parts of the image's sides; ``relative_range`` draws parts
-            between ``crop_size`` and 1; ``absolute_range`` draws each side between the two, in pixels.
+            between ``crop_size`` and 1; ``absolute_range`` draws each side between the two, in pixels. A part is at
+            most as large as the image.
         allow_negative_crop: an image without objects may come out; else the transform returns None, and the data set
             draws another image.
         recompute_bbox: boxes around what is left of the masks.
@@ -37,6 +38,11 @@ class RandomCrop(BaseTransform):
     Raises:
         ValueError: a ``crop_type`` there is not, a ``crop_size`` that is not two positive numbers, or not of at most 1
             where it is relative.
+
+    Example:
+        In a pipeline, after Resize: parts of 384 to 600 pixels a side::
+
+            dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600))
     """
 
     def __init__(
@@ -83,6 +89,16 @@ class RandomCrop(BaseTransform):
         return np.random.randint(0, free_height + 1), np.random.randint(0, free_width + 1)
 
     def transform(self, results: dict) -> dict | None:
+        """Crop ``img`` (H, W, 3) and, where they are there, the objects.
+
+        Args:
+            results: ``img``; ``gt_bboxes`` (N, 4) x1, y1, x2, y2 in its pixels, ``gt_bboxes_labels``,
+                ``gt_ignore_flags``, ``gt_masks``.
+
+        Returns:
+            ``results`` with these, and ``img_shape``, of the part; None without objects, unless
+            ``allow_negative_crop``.
+        """
         image_height, image_width = results['img'].shape[:2]
         height, width = self._size(image_height, image_width)
         top, left = self._corner(max(image_height - height, 0), max(image_width - width, 0))
@@ -110,8 +126,17 @@ class FilterAnnotations(BaseTransform):
     Args:
         min_gt_bbox_wh: objects whose box has no greater (width, height) in pixels are left out, with ``by_box``.
         min_gt_mask_area: objects whose mask has fewer pixels are left out, with ``by_mask``.
+        by_box, by_mask: which of both decides; at least one, and with both an object must pass both.
         keep_empty: True: where no object is left the transform returns None and another image is drawn; False: the
             image stays, without objects (so in mmdetection, whatever the name says).
+
+    Raises:
+        ValueError: neither ``by_box`` nor ``by_mask``.
+
+    Example:
+        In a pipeline, after RandomCrop, without objects of which less than 20 pixels are left::
+
+            dict(type='FilterAnnotations', by_box=False, by_mask=True, min_gt_mask_area=20)
     """
 
     def __init__(
@@ -131,6 +156,11 @@ class FilterAnnotations(BaseTransform):
         self.keep_empty = keep_empty
 
     def transform(self, results: dict) -> dict | None:
+        """Leave out objects of ``results``: ``gt_bboxes`` (N, 4), ``gt_masks`` and what belongs to them.
+
+        Returns:
+            ``results``, or None where no object is left and ``keep_empty`` is True.
+        """
         boxes = results['gt_bboxes']
         kept = np.ones(len(boxes), dtype=bool)
         if self.by_box:

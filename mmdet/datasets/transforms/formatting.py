@@ -13,13 +13,18 @@ from mmdet.structures import DetDataSample
 
 @TRANSFORMS.register_module()
 class PackDetInputs(BaseTransform):
-    """``inputs``, the image as (3, H, W) uint8, and ``data_samples``, a DetDataSample.
+    """Packs an image and its objects into what the model takes; the last transform of a pipeline.
 
     Args:
         meta_keys: what the sample knows of the image; keys that are not there are left out.
 
     Raises:
         ValueError: a box x1, y1, x2, y2 with a number that is none, beyond 2^21 pixels, or with x2 < x1 or y2 < y1.
+
+    Example:
+        In a test pipeline, where no image is flipped::
+
+            dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
     """
 
     def __init__(
@@ -37,6 +42,16 @@ class PackDetInputs(BaseTransform):
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: dict) -> dict:
+        """Pack ``img``, a (H, W, C) or (H, W) array, and the objects.
+
+        Args:
+            results: ``img``; ``gt_bboxes`` (N, 4) in its pixels, and what else of ``gt_bboxes_labels``,
+                ``gt_ignore_flags`` and ``gt_masks`` is there.
+
+        Returns:
+            ``inputs``, the image as a (C, H, W) tensor of its dtype, and ``data_samples``, a DetDataSample: objects are
+            in ``gt_instances``, those with an ignore flag in ``ignored_instances``.
+        """
         image = results['img']
         if image.ndim == 2:
             image = image[..., None]

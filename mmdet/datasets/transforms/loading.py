@@ -16,14 +16,33 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
-    """mmcv's, with errors that name the file. Adds img (H, W, 3) uint8 BGR, img_shape, ori_shape.
+    """Reads an image; mmcv's transform, with errors that name the file.
+
+    Args:
+        to_float32: float32 instead of uint8.
+        color_type, imdecode_backend: as in mmcv; by default BGR, by OpenCV, turned by the EXIF orientation.
+        ignore_empty: return None instead of raising an error where an image cannot be read.
+        backend_args: of the file backend, for images that are not local files.
 
     Raises:
-        FileNotFoundError: no such image. ValueError: it cannot be decoded, is cut off, or has another size than the
-            annotations say.
+        FileNotFoundError: no such image.
+        ValueError: it cannot be decoded, is cut off, or has another size than the annotations say.
+
+    Example:
+        The first transform of a pipeline::
+
+            dict(type='LoadImageFromFile')
     """
 
     def transform(self, results: dict) -> dict:
+        """Read the image at ``img_path``.
+
+        Args:
+            results: ``img_path``, and where there are annotations ``height`` and ``width``, which the image must have.
+
+        Returns:
+            ``results`` with ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape`` (height, width).
+        """
         path = results['img_path']
         try:
             data = mmengine.fileio.get(path, backend_args=self.backend_args)
@@ -69,7 +88,7 @@ def _check_size(results: dict, image: np.ndarray) -> None:
 
 
 def cut_off(data: bytes) -> str:
-    """How a JPEG or PNG file is cut off, whose rest decoders fill with grey without a word, or ''."""
+    """Say how a JPEG or PNG file is cut off, whose rest decoders fill with grey without a word, or return ''."""
     if not data:
         return 'the file is empty'
     if data[:8] == b'\x89PNG\r\n\x1a\n':
@@ -86,11 +105,11 @@ def cut_off(data: bytes) -> str:
 
 
 def rle_problem(mask: dict, size: Sequence[int] | None = None) -> str:
-    """What is wrong with a run-length encoding, or ''.
+    """Say what is wrong with a run-length encoding, or return ''.
 
     Args:
         mask: ``size`` [height, width] and ``counts``, a list of run lengths or COCO's compressed text.
-        size: of the image.
+        size: (height, width) of the image.
     """
     own, counts = mask.get('size'), mask.get('counts')
     if not (isinstance(own, (list, tuple)) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
@@ -137,7 +156,10 @@ def _runs(text: bytes) -> list[int] | None:
 
 
 def valid_mask(segmentation: Any) -> tuple[Any, int]:
-    """A usable mask (list of polygons or RLE; None if there is none) and the number of polygons left out."""
+    """Return a usable mask (list of polygons or RLE; None if there is none) and the number of polygons left out.
+
+    Polygons need three points or more, x1, y1, x2, y2, ....
+    """
     if isinstance(segmentation, dict):
         return segmentation, 0
     if not segmentation:
@@ -148,13 +170,20 @@ def valid_mask(segmentation: Any) -> tuple[Any, int]:
 
 @TRANSFORMS.register_module()
 class LoadImageFromNDArray(LoadImageFromFile):
-    """In place of LoadImageFromFile where ``img`` is an array already. Adds img_path (None), img_shape, ori_shape.
+    """Takes an image that is an array already, in place of LoadImageFromFile.
+
+    Arguments are those of :class:`LoadImageFromFile`, of which only ``to_float32`` counts.
 
     Raises:
         TypeError, ValueError: ``img`` is no (H, W, 3) array of uint8 or float32, from 0 to 255.
     """
 
     def transform(self, results: dict) -> dict:
+        """Check ``img``, (H, W, 3) BGR of uint8 or float32 from 0 to 255.
+
+        Returns:
+            ``results`` with ``img``, ``img_path`` (None), ``img_shape`` and ``ori_shape`` (height, width).
+        """
         image = results['img']
         if not isinstance(image, np.ndarray):
             raise TypeError(f'an image must be an array (H, W, 3) of uint8, in the order BGR, got {type(image)}')
@@ -175,11 +204,19 @@ class LoadImageFromNDArray(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadAnnotations(BaseTransform):
-    """From ``instances`` to arrays: gt_bboxes (N, 4) float32, gt_bboxes_labels, gt_ignore_flags, gt_masks.
+    """Turns an image's ``instances``, as :class:`.CocoDataset` has them, into arrays.
 
     Args:
         with_bbox, with_label, with_mask: what to load.
         poly2mask: masks as bitmaps; False keeps polygons, and objects that come as RLE cannot be loaded.
+
+    Raises:
+        ValueError: of an image, a run-length encoding that is none, or with ``poly2mask=False`` any but a crowd's.
+
+    Example:
+        In a pipeline, for Mask R-CNN::
+
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
     """
 
     def __init__(
@@ -191,6 +228,16 @@ class LoadAnnotations(BaseTransform):
         self.poly2mask = poly2mask
 
     def transform(self, results: dict) -> dict:
+        """Load the objects of an image.
+
+        Args:
+            results: ``instances``, and for masks ``ori_shape`` (height, width).
+
+        Returns:
+            ``results`` with ``gt_bboxes`` (N, 4) float32 x1, y1, x2, y2 in pixels, ``gt_bboxes_labels`` (N,) int64,
+            ``gt_ignore_flags`` (N,) bool and ``gt_masks``, :class:`.BitmapMasks` or :class:`.PolygonMasks`. With masks,
+            an object that has none is ignored.
+        """
         instances = results.get('instances', [])
         ignored = [bool(instance['ignore_flag']) for instance in instances]
         if self.with_mask:
@@ -223,7 +270,7 @@ class LoadAnnotations(BaseTransform):
 
 
 def decode_mask(mask, height: int, width: int) -> np.ndarray:
-    """Polygons, compressed or uncompressed RLE, or None, as (height, width) of 0 and 1.
+    """Draw polygons, compressed or uncompressed RLE, or None, as a (height, width) array of 0 and 1.
 
     Raises:
         ValueError: a run-length encoding that is none, or of another size; pycocotools would read past its end.

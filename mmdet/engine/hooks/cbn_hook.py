@@ -14,14 +14,14 @@ from mmdet.registry import HOOKS
 
 
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:
-    """The CBN layers of a model by name."""
+    """Return the CBN layers of a model by name, as in ``named_modules()`` of the bare model."""
     if is_model_wrapper(model):
         model = model.module
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CBN)}
 
 
 def to_cpu(state: Any) -> Any:
-    """Nested dicts, lists and tuples with every tensor on the CPU."""
+    """Return nested dicts, lists and tuples with every tensor on the CPU."""
     if isinstance(state, Tensor):
         return state.detach().cpu()
     if isinstance(state, dict):
@@ -34,7 +34,7 @@ def to_cpu(state: Any) -> Any:
 
 
 def gather_windows(model: nn.Module) -> list[dict]:
-    """Each process' windows, a dict from layer name to ``window_state()`` with tensors on the CPU.
+    """Return each process' windows, a dict from layer name to ``window_state()`` with tensors on the CPU.
 
     A collective: every process calls it. Only the first gets them; the others get an empty list.
     """
@@ -53,11 +53,15 @@ def gather_windows(model: nn.Module) -> list[dict]:
 class CBNHook(Hook):
     """Tells CBN layers their names and an epoch's length, and keeps their windows in the checkpoints.
 
-    The windows are saved under the checkpoint's key ``cbn_window``, beside the weights and not among them: a list
-    with a dict (layer name to ``window_state()``) for each process. With mmengine's own runner, which saves in the
-    first process only, the list has one entry. They come back when a run is resumed and are dropped when other
-    weights are loaded. A process that has no entry, because there were fewer, starts with an empty window and no
-    second burn-in.
+    The windows are saved under the checkpoint's key ``cbn_window``, beside the weights and not among them: a list with
+    a dict (layer name to ``window_state()``) for each process. With mmengine's own runner, which saves in the first
+    process only, the list has one entry. They come back when a run is resumed and are dropped when other weights are
+    loaded. A process that has no entry, because there were fewer, starts with an empty window and no second burn-in.
+
+    Example:
+        The commands add it to every run; in the config of another script::
+
+            default_hooks = dict(cbn=dict(type='CBNHook'))
     """
 
     def __init__(self) -> None:
@@ -65,6 +69,7 @@ class CBNHook(Hook):
         self._collected: list[dict] | None = None
 
     def before_train(self, runner: Runner) -> None:
+        """Name the layers, tell them the epoch's length, and when a run is resumed give back their windows."""
         layers = cbn_layers(runner.model)
         for name, layer in layers.items():
             layer.layer_name = name
@@ -93,10 +98,11 @@ class CBNHook(Hook):
                 layer.step = runner.iter  # a run begun without CBN, or before this hook: no second burn-in
 
     def collect_checkpoint(self, runner: Runner) -> None:
-        """Called by :class:`~mmdet.engine.DetRunner` in every process before a checkpoint is written."""
+        """Gather all processes' windows; :class:`~mmdet.engine.DetRunner` calls it in every process before it saves."""
         self._collected = gather_windows(runner.model)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the windows into the checkpoint; without :meth:`collect_checkpoint` before it this process' own."""
         windows, self._collected = self._collected, None
         if windows is None:
             own = {name: to_cpu(layer.window_state()) for name, layer in cbn_layers(runner.model).items()}
@@ -105,6 +111,7 @@ class CBNHook(Hook):
             checkpoint['cbn_window'] = windows
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the checkpoint's windows until :meth:`before_train`, which gives them to the layers of a resumed run."""
         # Called before the weights are loaded, which drops the windows: restored in before_train.
         saved: list | dict | None = checkpoint.get('cbn_window')
         self._saved = [saved] if isinstance(saved, dict) else saved  # a dict: written before there was a list

@@ -16,13 +16,19 @@ from mmdet.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointCheckHook(Hook):
-    """Raises ValueError, naming keys, before weights that do not fit are loaded.
+    """Refuses weights that do not fit the model, and to save numbers that are not finite.
 
-    To test or to resume, every key must fit, and to resume all else as well. To start training from a checkpoint
-    (``load_from``), heads may differ, but something must fit.
+    It raises ValueError, naming keys, before weights that do not fit are loaded. To test or to resume, every key must
+    fit, and to resume all else as well. To start training from a checkpoint (``load_from``), heads may differ, but
+    something must fit.
 
     To save, weights, statistics, averages and the optimizer's state must be finite, or FloatingPointError is raised and
     nothing is written; of a window no number may be NaN. What is not finite when training begins, a constant, may stay.
+
+    Example:
+        The commands add it to every run; in the config of another script::
+
+            custom_hooks = [dict(type='CheckpointCheckHook')]
     """
 
     priority = 'LOWEST'  # after those that add to a checkpoint
@@ -31,9 +37,11 @@ class CheckpointCheckHook(Hook):
         self._constant: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
+        """Remember which of the model's tensors are not finite from the start."""
         self._constant = set(_not_finite(dict(state_dict=_bare(runner).state_dict())))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check that the checkpoint's numbers are finite; FloatingPointError names the keys of those that are not."""
         bad = [key for key in _not_finite(checkpoint) if key not in self._constant]
         if bad:
             more = f' and {len(bad) - 5} more' if len(bad) > 5 else ''
@@ -44,6 +52,7 @@ class CheckpointCheckHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check that the checkpoint fits; ValueError says what does not."""
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         check_state_dict(_bare(runner), checkpoint, runner._load_from or runner.work_dir, finetunes)
         if runner._resume:

@@ -16,10 +16,14 @@ from mmdet.run.prepare import setup
 
 
 class LateRemoval:
-    """A file backend that keeps the files it is asked to remove until :meth:`flush`.
+    """Wraps a file backend so that the files it is asked to remove stay until :meth:`flush`.
 
     Nothing outside ``folder`` is removed: the names of old checkpoints come out of the checkpoint that a run resumes
     from, which may be another machine's, or a stranger's.
+
+    Args:
+        backend: mmengine's file backend, whose other methods are passed on.
+        folder: where files may be removed.
     """
 
     def __init__(self, backend: Any, folder: str) -> None:
@@ -31,19 +35,21 @@ class LateRemoval:
         return '://' in self._folder or Path(path).resolve().parent == Path(self._folder).resolve()
 
     def remove(self, path: str) -> None:
+        """Remember a file of the folder to be removed; any other is left where it is."""
         if self._is_ours(path):
             self._waiting.append(path)
 
     def rmtree(self, path: str) -> None:
+        """Remove a directory of the folder, at once; any other is left where it is."""
         if self._is_ours(path):
             self._backend.rmtree(path)
 
     def forget(self) -> None:
-        """Keep what was to be removed."""
+        """Keep the files that were to be removed."""
         self._waiting.clear()
 
     def flush(self, keep: set) -> None:
-        """Remove them now, but for those that have been written anew."""
+        """Remove the files now, but for the paths in ``keep``, which have been written anew."""
         for path in self._waiting:
             if path not in keep and self._backend.isfile(path):
                 self._backend.remove(path)
@@ -55,7 +61,7 @@ class LateRemoval:
 
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
-    """mmengine's hook, but old checkpoints are removed after the new one is written and not before.
+    """Saves checkpoints; mmengine's hook, but old ones are removed after the new one is written and not before.
 
     So a run that is killed while it writes can be resumed with ``max_keep_ckpts=1``, too, and keeps its best weights.
     What such runs had written of a checkpoint is removed at the next start.
@@ -65,6 +71,13 @@ class CheckpointHook(_CheckpointHook):
 
     A checkpoint that cannot be written, as the disk is full, is tried again when the next one is due, and the older
     ones stay. After :attr:`attempts` in a row the run ends with OSError.
+
+    Example:
+        In a config, one checkpoint each epoch, of which the last two and the best stay; arguments are mmengine's::
+
+            default_hooks = dict(
+                checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP')
+            )
     """
 
     attempts = 3
@@ -74,9 +87,11 @@ class CheckpointHook(_CheckpointHook):
     _written: tuple = (None, None, None)
 
     def before_run(self, runner: Runner) -> None:
+        """Set up reading and writing (:func:`mmdet.run.prepare.setup`), for runs of mmengine's own runner."""
         setup()  # for runs of mmengine's own runner, before it reads
 
     def before_train(self, runner: Runner) -> None:
+        """Find the folder, and remove what killed runs have left in it."""
         super().before_train(runner)
         if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:

@@ -20,17 +20,18 @@ WINDOW = 50  # iterations over which losses are averaged
 
 
 def memory() -> str:
-    """The most GPU memory taken so far, or without a GPU resident memory now, of this process and its workers."""
+    """Return as text the most GPU memory taken so far, or without a GPU resident memory now, of process and workers."""
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_bytes()
     return f'{used / 2**30:.1f} GB' if used else ''
 
 
 def count_images(batch: Any) -> int:
+    """Return the number of images in a batch, 1 if it is not a dict with ``inputs``."""
     return len(batch['inputs']) if isinstance(batch, dict) and 'inputs' in batch else 1
 
 
 def hide_periodic(record: logging.LogRecord) -> bool:
-    """A logging filter without LoggerHook's lines of every few iterations."""
+    """Filter logging records: False for LoggerHook's lines of every few iterations."""
     return not (record.module == 'logger_hook' and record.funcName.endswith('_iter'))
 
 
@@ -38,11 +39,19 @@ def hide_periodic(record: logging.LogRecord) -> bool:
 class ProgressHook(Hook):
     """Shows in a terminal how far the run is, in one line that stays at the bottom.
 
-    Epoch, iteration, losses (mean of the last 50), learning rate, images a second, time left, memory; what does not
-    fit into the terminal is left out. LoggerHook's periodic lines then go to the log file only, and an epoch ends with
-    one line. Where there is no terminal (:mod:`mmdet.run.progress`) or with ``live=False`` nothing is shown.
+    Epoch, iteration, losses (mean of the last 50), learning rate, images a second, time left, memory; what does not fit
+    into the terminal is left out. LoggerHook's periodic lines then go to the log file only, and an epoch ends with one
+    line. Where there is no terminal (:mod:`mmdet.run.progress`) or with ``live=False`` nothing is shown.
 
     Images a second, of all processes, are the scalar ``images_per_second`` in the logs.
+
+    Args:
+        live: show the line.
+
+    Example:
+        The commands add it to every run; without the line::
+
+            default_hooks = dict(progress=dict(type='ProgressHook', live=False))
     """
 
     priority = 'NORMAL'  # before LoggerHook, after RuntimeInfoHook
@@ -61,7 +70,7 @@ class ProgressHook(Hook):
                 handler.addFilter(hide_periodic)
 
     def close_display(self, runner: Runner) -> None:
-        """Called by :class:`~mmdet.engine.DetRunner` however the run ends."""
+        """End the line; :class:`~mmdet.engine.DetRunner` calls it however the run ends."""
         if self.line is not None:
             for handler in self.line.handlers:
                 handler.removeFilter(hide_periodic)
@@ -69,9 +78,11 @@ class ProgressHook(Hook):
             self.line = None
 
     def before_train(self, runner: Runner) -> None:
+        """Open the line."""
         self._open()
 
     def before_train_epoch(self, runner: Runner) -> None:
+        """Begin to measure the epoch's time and speed."""
         self.speed.start()
         self._began = time.perf_counter()
         if self.line is not None:
@@ -80,6 +91,7 @@ class ProgressHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
+        """Log ``train/images_per_second``, and draw the line if it is due."""
         self.speed.add(count_images(data_batch) * get_world_size())
         runner.message_hub.update_scalar('train/images_per_second', self.speed.images)
         if self.line is not None and (self.line.due() or batch_idx == 0):
@@ -120,6 +132,7 @@ class ProgressHook(Hook):
         return next(iter(runner.optim_wrapper.get_lr().values()))[0]
 
     def after_train_epoch(self, runner: Runner) -> None:
+        """Print one line on the epoch."""
         if self.line is not None:
             loss, parts = self._losses(runner)
             self.line.print(
@@ -128,24 +141,29 @@ class ProgressHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
+        """End the line."""
         self.close_display(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
+        """Open the line and begin to measure the speed of validation."""
         self._open()
         self._inner = Speed()
 
     def before_test_epoch(self, runner: Runner) -> None:
+        """Open the line and begin to measure the speed of the test."""
         self._open()
         self._inner = Speed()
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
     ) -> None:
+        """Draw the line of validation if it is due."""
         self._evaluating('Validation', runner.val_dataloader, batch_idx, data_batch)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
     ) -> None:
+        """Draw the line of the test if it is due."""
         self._evaluating('Test', runner.test_dataloader, batch_idx, data_batch)
 
     def _evaluating(self, name: str, loader: Any, batch_idx: int, batch: Any) -> None:
@@ -170,13 +188,16 @@ class ProgressHook(Hook):
             )
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Leave the time of validation out of training's speed, and say that it is done."""
         self.speed.start()  # validation is no part of training's speed
         if self.line is not None:
             self.line.show([Field('Validation', 0, 'bold'), Field('done', 1)])
 
     def after_val(self, runner: Runner) -> None:
+        """End the line, unless the training goes on."""
         if not runner.message_hub.runtime_info.get('loop_stage') == 'train':
             self.close_display(runner)
 
     def after_test(self, runner: Runner) -> None:
+        """End the line."""
         self.close_display(runner)

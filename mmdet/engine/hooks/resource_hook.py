@@ -13,7 +13,7 @@ _IMPORTED = time.time()
 
 
 def process_start() -> float:
-    """When this process was started, seconds since the epoch; when this file was imported, without /proc."""
+    """Return when this process was started, seconds since the epoch; when this file was imported, without /proc."""
     try:
         fields = Path('/proc/self/stat').read_text().rsplit(')', 1)[1].split()
         uptime = float(Path('/proc/uptime').read_text().split()[0])
@@ -24,9 +24,13 @@ def process_start() -> float:
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process and its children in bytes; pages they share count for each of them.
+    """Return the resident memory of a process and its children in bytes; pages they share count for each of them.
 
-    0 where there is no /proc.
+    Args:
+        pid: of the process; None: this one.
+
+    Returns:
+        0 where there is no /proc.
     """
     pid = pid or os.getpid()
     try:
@@ -44,6 +48,11 @@ class ResourceHook(Hook):
 
     Args:
         interval: iterations between two looks at the memory (trainer and data loader workers together).
+
+    Example:
+        The commands add it to every run; with more looks::
+
+            custom_hooks = [dict(type='ResourceHook', interval=5)]
     """
 
     priority = 'VERY_LOW'
@@ -57,18 +66,22 @@ class ResourceHook(Hook):
         self.peak = max(self.peak, resident_bytes())
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Log before the first iteration how long the start took."""
         if not self._started:
             self._started = True
             runner.logger.info(f'start: {time.time() - process_start():.1f} s from command to first iteration')
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Look at the memory every ``interval`` iterations."""
         if self.every_n_train_iters(runner, self.interval):
             self._look()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Look at the memory every ``interval`` iterations of a validation."""
         if self.every_n_inner_iters(batch_idx, self.interval):
             self._look()
 
     def after_train(self, runner: Runner) -> None:
+        """Log the peak."""
         self._look()
         runner.logger.info(f'peak resident memory: {self.peak / 2**20:.0f} MiB (trainer and workers)')

@@ -8,6 +8,13 @@ from mmengine.config import Config
 def trigger_visualization_hook(cfg: Config, args: argparse.Namespace) -> Config:
     """Make the config's visualization hook draw: with ``args.show`` in windows, with ``args.show_dir`` into files.
 
+    Args:
+        cfg: changed in place.
+        args: with ``show``, ``show_dir`` and ``wait_time`` in seconds.
+
+    Returns:
+        ``cfg``.
+
     Raises:
         KeyError: the config has no such hook.
     """

@@ -15,16 +15,22 @@ from mmdet.structures import DetDataSample
 
 @HOOKS.register_module()
 class DetVisualizationHook(Hook):
-    """Draws detections.
+    """Draws the detections of validation and test on the images.
 
     Args:
         draw: nothing is drawn without it.
         interval: in validation every so many images go to the visualizer's backends.
         score_thr: detections with a lower score are left out.
         show: pictures in windows, each for ``wait_time`` seconds, or with 0 until the space key.
+        wait_time: seconds that a window stays.
         test_out_dir: in testing every image's picture is written here, under the image's name, with its id where there
             are several of one name.
         backend_args: of the images' file backend.
+
+    Example:
+        In a config, every tenth image of a validation in TensorBoard, or where else the visualizer's backends write::
+
+            default_hooks = dict(visualization=dict(type='DetVisualizationHook', draw=True, interval=10))
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class DetVisualizationHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
+        """Draw every ``interval``-th image of the validation."""
         if not self.draw:
             return
         first = batch_idx * len(outputs)
@@ -57,6 +64,7 @@ class DetVisualizationHook(Hook):
                 self._draw(runner, sample, runner.iter, None)
 
     def before_test(self, runner: Runner) -> None:
+        """Look for images of one name in several folders, whose pictures get the image's id."""
         data = runner.test_loop.dataloader.dataset
         if self.draw and self.test_out_dir and hasattr(data, 'get_data_info'):
             stems = Counter(Path(data.get_data_info(i)['img_path']).stem for i in range(len(data)))
@@ -65,6 +73,7 @@ class DetVisualizationHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
+        """Draw every image of the batch."""
         if not self.draw:
             return
         for sample in outputs:

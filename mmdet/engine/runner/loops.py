@@ -184,16 +184,28 @@ class _Resumable:
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which a checkpoint may also leave in the middle of an epoch.
+    """Trains for a number of epochs; mmengine's loop, which goes on from a checkpoint in the middle of an epoch, too.
 
-    The batches before the checkpoint are skipped by the sampler. They are loaded and thrown away if the runner was
-    given a built ``DataLoader`` instead of a config; its augmentation is not seeded either.
+    All randomness follows from the run's seed and from counters, so a resumed run ends as it would have without a
+    break. The batches before the checkpoint are skipped by the sampler. They are loaded and thrown away if the runner
+    was given a built ``DataLoader`` instead of a config; its augmentation is not seeded either.
 
-    Not in a checkpoint: gradients that wait for an optimizer step (``accumulative_counts`` above 1). After a
-    checkpoint inside an accumulation its earlier iterations are lost, and the loop says so.
+    Not in a checkpoint: gradients that wait for an optimizer step (``accumulative_counts`` above 1). After a checkpoint
+    inside an accumulation its earlier iterations are lost, and the loop says so.
+
+    Example:
+        In a config, with a validation after each epoch::
+
+            train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
     """
 
     def run(self) -> Any:
+        """Train from where the checkpoint was written, or from the beginning; returns the model.
+
+        Raises:
+            RuntimeError: not every process has read the same checkpoint.
+            Interrupted: a signal has ended the run, whose state is saved.
+        """
         self._start = self._position()
         return super().run()
 
@@ -223,6 +235,7 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
             self._validate_if_due(self._epoch)
 
     def run_epoch(self) -> None:
+        """Train one epoch, or what is left of it after a checkpoint."""
         start, self._start = self._start, 0
         length = len(self.dataloader)
         self.runner.message_hub.update_info(
@@ -289,7 +302,15 @@ class _EndlessBatches:
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
-    """mmengine's loop over iterations; see :class:`EpochBasedTrainLoop` for what a resumed run does not have."""
+    """Trains for a number of iterations; mmengine's loop, which goes on from a checkpoint as if without a break.
+
+    See :class:`EpochBasedTrainLoop` for what a resumed run does not have.
+
+    Example:
+        In a config, with a validation every 1000 iterations::
+
+            train_cfg = dict(type='IterBasedTrainLoop', max_iters=90000, val_interval=1000)
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -311,9 +332,14 @@ class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
 
 @LOOPS.register_module()
 class ValLoop(_ValLoop):
-    """mmengine's loop, which a signal ends: Interrupted is raised in all processes."""
+    """Validates a model; mmengine's loop, which a signal ends: Interrupted is raised in all processes."""
 
     def run(self) -> dict:
+        """Run the model over the data set and return the metrics by name.
+
+        Raises:
+            Interrupted: a process has received a signal.
+        """
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()

@@ -44,14 +44,24 @@ def _forgiving(write: Callable, name: str) -> Callable:
 
 @RUNNERS.register_module()
 class DetRunner(Runner):
-    """Runs of mmdet.
+    """Runs training, validation and test of a config; mmengine's Runner, made to be killed and resumed.
 
-    Before a checkpoint is written, hooks that have a method ``collect_checkpoint(runner)`` are called in every
-    process, and may communicate there; ``before_save_checkpoint`` runs in the first process only. However a run ends,
-    hooks that have a method ``close_display(runner)`` are called. Of several processes each ends when another one has
-    stopped answering for env_cfg.dist_cfg.timeout seconds (:class:`~mmdet.run.ranks.Watch`).
+    Before a checkpoint is written, hooks that have a method ``collect_checkpoint(runner)`` are called in every process,
+    and may communicate there; ``before_save_checkpoint`` runs in the first process only. However a run ends, hooks that
+    have a method ``close_display(runner)`` are called. Of several processes each ends when another one has stopped
+    answering for env_cfg.dist_cfg.timeout seconds (:class:`~mmdet.run.ranks.Watch`).
 
-    A training that a signal ends has saved its state, see :mod:`mmdet.run.interrupt`.
+    A training that a signal ends has saved its state, see :mod:`mmdet.run.interrupt`. Arguments are mmengine's.
+
+    Example:
+        Train from a script; ``tools/train.py`` also checks the config and adds hooks first::
+
+            from mmdet.config import load_config
+            from mmdet.engine import DetRunner
+
+            cfg = load_config('configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+            cfg.work_dir = 'work_dirs/first'
+            DetRunner.from_cfg(cfg).train()
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -59,12 +69,19 @@ class DetRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def train(self) -> Any:
+        """Train; returns the model.
+
+        Raises:
+            Interrupted: a signal has ended the training, whose state is saved.
+        """
         return self._run(super().train)
 
     def val(self) -> dict:
+        """Validate; returns the metrics by name."""
         return self._run(super().val)
 
     def test(self) -> dict:
+        """Test; returns the metrics by name."""
         return self._run(super().test)
 
     def _run(self, function: Callable) -> Any:
@@ -84,21 +101,21 @@ class DetRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
-        """As in mmengine; the workers leave signals to this process."""
+        """Build a data loader as in mmengine; the workers leave signals to this process."""
         built = Runner.build_dataloader(dataloader, *args, **kwargs)
         if built is not dataloader:
             built.worker_init_fn = partial(shield_worker, built.worker_init_fn)
         return built
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As in mmengine, but ``by_epoch=True|False`` without a type means the loops of mmdet as well."""
+        """Build the loop as in mmengine, but ``by_epoch=True|False`` without a type means a loop of mmdet as well."""
         if isinstance(loop, dict) and 'by_epoch' in loop and 'type' not in loop:
             loop = dict(loop)
             loop['type'] = EpochBasedTrainLoop if loop.pop('by_epoch') else IterBasedTrainLoop
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As in mmengine, but a loop without a type is the one of mmdet."""
+        """Build the loop as in mmengine, but a loop without a type is the one of mmdet."""
         if isinstance(loop, dict) and 'type' not in loop:
             loop = dict(loop, type=ValLoop)
         return super().build_val_loop(loop)
@@ -107,7 +124,7 @@ class DetRunner(Runner):
     write_errors: list | None = None
 
     def save_checkpoint(self, *args, **kwargs) -> None:
-        """As in mmengine, but to be called in every process: the others wait for one that is missing."""
+        """Save as in mmengine, but to be called in every process: the others wait for one that is missing."""
         self.call_hook('collect_checkpoint')
         try:
             super().save_checkpoint(*args, **kwargs)
@@ -117,13 +134,13 @@ class DetRunner(Runner):
             self.write_errors.append(error)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """As in mmengine; an error names the config and the part."""
+        """Build the model as in mmengine; an error names the config and the part."""
         if isinstance(model, dict) and model == self.cfg.get('model'):
             return build_model(self.cfg)
         return super().build_model(model)
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
-        """As in mmengine; a number or picture that cannot be written is left out, with a warning, and ends nothing."""
+        """Build the visualizer as in mmengine; what it cannot write is left out, with a warning, and ends nothing."""
         built = super().build_visualizer(visualizer)
         for backend in built._vis_backends.values():
             for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
@@ -137,6 +154,6 @@ class DetRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: str | Callable = 'cpu',
     ) -> None:
-        """As in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory."""
+        """Resume as in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory."""
         with blame(filename):
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)

@@ -62,10 +62,18 @@ class Steps:
             raise _Gradient
 
     def __call__(self, batch: Any, iteration: int, reseed: Any) -> dict | None:
-        """One step on a batch; the losses by name, or None of a step that was left out.
+        """Make one step on a batch.
 
         Args:
+            batch: what the data loader gives, ``inputs`` and ``data_samples``.
+            iteration: its number, from 0, for messages.
             reseed: called before the forward is run again, to find out where it went wrong.
+
+        Returns:
+            The losses by name, as the mean over all processes, or None of a step that was left out.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite, and no more steps may be left out.
         """
         runner = self.runner
         kept = self._statistics() if self.limit else None

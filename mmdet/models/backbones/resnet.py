@@ -70,7 +70,16 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Two 3x3 convolutions."""
+    """Computes a residual block of two 3x3 convolutions (He et al., CVPR 2016), as in ResNet-18 and ResNet-34.
+
+    A map (N, in_channels, H, W) becomes (N, channels, H / stride, W / stride), sides rounded up.
+
+    Args:
+        channels: of the block's output.
+        stride, dilation: the stride of the first convolution, and its dilation; the second one has neither.
+        style: without effect here; see :class:`Bottleneck`.
+        kwargs: ``downsample``, ``with_cp``, ``norm_cfg`` and ``conv_cfg``, which :class:`ResNet` sets.
+    """
 
     expansion = 1
 
@@ -79,11 +88,16 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3 and 1x1 convolutions; the stride is the 3x3's ('pytorch') or the first 1x1's ('caffe').
+    """Computes a residual block of 1x1, 3x3 and 1x1 convolutions (He et al., CVPR 2016), as in ResNet-50 and deeper.
+
+    A map (N, in_channels, H, W) becomes (N, 4 * channels, H / stride, W / stride), sides rounded up.
 
     Args:
         channels: a quarter of the block's output channels.
+        dilation: of the 3x3 convolution.
+        style: the stride is the 3x3 convolution's ('pytorch') or the first 1x1's ('caffe').
         groups, width: of the 3x3 convolution, whose width is ``channels`` unless given.
+        kwargs: ``downsample``, ``with_cp``, ``norm_cfg`` and ``conv_cfg``, which :class:`ResNet` sets.
     """
 
     expansion = 4
@@ -109,11 +123,13 @@ class Bottleneck(_Block):
 
 
 class ResidualStages(BaseModule):
-    """What ResNet and one stage of it as a shared head have in common.
+    """Has what ResNet and a single stage of it as a shared head (:class:`.ResLayer`) have in common.
 
     Args:
+        depth: 18, 34, 50, 101 or 152, a key of ``arch_settings``: kind of the blocks and their number in each stage.
+        style: 'pytorch' or 'caffe', see :class:`Bottleneck`.
         norm_eval: all batch norms, CBN among them, use running statistics in training too.
-        init_cfg: ``dict(type='Pretrained', ...)``, or None: at random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, or None: at random.
 
     Raises:
         ValueError: a depth or style there is not.
@@ -173,6 +189,7 @@ class ResidualStages(BaseModule):
         return nn.Sequential(*blocks)
 
     def train(self, mode: bool = True) -> 'ResidualStages':
+        """Set training mode; with ``norm_eval`` the batch norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
@@ -183,25 +200,41 @@ class ResidualStages(BaseModule):
 
 @MODELS.register_module()
 class ResNet(ResidualStages):
-    """ResNet with torchvision's parameter names, (N, in_channels, H, W) to one feature map for each ``out_indices``.
+    """Computes feature maps of several strides from images with a residual network (He et al., CVPR 2016).
+
+    Images (N, in_channels, H, W) become a tuple of maps, one for each of ``out_indices``. With the defaults stage i,
+    from 0, has stride 4 * 2^i and 64 * 2^i channels for depth 18 and 34, four times as many for 50 and deeper; odd
+    sizes are rounded up. Parameters have torchvision's names.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        num_stages, strides, dilations: of the stages.
-        out_indices: stages whose outputs are returned.
+        in_channels: of the images.
+        base_channels: of the stem.
+        num_stages, strides, dilations: number of stages, 1 to 4, and stride and dilation of each.
+        out_indices: stages whose outputs are returned, from 0.
         style: 'pytorch' or 'caffe', see :class:`Bottleneck`.
-        frozen_stages: the stem and so many stages are not trained (their norms in evaluation mode); -1: none.
+        frozen_stages: the stem and so many stages are not trained (their norms in evaluation mode); 0: the stem only;
+            -1: none.
+        conv_cfg: kind of every convolution, for instance ``dict(type='ConvWS')``; None: ordinary ones.
         norm_cfg: of every norm; ``requires_grad=False`` freezes weight and bias.
         norm_eval: all batch norms, CBN among them, use running statistics in training too.
         with_cp: activation checkpointing: less memory, more time.
-        zero_init_residual: the last norm of a block starts at 0 in training from scratch.
+        zero_init_residual: weight and bias of a block's last norm start at 0 in training from scratch.
         groups, base_width: see :class:`ResNeXt`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path, a URL or ``torchvision://resnet50``; None
             initializes at random.
 
     Raises:
-        ValueError: a depth or style there is not; groups of a depth without bottlenecks. FileNotFoundError: pretrained
-            weights that cannot be had.
+        ValueError: a depth or style there is not; ``out_indices`` beyond ``num_stages``; groups of a depth without
+            bottlenecks.
+        FileNotFoundError: pretrained weights that cannot be had.
+
+    Example:
+        >>> import torch
+        >>> from mmdet.registry import MODELS
+        >>> backbone = MODELS.build(dict(type='ResNet', depth=50, out_indices=(2, 3)))
+        >>> [tuple(x.shape) for x in backbone(torch.zeros(1, 3, 64, 96))]
+        [(1, 1024, 4, 6), (1, 2048, 2, 3)]
     """
 
     def __init__(
@@ -258,9 +291,11 @@ class ResNet(ResidualStages):
 
     @property
     def norm1(self) -> nn.Module:
+        """Return the norm of the stem, whatever its kind."""
         return getattr(self, self.norm1_name)
 
     def init_weights(self) -> None:
+        """Set the weights by ``init_cfg``; with ``zero_init_residual`` every block then starts as its shortcut."""
         super().init_weights()
         if self.zero_init_residual and not self.pretrained:
             for module in self.modules():
@@ -275,11 +310,20 @@ class ResNet(ResidualStages):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'ResNet':
+        """Set training mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps.
+
+        Args:
+            x: normalized images (N, in_channels, H, W).
+
+        Returns:
+            A map (N, C_i, H_i, W_i) for each of ``out_indices``, the largest first.
+        """
         x = self.maxpool(self.relu(conv_norm(self.conv1, self.norm1, x)))
         outputs = []
         for i, name in enumerate(self.res_layers):
@@ -291,9 +335,15 @@ class ResNet(ResidualStages):
 
 @MODELS.register_module()
 class ResNeXt(ResNet):
-    """ResNet with grouped 3x3 convolutions, ``groups`` of ``base_width`` channels in the first stage.
+    """Computes feature maps with a ResNet whose 3x3 convolutions are grouped (Xie et al., CVPR 2017).
 
-    The width of a group doubles from stage to stage. One group gives ResNet. Depth 50, 101 or 152.
+    It has ``groups`` groups of ``base_width`` channels in the first stage, and groups twice as wide in each further
+    stage. One group gives ResNet. The depth is 50, 101 or 152; all else is as in :class:`ResNet`.
+
+    Example:
+        ResNeXt-101 32x4d in a config::
+
+            backbone=dict(type='ResNeXt', depth=101, groups=32, base_width=4)
     """
 
     arch_settings = {depth: ResNet.arch_settings[depth] for depth in (50, 101, 152)}

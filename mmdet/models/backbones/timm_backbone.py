@@ -15,15 +15,17 @@ from mmdet.words import nearest
 
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
-    """A network of timm, (N, in_channels, H, W) to one feature map for each ``out_indices``.
+    """Computes feature maps with any convolutional network of timm (github.com/huggingface/pytorch-image-models).
 
-    Its parameters are named ``timm_model.*``, behind it as in timm.
+    Images (N, in_channels, H, W) become a tuple of maps, one for each of ``out_indices``; strides and channels are the
+    network's. Parameters are named ``timm_model.*``, behind it as in timm.
 
     Args:
         model_name: see ``timm.list_models()``.
         features_only: maps instead of class scores; has to be True.
         pretrained: take timm's own weights, which it downloads.
         checkpoint_path: take weights of a file or URL; short for ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
+        in_channels: of the images.
         out_indices: of timm's levels, mostly those of stride 2, 4, 8, 16 and 32, which are returned.
         frozen_stages: everything that the map of this level, one of ``out_indices``, depends on is not trained (its
             norms in evaluation mode); -1: nothing is frozen.
@@ -35,7 +37,14 @@ class TIMMBackbone(BaseModule):
         kwargs: further arguments of ``timm.create_model``.
 
     Raises:
-        ImportError: timm is not installed. ValueError: a model or level there is not; weights of another model.
+        ImportError: timm is not installed.
+        ValueError: a model or level there is not; weights of another model.
+
+    Example:
+        In a config, with the neck that fits it::
+
+            backbone=dict(type='TIMMBackbone', model_name='resnet18', pretrained=True, norm_cfg=dict(type='CBN')),
+            neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=5)
     """
 
     def __init__(
@@ -133,6 +142,7 @@ class TIMMBackbone(BaseModule):
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'TIMMBackbone':
+        """Set training mode; what is frozen, and with ``norm_eval`` all norms, stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -141,6 +151,14 @@ class TIMMBackbone(BaseModule):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps.
+
+        Args:
+            x: normalized images (N, in_channels, H, W).
+
+        Returns:
+            A map (N, C_i, H_i, W_i) for each of ``out_indices``, in their order.
+        """
         return tuple(self.timm_model(x))
 
 

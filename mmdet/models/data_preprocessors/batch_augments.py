@@ -13,9 +13,16 @@ class BatchFixedSizePad(nn.Module):
     """Pads batches at the right and below to one size (large-scale jittering, Ghiasi et al., CVPR 2021).
 
     Args:
-        size: (height, width); larger batches stay as they are.
+        size: (height, width) in pixels; larger batches stay as they are.
         img_pad_value: padding of the normalized images.
-        pad_mask, mask_pad_value: pad the masks of the ground truth as well.
+        pad_mask, mask_pad_value: pad the masks of the ground truth as well, with this value.
+
+    Example:
+        In a config::
+
+            data_preprocessor=dict(
+                type='DetDataPreprocessor', batch_augments=[dict(type='BatchFixedSizePad', size=(1024, 1024))]
+            )
     """
 
     def __init__(
@@ -28,7 +35,16 @@ class BatchFixedSizePad(nn.Module):
         self.mask_pad_value = mask_pad_value
 
     def forward(self, inputs: Tensor, data_samples: list | None = None) -> tuple[Tensor, list | None]:
-        """Images (N, 3, H, W) and their samples, padded."""
+        """Pad a batch and its samples.
+
+        Args:
+            inputs: normalized images (N, 3, H, W).
+            data_samples: their DetDataSamples, or None.
+
+        Returns:
+            The images (N, 3, max(H, height), max(W, width)), and the same samples, which now have this size as
+            ``batch_input_shape`` and ``pad_shape``. Boxes need no change.
+        """
         height, width = (max(old, new) for old, new in zip(inputs.shape[-2:], self.size))
         inputs = F.pad(inputs, (0, width - inputs.shape[-1], 0, height - inputs.shape[-2]), value=self.img_pad_value)
         for sample in data_samples or ():

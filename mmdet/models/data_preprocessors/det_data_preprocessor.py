@@ -9,15 +9,28 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class DetDataPreprocessor(ImgDataPreprocessor):
-    """Moves a batch to the device, reorders channels, normalizes, pads to one size at the right and below.
+    """Moves a batch to the device, reorders channels, normalizes, and pads to one size at the right and below.
 
     Args:
-        mean, std: of the channels after ``bgr_to_rgb``, in grey levels; None leaves the images as they are.
+        mean, std: of the channels after ``bgr_to_rgb``, in grey levels (0 to 255); None leaves the images as they are.
         pad_size_divisor: height and width of the batch are multiples of this.
         pad_value: padding of the normalized images.
-        pad_mask, mask_pad_value: pad the masks of the ground truth as well.
+        pad_mask, mask_pad_value: in training pad the masks of the ground truth as well, with this value.
         bgr_to_rgb, rgb_to_bgr: swap the first and the last channel.
+        non_blocking: copy to the device without waiting.
         batch_augments: parts that change a batch in training, as :class:`BatchFixedSizePad`.
+
+    Example:
+        For images read as BGR and weights of torchvision, which were trained on RGB::
+
+            data_preprocessor=dict(
+                type='DetDataPreprocessor',
+                mean=[123.675, 116.28, 103.53],
+                std=[58.395, 57.12, 57.375],
+                bgr_to_rgb=True,
+                pad_mask=True,
+                pad_size_divisor=32,
+            )
     """
 
     def __init__(
@@ -39,13 +52,16 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         self.batch_augments = [MODELS.build(part) for part in batch_augments or ()]
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Preprocess a batch.
+        """Make a batch of loaded images.
 
         Args:
             data: ``inputs``, a list of uint8 (3, H, W) images; ``data_samples``, their DetDataSamples or None.
+            training: pad masks and run the ``batch_augments`` as well.
 
         Returns:
-            ``inputs`` float32 (N, 3, H', W'); the samples know ``batch_input_shape`` and ``pad_shape``.
+            ``inputs`` float32 (N, 3, H', W') on the device, and ``data_samples``. A sample's metainfo has
+            ``batch_input_shape``, (H', W'), and ``pad_shape``, the image's own size rounded up to multiples of
+            ``pad_size_divisor``, both (height, width).
         """
         divisor = self.pad_size_divisor
         shapes = [tuple(-(-side // divisor) * divisor for side in image.shape[-2:]) for image in data['inputs']]

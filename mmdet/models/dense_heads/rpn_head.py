@@ -14,7 +14,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors of an image should answer; A anchors over all levels."""
+    """Holds what the anchors of an image should answer; there are A anchors over all levels."""
 
     labels: Tensor  # (A,): 0 object, 1 background
     label_weights: Tensor  # (A,)
@@ -25,17 +25,41 @@ class AnchorTargets(NamedTuple):
 
 @MODELS.register_module()
 class RPNHead(BaseModule):
-    """An objectness score and a box for each anchor.
+    """Proposes regions: gives each anchor an objectness score and a box (Ren et al., Faster R-CNN, NeurIPS 2015).
+
+    A 3x3 convolution, shared by all levels, is followed by a 1x1 convolution each for scores and boxes. Anchors and
+    proposals are in pixels of the network's input.
 
     Args:
         in_channels: of every feature map.
         num_classes: 1, objects of any class.
-        feat_channels: of the hidden convolutions, ``num_convs`` of them.
+        feat_channels: of the hidden convolutions.
+        num_convs: number of hidden convolutions.
+        anchor_generator: for instance :class:`.AnchorGenerator`, with a stride for each feature map.
+        bbox_coder: turns deltas and anchors into boxes.
         reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
-        train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (pixels an anchor may reach out of the image;
-            negative: any), ``pos_weight``.
-        test_cfg: ``nms_pre`` (proposals of a level before NMS), ``nms``, ``max_per_img``, ``min_bbox_size`` in pixels,
+        loss_cls: of objectness; needs ``use_sigmoid=True``.
+        loss_bbox: of the deltas or boxes of positive anchors.
+        train_cfg: ``assigner``, ``sampler``, ``allowed_border`` (pixels an anchor may reach out of the image; negative:
+            any), ``pos_weight`` (of positive anchors in ``loss_cls``; 0 or less: 1).
+        test_cfg: ``nms_pre`` (proposals of a level before NMS; 0 or less: all), ``nms``, ``max_per_img``,
+            ``min_bbox_size`` in pixels, which both sides of a proposal must exceed (negative: no bound),
             ``rank_logits`` (scores that the sigmoid makes equal are in the order of their logits, as in torchvision).
+
+    Raises:
+        ValueError: more than one class; a ``loss_cls`` without sigmoid.
+
+    Example:
+        In a config, behind an FPN of five levels::
+
+            rpn_head=dict(
+                type='RPNHead',
+                in_channels=256,
+                anchor_generator=dict(
+                    type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+                ),
+                loss_bbox=dict(type='L1Loss'),
+            )
     """
 
     def __init__(
@@ -85,20 +109,45 @@ class RPNHead(BaseModule):
         self.rpn_reg = nn.Conv2d(feat_channels, number * 4, 1)
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (N, A, H, W) and deltas (N, 4 A, H, W) of every level."""
+        """Compute scores and deltas of all anchors, A at each cell.
+
+        Args:
+            feats: maps (N, in_channels, H_i, W_i), one for each stride of the anchors.
+
+        Returns:
+            For each level logits (N, A, H_i, W_i), and for each level deltas (N, 4 A, H_i, W_i).
+        """
         hidden = [F.relu(self.rpn_conv(x)) for x in feats]
         return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
 
     # -- training -----------------------------------------------------------------------------------------------
 
     def loss(self, feats: Sequence[Tensor], batch_data_samples: list) -> dict[str, list[Tensor]]:
-        """``loss_rpn_cls`` and ``loss_rpn_bbox``, a list of one value for each level."""
+        """Compute the losses of all levels.
+
+        Args:
+            feats: maps (N, in_channels, H_i, W_i).
+            batch_data_samples: N DetDataSamples with ``gt_instances`` in pixels of the network's input; of their labels
+                nothing is used.
+
+        Returns:
+            ``loss_rpn_cls`` and ``loss_rpn_bbox``, each a list of a scalar for each level, divided by the number of
+            anchors sampled in all images.
+        """
         return self._loss(*self(feats), batch_data_samples)
 
     def loss_and_predict(
         self, feats: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
     ) -> tuple[dict, list[InstanceData]]:
-        """Losses, and proposals by ``proposal_cfg`` (default ``test_cfg``), from one forward."""
+        """Compute losses and proposals from one forward.
+
+        Args:
+            feats, batch_data_samples: as of :meth:`loss`.
+            proposal_cfg: how proposals are made, as ``test_cfg``; None: by ``test_cfg``.
+
+        Returns:
+            The losses, as of :meth:`loss`, and the proposals, as of :meth:`predict`; those have no gradient.
+        """
         outputs = self(feats)
         losses = self._loss(*outputs, batch_data_samples)
         metas = [sample.metainfo for sample in batch_data_samples]
@@ -174,7 +223,18 @@ class RPNHead(BaseModule):
     # -- proposals ----------------------------------------------------------------------------------------------
 
     def predict(self, feats: Sequence[Tensor], batch_data_samples: list, rescale: bool = False) -> list[InstanceData]:
-        """Proposals of each image: ``bboxes`` (K, 4) and ``scores`` (K,) by falling score, ``labels`` 0."""
+        """Propose regions.
+
+        Args:
+            feats: maps (N, in_channels, H_i, W_i).
+            batch_data_samples: N DetDataSamples, whose metainfo has ``img_shape`` and, for ``rescale``,
+                ``scale_factor``.
+            rescale: boxes in pixels of the original images instead of the network's input.
+
+        Returns:
+            For each image ``bboxes`` (K, 4) within the image and ``scores`` (K,) from 0 to 1, by falling score, and
+            ``labels`` (K,) of zeros; K is at most ``max_per_img``.
+        """
         return self._predict(*self(feats), [sample.metainfo for sample in batch_data_samples], rescale=rescale)
 
     @torch.no_grad()

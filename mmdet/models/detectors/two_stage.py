@@ -7,11 +7,19 @@ from mmdet.registry import MODELS
 
 
 class TwoStageDetector(BaseModel):
-    """Backbone, neck, region proposals, heads on regions.
+    """Detects objects with a backbone, a neck, a network that proposes regions, and heads on these regions.
 
     Args:
-        train_cfg: ``rpn``, ``rpn_proposal`` (proposals in training), ``rcnn``.
-        test_cfg: ``rpn``, ``rcnn``.
+        backbone, neck, rpn_head, roi_head: configs of the parts; without a neck the heads take the backbone's maps.
+        train_cfg: ``rpn`` and ``rcnn``, the ``train_cfg`` of the heads; ``rpn_proposal``, how proposals are made in
+            training, by default as in testing.
+        test_cfg: ``rpn`` and ``rcnn``, the ``test_cfg`` of the heads.
+        data_preprocessor: for instance :class:`.DetDataPreprocessor`, which makes a batch of what the data loader
+            gives.
+        init_cfg: of the whole model, for instance ``dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        ValueError: no ``rpn_head`` or no ``roi_head``.
     """
 
     def __init__(
@@ -38,16 +46,31 @@ class TwoStageDetector(BaseModel):
         self.roi_head = MODELS.build(dict(roi_head, train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn')))
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) to feature maps, largest first."""
+        """Compute feature maps.
+
+        Args:
+            inputs: normalized images (N, 3, H, W).
+
+        Returns:
+            Maps (N, C_i, H_i, W_i), the largest first.
+        """
         x = self.backbone(inputs)
         return x if self.neck is None else self.neck(x)
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> dict | list | tuple:
-        """Losses (mode 'loss'), data samples with detections ('predict'), or raw outputs ('tensor').
+        """Compute losses, detections or raw outputs, by ``mode``.
 
         Args:
             inputs: normalized images (N, 3, H, W).
-            data_samples: a DetDataSample for each image, with ground truth for the losses.
+            data_samples: a DetDataSample for each image, with ground truth for the losses; not needed for 'tensor'.
+            mode: 'loss', 'predict' or 'tensor'.
+
+        Returns:
+            What :meth:`loss` returns; what :meth:`predict` returns; or the feature maps, and the logits and deltas of
+            :meth:`.RPNHead.forward`.
+
+        Raises:
+            ValueError: another mode.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -59,7 +82,17 @@ class TwoStageDetector(BaseModel):
         raise ValueError(f"forward: mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict:
-        """All losses by name."""
+        """Compute all losses.
+
+        Args:
+            inputs: normalized images (N, 3, H, W).
+            data_samples: N DetDataSamples with ``gt_instances``: bboxes (K, 4) in pixels of the input, labels (K,) and,
+                for a mask head, masks.
+
+        Returns:
+            ``loss_rpn_cls`` and ``loss_rpn_bbox``, lists of a scalar for each level; ``loss_cls``, ``loss_bbox`` and
+            ``acc`` of the box head (``acc``, in percent, is not optimized); with a mask head ``loss_mask``.
+        """
         x = self.extract_feat(inputs)
         losses, proposals = self.rpn_head.loss_and_predict(
             x, data_samples, self.train_cfg.get('rpn_proposal', self.test_cfg.get('rpn'))
@@ -68,10 +101,16 @@ class TwoStageDetector(BaseModel):
         return losses
 
     def predict(self, inputs: Tensor, data_samples: list, rescale: bool = True) -> list:
-        """The data samples with ``pred_instances``: bboxes (K, 4), scores, labels, masks (K, H, W).
+        """Detect objects.
 
         Args:
-            rescale: in pixels of the original images.
+            inputs: normalized images (N, 3, H, W).
+            data_samples: N DetDataSamples, whose metainfo has ``img_shape``, ``ori_shape`` and ``scale_factor``.
+            rescale: in pixels of the original images instead of the network's input.
+
+        Returns:
+            The same samples with ``pred_instances``: bboxes (K, 4), scores (K,) from 0 to 1, falling, labels (K,) and,
+            with a mask head, masks (K, H', W') bool of the whole image.
         """
         x = self.extract_feat(inputs)
         proposals = self.rpn_head.predict(x, data_samples)
@@ -82,9 +121,35 @@ class TwoStageDetector(BaseModel):
 
 @MODELS.register_module()
 class FasterRCNN(TwoStageDetector):
-    """Boxes."""
+    """Detects objects as boxes with a class and a score, in two stages (Faster R-CNN, Ren et al., NeurIPS 2015).
+
+    The first stage, :class:`.RPNHead`, proposes regions; the second, :class:`.StandardRoIHead` with a box head, gives
+    each a class and a better box. Arguments, inputs and outputs are :class:`TwoStageDetector`'s.
+
+    Example:
+        With a config that has ``model=dict(type='FasterRCNN', ...)``::
+
+            from mmdet.apis import inference_detector, init_detector
+
+            model = init_detector('configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'epoch_12.pth')
+            found = inference_detector(model, 'image.jpg').pred_instances
+            found.bboxes, found.scores, found.labels  # (K, 4) in pixels of the image, (K,), (K,)
+    """
 
 
 @MODELS.register_module()
 class MaskRCNN(TwoStageDetector):
-    """Boxes and masks."""
+    """Detects objects as boxes with a class, a score and a mask, in two stages (Mask R-CNN, He et al., ICCV 2017).
+
+    It is :class:`FasterRCNN` whose ``roi_head`` has a ``mask_head``, which draws a mask of each detection; training
+    needs ground truth with masks. Arguments, inputs and outputs are :class:`TwoStageDetector`'s.
+
+    Example:
+        With a config that has ``model=dict(type='MaskRCNN', ...)``::
+
+            from mmdet.apis import inference_detector, init_detector
+
+            model = init_detector('configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'epoch_12.pth')
+            found = inference_detector(model, 'image.jpg').pred_instances
+            found.masks  # (K, H, W) bool, of the size of the image
+    """

@@ -17,10 +17,11 @@ def soft_nms(
     min_score: float = 1e-3,
     method: str = 'linear',
 ) -> tuple[Tensor, Tensor]:
-    """Scores fall by the overlap with better boxes (Bodla et al., Soft-NMS, ICCV 2017).
+    """Lower the scores of boxes by their overlap with better ones (Bodla et al., Soft-NMS, ICCV 2017).
 
     Args:
-        boxes: (N, 4). scores: (N,).
+        boxes: (N, 4), x1, y1, x2, y2.
+        scores: (N,).
         iou_threshold: less overlap changes nothing, but with 'gaussian'.
         sigma: of 'gaussian'.
         min_score: boxes whose score is or falls below go.
@@ -28,7 +29,7 @@ def soft_nms(
             ('naive') of its score.
 
     Returns:
-        the kept indices (K,) by falling new score; the new scores (K,).
+        The kept indices (K,) by falling new score; the new scores (K,).
 
     Raises:
         ValueError: another method.
@@ -59,17 +60,19 @@ def soft_nms(
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | None) -> tuple[Tensor, Tensor]:
-    """NMS among the boxes that share an index.
+    """Suppress boxes that overlap better ones of the same index (non-maximum suppression).
 
     Args:
-        boxes: (N, 4). scores: (N,). idxs: (N,), of a class or a level.
+        boxes: (N, 4), x1, y1, x2, y2.
+        scores: (N,).
+        idxs: (N,), of a class or a level.
         nms_cfg: ``type='nms'`` with ``iou_threshold``, or ``type='soft_nms'`` with the arguments of :func:`soft_nms`;
             ``class_agnostic=True`` suppresses across indices; ``max_num`` detections are kept (default all). From
-            ``split_thr`` boxes up (default 10000) it goes index by index, as in mmdetection even if agnostic.
-            None: boxes are only sorted.
+            ``split_thr`` boxes up (default 10000) it goes index by index, as in mmdetection even if agnostic. None:
+            boxes are only sorted.
 
     Returns:
-        detections (K, 5), box and score by falling score; the kept indices (K,).
+        Detections (K, 5), box and score by falling score, in float32 or float64; the kept indices (K,).
 
     Raises:
         ValueError: a type or an argument of NMS there is not.
@@ -119,17 +122,17 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
 def multiclass_nms(
     bboxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: dict | None, max_num: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """NMS class by class.
+    """Choose detections from boxes with scores of all classes, by NMS class by class.
 
     Args:
         bboxes: (N, 4), or (N, C * 4) with a box for each class.
         scores: (N, C + 1); the last column is background.
-        score_thr: lower scores are left out.
+        score_thr: scores must be greater.
         nms_cfg: as of :func:`batched_nms`.
-        max_num: detections kept; negative: all.
+        max_num: detections kept; 0 or less: all.
 
     Returns:
-        detections (K, 5), box and score by falling score; classes (K,).
+        Detections (K, 5), box and score by falling score; classes (K,).
     """
     scores = scores[:, :-1]
     rows, labels = (scores > score_thr).nonzero(as_tuple=True)

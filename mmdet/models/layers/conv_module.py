@@ -9,14 +9,22 @@ from mmdet.registry import build_norm_layer
 
 
 class ConvModule(nn.Module):
-    """``act(norm(conv(x)))``, (N, in_channels, H, W) to (N, out_channels, H', W').
+    """Computes ``act(norm(conv(x)))``: a convolution, a norm and an activation as one block.
 
     Parameters are named ``conv.*`` and, after the norm, ``bn.*``, ``gn.*``, ...
 
     Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in ``torch.nn.Conv2d``.
         bias: 'auto': only where no norm follows.
+        conv_cfg: kind of the convolution; None: ``Conv2d``.
         norm_cfg, act_cfg: None leaves the norm or the activation out.
         inplace: of the activation.
+
+    Example:
+        >>> import torch
+        >>> block = ConvModule(3, 8, 3, padding=1, norm_cfg=dict(type='CBN'))
+        >>> block(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 8, 16, 16])
     """
 
     def __init__(
@@ -62,14 +70,16 @@ class ConvModule(nn.Module):
 
     @property
     def norm(self) -> nn.Module | None:
+        """Return the norm layer, or None without one."""
         return getattr(self, self.norm_name) if self.norm_name else None
 
     def reset_parameters(self) -> None:
-        """Kaiming normal for the convolution, weight 1 and bias 0 for the norm."""
+        """Draw the convolution's weights (Kaiming normal); the norm gets weight 1 and bias 0."""
         kaiming_init(self.conv, nonlinearity='relu')
         if self.norm is not None:
             constant_init(self.norm, 1, bias=0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (N, out_channels, H', W') from (N, in_channels, H, W)."""
         x = self.conv(x) if self.norm is None else conv_norm(self.conv, self.norm, x)
         return x if self.activate is None else self.activate(x)

@@ -12,13 +12,25 @@ from .losses import WeightedLoss, smooth_l1_loss
 
 
 def iou_loss(pred: Tensor, target: Tensor, mode: str = 'log', eps: float = 1e-6) -> Tensor:
-    """``1 - u`` ('linear'), ``1 - u^2`` ('square') or ``-ln u`` ('log') of u = IoU, at least ``eps``; (N,)."""
+    """Compute ``1 - u`` ('linear'), ``1 - u^2`` ('square') or ``-ln u`` ('log') of u = IoU, at least ``eps``.
+
+    Args:
+        pred, target: boxes (N, 4), paired; both in the same unit.
+        mode: 'linear', 'square' or 'log'.
+        eps: least u.
+
+    Returns:
+        (N,).
+    """
     overlap = bbox_overlaps(pred, target, is_aligned=True).clamp(min=eps)
     return {'linear': lambda: 1 - overlap, 'square': lambda: 1 - overlap**2, 'log': lambda: -overlap.log()}[mode]()
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
-    """1 - GIoU (Rezatofighi et al., Generalized Intersection over Union, CVPR 2019); (N,)."""
+    """Compute 1 - GIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Rezatofighi et al., CVPR 2019).
+
+    It has a gradient also where boxes do not overlap. ``eps`` is the least denominator.
+    """
     return 1 - bbox_overlaps(pred, target, mode='giou', is_aligned=True, eps=eps)
 
 
@@ -34,15 +46,19 @@ def _iou_and_distance(pred: Tensor, target: Tensor, eps: float) -> tuple[Tensor,
 
 
 def diou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
-    """1 - DIoU (Zheng et al., Distance-IoU Loss, AAAI 2020); (N,)."""
+    """Compute 1 - DIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Zheng et al., Distance-IoU Loss, AAAI 2020).
+
+    DIoU is IoU less the squared distance of the centres over that of the common hull's corners.
+    """
     overlap, distance = _iou_and_distance(pred, target, eps)
     return 1 - (overlap - distance)
 
 
 def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
-    """1 - CIoU (Zheng et al., Distance-IoU Loss, AAAI 2020); (N,).
+    """Compute 1 - CIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Zheng et al., Distance-IoU Loss, AAAI 2020).
 
-    The weight of the aspect ratios' difference has no gradient and is 0 for an IoU of 0.5 or less.
+    CIoU is DIoU less a term for the difference of the aspect ratios, whose weight has no gradient and is 0 for an IoU
+    of 0.5 or less.
     """
     overlap, distance = _iou_and_distance(pred, target, eps)
 
@@ -56,12 +72,15 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def bounded_iou_loss(pred: Tensor, target: Tensor, beta: float = 0.2, eps: float = 1e-3) -> Tensor:
-    """Smooth L1 of 1 - the best IoU that each of x, y, w, h allows (Tychsen-Smith and Petersson, CVPR 2018).
+    """Compute smooth L1 of 1 - the best IoU that each of x, y, w, h allows (Tychsen-Smith and Petersson, CVPR 2018).
 
-    The target is held fixed.
+    Args:
+        pred, target: boxes (N, 4), paired; the target is held fixed.
+        beta: of :func:`smooth_l1_loss`.
+        eps: added to denominators.
 
     Returns:
-        (N, 4).
+        (N, 4), for centre x, centre y, width and height.
     """
     target = target.detach()
     size, target_size = pred[:, 2:] - pred[:, :2], target[:, 2:] - target[:, :2]
@@ -101,10 +120,18 @@ class _BoxLoss(WeightedLoss):
 
 @MODELS.register_module()
 class IoULoss(_BoxLoss):
-    """:func:`iou_loss` (Yu et al., UnitBox, 2016).
+    """Computes :func:`iou_loss` of paired boxes, weighted and averaged (Yu et al., UnitBox, 2016).
+
+    Used as ``loss_bbox`` a head needs ``reg_decoded_bbox=True``, as all losses of overlap do.
 
     Args:
-        mode: 'linear', 'square' or 'log'; ``linear=True`` is the old name of the first.
+        linear: the old name of ``mode='linear'``.
+        eps: least IoU.
+        reduction, loss_weight: see :class:`.WeightedLoss`.
+        mode: 'linear', 'square' or 'log'.
+
+    Raises:
+        ValueError: another mode or reduction.
     """
 
     def __init__(
@@ -121,36 +148,68 @@ class IoULoss(_BoxLoss):
         self.mode = 'linear' if linear else mode
 
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compute :func:`iou_loss` of each pair of boxes (N, 4), (N,)."""
         return iou_loss(pred, target, self.mode, self.eps)
 
 
 @MODELS.register_module()
 class GIoULoss(_BoxLoss):
-    """:func:`giou_loss`."""
+    """Computes :func:`giou_loss` of paired boxes, weighted and averaged (Rezatofighi et al., CVPR 2019).
+
+    Args:
+        eps: least denominator.
+        reduction, loss_weight: see :class:`.WeightedLoss`.
+
+    Example:
+        In a config; boxes are compared, not deltas::
+
+            bbox_head=dict(
+                type='Shared2FCBBoxHead', reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss', loss_weight=10.0)
+            )
+    """
 
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compute :func:`giou_loss` of each pair of boxes (N, 4), (N,)."""
         return giou_loss(pred, target, self.eps)
 
 
 @MODELS.register_module()
 class DIoULoss(_BoxLoss):
-    """:func:`diou_loss`."""
+    """Computes :func:`diou_loss` of paired boxes, weighted and averaged (Zheng et al., AAAI 2020).
+
+    Args:
+        eps: added to denominators.
+        reduction, loss_weight: see :class:`.WeightedLoss`.
+    """
 
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compute :func:`diou_loss` of each pair of boxes (N, 4), (N,)."""
         return diou_loss(pred, target, self.eps)
 
 
 @MODELS.register_module()
 class CIoULoss(_BoxLoss):
-    """:func:`ciou_loss`."""
+    """Computes :func:`ciou_loss` of paired boxes, weighted and averaged (Zheng et al., AAAI 2020).
+
+    Args:
+        eps: added to denominators.
+        reduction, loss_weight: see :class:`.WeightedLoss`.
+    """
 
     def loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Compute :func:`ciou_loss` of each pair of boxes (N, 4), (N,)."""
         return ciou_loss(pred, target, self.eps)
 
 
 @MODELS.register_module()
 class BoundedIoULoss(WeightedLoss):
-    """:func:`bounded_iou_loss`; ``beta`` of the smooth L1."""
+    """Computes :func:`bounded_iou_loss` of paired boxes, weighted and averaged.
+
+    Args:
+        beta: of the smooth L1.
+        eps: added to denominators.
+        reduction, loss_weight: see :class:`.WeightedLoss`.
+    """
 
     def __init__(self, beta: float = 0.2, eps: float = 1e-3, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
@@ -165,7 +224,16 @@ class BoundedIoULoss(WeightedLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """The loss of boxes (N, 4) against boxes (N, 4); ``weight`` (N, 4), or (N,) for all four numbers of a box."""
+        """Compute the loss of boxes.
+
+        Args:
+            pred, target: boxes (N, 4), paired.
+            weight: (N, 4), or (N,) for all four numbers of a box.
+            avg_factor, reduction_override: see :class:`.WeightedLoss`.
+
+        Returns:
+            A scalar, or (N, 4) with 'none'.
+        """
         if weight is not None and weight.dim() == 1:
             weight = weight[:, None]
         return self._reduce(bounded_iou_loss(pred, target, self.beta, self.eps), weight, avg_factor, reduction_override)

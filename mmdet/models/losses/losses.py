@@ -16,6 +16,13 @@ def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor:
         loss: any shape.
         weight: broadcastable to it, or None.
         reduction: 'none', 'sum' or 'mean'; a mean divides by ``avg_factor``, by default by the number of elements.
+        avg_factor: what a mean divides by.
+
+    Returns:
+        ``loss``'s shape with 'none', else a scalar; 0 of no elements.
+
+    Raises:
+        ValueError: an ``avg_factor`` for a sum.
     """
     if weight is not None:
         loss = loss * weight
@@ -30,13 +37,29 @@ def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor:
 
 
 def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float) -> Tensor:
-    """``d^2 / (2 beta)`` where ``d = |pred - target| < beta``, ``d - beta / 2`` elsewhere (Girshick, Fast R-CNN)."""
+    """Compute ``d^2 / (2 beta)`` where ``d = |pred - target| < beta``, else ``d - beta / 2`` (Girshick, Fast R-CNN).
+
+    Args:
+        pred, target: of one shape, which is the result's as well.
+        beta: where the parabola becomes a line.
+    """
     difference = (pred - target).abs()
     return torch.where(difference < beta, 0.5 * difference * difference / beta, difference - 0.5 * beta)
 
 
 class WeightedLoss(nn.Module):
-    """Reduction and weight of the losses below; ``forward(pred, target, weight, avg_factor, reduction_override)``."""
+    """Weighs and reduces the losses below, as ``forward(pred, target, weight, avg_factor, reduction_override)``.
+
+    ``weight`` is broadcast to the elementwise loss; a mean divides by ``avg_factor`` if it is given;
+    ``reduction_override`` takes the place of ``reduction`` for one call. See :func:`reduce_loss`.
+
+    Args:
+        reduction: 'none', 'mean' or 'sum'.
+        loss_weight: factor of the result.
+
+    Raises:
+        ValueError: another reduction.
+    """
 
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -51,7 +74,13 @@ class WeightedLoss(nn.Module):
 
 @MODELS.register_module()
 class L1Loss(WeightedLoss):
-    """Absolute difference."""
+    """Computes the absolute difference of predictions and targets; arguments as of :class:`WeightedLoss`.
+
+    Example:
+        >>> import torch
+        >>> L1Loss()(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor(1.5000)
+    """
 
     def forward(
         self,
@@ -61,12 +90,30 @@ class L1Loss(WeightedLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
+        """Compute the loss of predictions and targets of one shape, mostly (N, 4).
+
+        Args:
+            pred, target: deltas or boxes.
+            weight: broadcastable to them, or None.
+            avg_factor, reduction_override: see :class:`WeightedLoss`.
+
+        Returns:
+            A scalar, or the shape of ``pred`` with 'none'.
+        """
         return self._reduce((pred - target).abs(), weight, avg_factor, reduction_override)
 
 
 @MODELS.register_module()
 class SmoothL1Loss(WeightedLoss):
-    """:func:`smooth_l1_loss`."""
+    """Computes :func:`smooth_l1_loss` of predictions and targets (Girshick, Fast R-CNN, ICCV 2015).
+
+    Args:
+        beta: difference at which the parabola becomes a line, greater than 0.
+        reduction, loss_weight: see :class:`WeightedLoss`.
+
+    Raises:
+        ValueError: ``beta`` is not positive; another reduction.
+    """
 
     def __init__(self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
@@ -82,17 +129,29 @@ class SmoothL1Loss(WeightedLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
+        """Compute the loss of predictions and targets of one shape, mostly (N, 4); see :meth:`L1Loss.forward`."""
         return self._reduce(smooth_l1_loss(pred, target, self.beta), weight, avg_factor, reduction_override)
 
 
 @MODELS.register_module()
 class CrossEntropyLoss(WeightedLoss):
-    """Softmax cross entropy; with ``use_sigmoid`` binary for each class; with ``use_mask`` for the masks of R-CNN.
+    """Computes cross entropy: of a softmax, of each class (``use_sigmoid``) or of R-CNN's masks (``use_mask``).
 
     Args:
-        class_weight: of each class; with ``use_sigmoid`` of its positive samples.
+        use_sigmoid: each class is a yes or no of its own.
+        use_mask: :meth:`mask_loss`, which knows no class weights and no ignored labels.
+        reduction, loss_weight: see :class:`WeightedLoss`.
+        class_weight: of each class, (C,); with ``use_sigmoid`` of its positive samples.
         ignore_index: label that does not count, by default -100; with ``use_sigmoid`` negative labels do not either.
         avg_non_ignore: a mean without ``avg_factor`` is over the labels that count instead of all.
+
+    Raises:
+        ValueError: ``use_mask`` with ``use_sigmoid``, ``class_weight`` or ``ignore_index``.
+
+    Example:
+        >>> import torch
+        >>> CrossEntropyLoss()(torch.zeros(2, 4), torch.tensor([0, 3]))  # the logarithm of 4
+        tensor(1.3863)
     """
 
     def __init__(
@@ -127,13 +186,17 @@ class CrossEntropyLoss(WeightedLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """The loss.
+        """Compute the loss.
 
         Args:
             cls_score: logits, (N, C); of masks (N, C, H, W).
-            label: classes (N,), C or more is background with ``use_sigmoid``; or, with ``use_sigmoid``, (N, C) of 0
-                and 1; of masks (N, H, W) of 0 and 1.
+            label: classes (N,), C or more is background with ``use_sigmoid``; or, with ``use_sigmoid``, (N, C) of 0 and
+                1; of masks (N, H, W) of 0 and 1.
             weight: (N,), or (N, C) with ``use_sigmoid``; with ``use_mask`` the classes (N,).
+            avg_factor, reduction_override: see :class:`WeightedLoss`; not used with ``use_mask``.
+
+        Returns:
+            A scalar; with 'none' (N,), or (N, C) with ``use_sigmoid``; of masks (1,).
         """
         if self.use_mask:
             return self.mask_loss(cls_score, label, weight)
@@ -157,10 +220,12 @@ class CrossEntropyLoss(WeightedLoss):
         return self._reduce(loss, weight, avg_factor, reduction_override)
 
     def mask_loss(self, pred: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        """Mean binary cross entropy of each object's own class's mask (He et al., Mask R-CNN, 2017).
+        """Compute the mean binary cross entropy of each object's own class's mask (He et al., Mask R-CNN, 2017).
 
         Args:
-            pred: logits (N, C, H, W). target: (N, H, W) of 0 and 1. labels: classes (N,).
+            pred: logits (N, C, H, W).
+            target: (N, H, W) of 0 and 1.
+            labels: classes (N,).
 
         Returns:
             (1,); 0, still connected to ``pred``, for N = 0.
@@ -172,10 +237,15 @@ class CrossEntropyLoss(WeightedLoss):
 
 
 def accuracy(pred: Tensor, target: Tensor, topk: int = 1) -> Tensor:
-    """Part of the samples whose class is among the ``topk`` highest scores, in percent, (1,).
+    """Compute the part of the samples whose class is among the ``topk`` highest scores.
 
     Args:
-        pred: scores (N, C). target: classes (N,).
+        pred: scores (N, C).
+        target: classes (N,).
+        topk: number of scores.
+
+    Returns:
+        (1,), in percent; 0 for N = 0.
     """
     if not len(pred):
         return pred.new_zeros(1)

@@ -12,10 +12,14 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class FPN(BaseModule):
-    """Feature maps of several strides with ``out_channels`` channels each.
+    """Mixes a backbone's maps into a pyramid of maps with the same number of channels (Lin et al., FPN, CVPR 2017).
+
+    Each map goes through a 1x1 convolution; from the smallest on, each is upsampled and added to the next larger one; a
+    3x3 convolution of each sum is an output.
 
     Args:
         in_channels: of the inputs, from the largest map to the smallest.
+        out_channels: of every output.
         num_outs: number of outputs; those beyond the inputs are halved from the last.
         start_level, end_level: the inputs used; ``end_level`` is the last of them, -1 for the last there is.
         add_extra_convs: how further outputs are made: False by max pooling; 'on_input', 'on_lateral' or 'on_output'
@@ -23,6 +27,16 @@ class FPN(BaseModule):
             last output.
         relu_before_extra_convs: a ReLU before each of these but the first.
         no_norm_on_lateral: leave the norm out of the lateral convolutions.
+        conv_cfg, norm_cfg, act_cfg: of every convolution; see :class:`.ConvModule`.
+        upsample_cfg: arguments of ``torch.nn.functional.interpolate``.
+
+    Raises:
+        ValueError: levels that do not fit ``in_channels``, another ``add_extra_convs``.
+
+    Example:
+        Maps of stride 4, 8, 16, 32 and 64 behind a ResNet-50::
+
+            neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5)
     """
 
     def __init__(
@@ -78,7 +92,18 @@ class FPN(BaseModule):
                 )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps (N, C_i, H_i, W_i), largest first, to ``num_outs`` maps (N, out_channels, H_i, W_i)."""
+        """Compute the pyramid.
+
+        Args:
+            inputs: the backbone's maps (N, C_i, H_i, W_i), the largest first.
+
+        Returns:
+            ``num_outs`` maps (N, out_channels, H_i, W_i), from that of ``start_level`` on; each further one has half
+            the height and width of the one before, rounded up.
+
+        Raises:
+            ValueError: another number of inputs than ``in_channels`` has.
+        """
         if len(inputs) != len(self.in_channels):
             raise ValueError(f'FPN: in_channels names {len(self.in_channels)} inputs, got {len(inputs)}')
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.used])]

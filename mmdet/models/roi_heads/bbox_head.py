@@ -15,7 +15,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 
 
 class BBoxTargets(NamedTuple):
-    """What R regions should answer."""
+    """Holds what R regions should answer."""
 
     labels: Tensor  # (R,): class, or num_classes for background
     label_weights: Tensor  # (R,)
@@ -25,17 +25,22 @@ class BBoxTargets(NamedTuple):
 
 @MODELS.register_module()
 class ConvFCBBoxHead(BaseModule):
-    """Shared convolutions and fully connected layers, then a branch for classes and one for boxes.
+    """Gives each region a class and a box: shared layers, then a branch for classes and one for boxes.
+
+    The layers are 3x3 convolutions, then fully connected ones (Ren et al., Faster R-CNN, NeurIPS 2015, has two of
+    these, shared). The heads below are this one with other defaults.
 
     Args:
         num_shared_convs, num_shared_fcs, num_cls_convs, num_cls_fcs, num_reg_convs, num_reg_fcs: numbers of layers,
             ``conv_out_channels`` and ``fc_out_channels`` wide. Both branches end in one more linear layer.
-        in_channels, roi_feat_size: of the regions' features.
-        num_classes: without background.
+        in_channels, roi_feat_size: channels and side, in cells, of the regions' features.
+        num_classes: without background, which is the last of ``num_classes + 1`` logits.
+        bbox_coder: turns deltas and regions into boxes.
         reg_class_agnostic: one box for all classes.
         reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
         with_avg_pool: the features are averaged before the first fully connected layer.
-        norm_cfg: after the convolutions.
+        conv_cfg, norm_cfg: of the convolutions.
+        loss_cls, loss_bbox: of classes, and of the boxes of positive regions.
 
     Raises:
         ValueError: convolutions of a branch behind shared fully connected layers.
@@ -108,7 +113,14 @@ class ConvFCBBoxHead(BaseModule):
         self.fc_reg = nn.Linear(width * cells, 4 if reg_class_agnostic else 4 * num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (R, C, S, S) to logits (R, num_classes + 1) and deltas (R, 4 * num_classes) or (R, 4)."""
+        """Compute classes and boxes of regions.
+
+        Args:
+            x: features (R, in_channels, S, S).
+
+        Returns:
+            Logits (R, num_classes + 1), and deltas (R, 4 * num_classes), or (R, 4) with ``reg_class_agnostic``.
+        """
 
         def flat(x):
             if self.with_avg_pool and x.dim() == 4:
@@ -128,7 +140,15 @@ class ConvFCBBoxHead(BaseModule):
 
     @torch.no_grad()
     def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
-        """Targets of the sampled regions, image by image, positives first."""
+        """Make the targets of the sampled regions, image by image, positives first.
+
+        Args:
+            sampling_results: of each image, with boxes in pixels of the network's input.
+            pos_weight: of positive regions in ``loss_cls``; 0 or less: 1.
+
+        Returns:
+            Targets of all R regions together. Negatives have the label ``num_classes`` and boxes of zeros.
+        """
         labels, weights, boxes = [], [], []
         for result in sampling_results:
             num_neg = len(result.neg_inds)
@@ -145,7 +165,16 @@ class ConvFCBBoxHead(BaseModule):
         return BBoxTargets(torch.cat(labels), torch.cat(weights), torch.cat(boxes), priors)
 
     def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BBoxTargets) -> dict[str, Tensor]:
-        """``loss_cls``, ``acc`` (percent) and ``loss_bbox``, averaged by the number of regions."""
+        """Compute the losses of R regions.
+
+        Args:
+            cls_score, bbox_pred: as from :meth:`forward`.
+            targets: as from :meth:`get_targets`.
+
+        Returns:
+            ``loss_cls`` and ``loss_bbox``, scalars divided by the number of regions (for ``loss_cls`` of those with a
+            weight), and ``acc``, (1,) in percent.
+        """
         cls_score, bbox_pred = cls_score.float(), bbox_pred.float()
         if not len(cls_score):
             return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
@@ -168,13 +197,18 @@ class ConvFCBBoxHead(BaseModule):
     def predict(
         self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict, rescale: bool
     ) -> InstanceData:
-        """Detections of one image.
+        """Turn a head's output into detections of one image.
 
         Args:
-            rois: (R, 5). cls_score, bbox_pred: as from :meth:`forward`.
+            rois: (R, 5) of image index and box, in pixels of the network's input.
+            cls_score, bbox_pred: as from :meth:`forward`.
+            img_meta: ``img_shape``, to which boxes are clipped, and for ``rescale`` ``scale_factor`` (width, height).
             rcnn_test_cfg: ``score_thr``, ``nms``, ``max_per_img``; smaller sides than ``min_bbox_size`` pixels of the
                 input are left out (by default none).
             rescale: boxes in pixels of the original image instead of the network's input.
+
+        Returns:
+            ``bboxes`` (K, 4), ``scores`` (K,), falling, and ``labels`` (K,).
         """
         scores = cls_score.float().softmax(-1)
         boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), img_meta['img_shape'])
@@ -194,12 +228,28 @@ class ConvFCBBoxHead(BaseModule):
 
 @MODELS.register_module()
 class BBoxHead(ConvFCBBoxHead):
-    """Class and box straight from the features, without hidden layers."""
+    """Gives each region a class and a box straight from its features, without hidden layers, as the C4 models do.
+
+    Arguments are :class:`ConvFCBBoxHead`'s; ``with_avg_pool=True`` averages the features first.
+
+    Example:
+        In a config, behind ResNet's last stage as a shared head::
+
+            bbox_head=dict(type='BBoxHead', with_avg_pool=True, in_channels=2048, roi_feat_size=7, num_classes=80)
+    """
 
 
 @MODELS.register_module()
 class Shared2FCBBoxHead(ConvFCBBoxHead):
-    """Two fully connected layers."""
+    """Gives each region a class and a box from two shared fully connected layers (Ren et al., Faster R-CNN, 2015).
+
+    Arguments are :class:`ConvFCBBoxHead`'s.
+
+    Example:
+        In a config, behind RoIAlign of 7x7 bins::
+
+            bbox_head=dict(type='Shared2FCBBoxHead', in_channels=256, roi_feat_size=7, num_classes=80)
+    """
 
     def __init__(self, fc_out_channels: int = 1024, **kwargs) -> None:
         super().__init__(num_shared_fcs=2, fc_out_channels=fc_out_channels, **kwargs)
@@ -207,7 +257,16 @@ class Shared2FCBBoxHead(ConvFCBBoxHead):
 
 @MODELS.register_module()
 class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
-    """Four 3x3 convolutions and one fully connected layer (Wu and He, Group Normalization, 2018)."""
+    """Gives each region a class and a box from four 3x3 convolutions and one fully connected layer.
+
+    The head comes from Wu and He, Group Normalization, 2018; its convolutions can have norms. Arguments are
+    :class:`ConvFCBBoxHead`'s.
+
+    Example:
+        In a config::
+
+            bbox_head=dict(type='Shared4Conv1FCBBoxHead', norm_cfg=dict(type='CBN'), num_classes=80)
+    """
 
     def __init__(self, fc_out_channels: int = 1024, **kwargs) -> None:
         super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, **kwargs)

@@ -15,10 +15,13 @@ from mmdet.registry import MODELS
 
 
 def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
-    """A region's mask in its place in the image, pixel centres at half numbers, bilinear.
+    """Put a region's mask in its place in the image, bilinearly, pixel centres at half numbers.
 
     Args:
-        mask: probabilities (S, S'). box: (4,) in pixels of the image.
+        mask: probabilities (S, S').
+        box: (4,) in pixels of the image.
+        height, width: of the image.
+        threshold: least probability of a pixel that is set.
 
     Returns:
         The part of the (height, width) image that can be set, bool, and its (top, left) corner.
@@ -41,15 +44,26 @@ def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: fl
 
 @MODELS.register_module()
 class FCNMaskHead(BaseModule):
-    """Convolutions, upsampling by two, and a mask for each class.
+    """Draws a mask of each class for each region: convolutions, upsampling by two, a last 1x1 convolution (Mask R-CNN).
 
     Args:
         num_convs: hidden convolutions, ``conv_out_channels`` wide.
-        roi_feat_size: of the regions' features.
+        roi_feat_size: not used, as convolutions take any size; accepted for mmdetection's configs.
+        in_channels: of the regions' features.
+        conv_kernel_size: of the hidden convolutions.
         class_agnostic: one mask for all classes.
         upsample_cfg: ``type='deconv'`` and ``scale_factor``.
-        norm_cfg: after the hidden convolutions.
+        conv_cfg, norm_cfg: of the hidden convolutions.
         predictor_cfg: kind of the last convolution, as a ``conv_cfg``.
+        loss_mask: :class:`.CrossEntropyLoss` with ``use_mask``.
+
+    Raises:
+        ValueError: another upsampling.
+
+    Example:
+        In a config, behind RoIAlign of 14x14 bins; ``mask_size=28`` in ``train_cfg.rcnn`` fits it::
+
+            mask_head=dict(type='FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80)
     """
 
     def __init__(
@@ -91,20 +105,38 @@ class FCNMaskHead(BaseModule):
         self.conv_logits = build_conv_layer(predictor_cfg, conv_out_channels, 1 if class_agnostic else num_classes, 1)
 
     def init_weights(self) -> None:
+        """Draw the weights: by ``init_cfg``, then upsampling and last convolution by Kaiming normal with bias 0."""
         super().init_weights()
         for module in (self.upsample, self.conv_logits):
             nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
             nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (R, C, S, S) to logits (R, num_classes or 1, 2 S, 2 S)."""
+        """Compute masks of regions.
+
+        Args:
+            x: features (R, in_channels, S, S).
+
+        Returns:
+            Logits (R, num_classes, 2 S, 2 S), or of one channel with ``class_agnostic``; 2 is ``upsample_cfg``'s
+            factor.
+        """
         for conv in self.convs:
             x = conv(x)
         return self.conv_logits(F.relu(self.upsample(x), inplace=True))
 
     @torch.no_grad()
     def get_targets(self, sampling_results: list[SamplingResult], batch_gt_masks: list, mask_size: int) -> Tensor:
-        """The objects' masks within the positive regions, (P, size, size) of 0 and 1."""
+        """Cut the objects' masks to the P positive regions.
+
+        Args:
+            sampling_results: of each image, with boxes in pixels of the network's input.
+            batch_gt_masks: of each image :class:`.BitmapMasks` or :class:`.PolygonMasks`.
+            mask_size: side of the targets in cells, or (height, width).
+
+        Returns:
+            (P, size, size) of 0 and 1, in the boxes' dtype.
+        """
         size = _pair(mask_size)
         priors = torch.cat([result.pos_priors for result in sampling_results])
         objects = torch.cat([result.pos_assigned_gt_inds for result in sampling_results])
@@ -116,7 +148,16 @@ class FCNMaskHead(BaseModule):
         return torch.cat(targets).to(priors.dtype)
 
     def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``loss_mask`` of logits (P, C, H, W) for classes (P,); 0 but connected for P = 0."""
+        """Compute the loss of P positive regions.
+
+        Args:
+            mask_pred: logits (P, C, H, W).
+            mask_targets: (P, H, W) of 0 and 1.
+            labels: classes (P,).
+
+        Returns:
+            ``loss_mask``, (1,); 0 but connected for P = 0.
+        """
         if self.class_agnostic:
             labels = torch.zeros_like(labels)
         return dict(loss_mask=self.loss_mask(mask_pred, mask_targets, labels))
@@ -124,11 +165,14 @@ class FCNMaskHead(BaseModule):
     def predict(
         self, mask_pred: Tensor, bboxes: Tensor, labels: Tensor, shape: tuple[int, int], threshold: float
     ) -> Tensor:
-        """Masks in the image.
+        """Draw the masks of one image's detections.
 
         Args:
-            mask_pred: logits (K, C, H, W). bboxes: (K, 4) in pixels of the image, best on the CPU. labels: (K,).
+            mask_pred: logits (K, C, H, W).
+            bboxes: (K, 4) in pixels of the image, best on the CPU.
+            labels: (K,).
             shape: (height, width) of the image.
+            threshold: least probability of a pixel that is set.
 
         Returns:
             (K, height, width) bool.

@@ -8,9 +8,11 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class ResLayer(ResidualStages):
-    """One stage of ResNet (He et al., CVPR 2016, appendix A), (R, C, S, S) to (R, C', S / stride, S / stride).
+    """Computes one stage of ResNet on regions' features, for both heads (He et al., CVPR 2016, appendix A).
 
-    Parameters are named as in the whole ResNet, ``layer4.*`` for ``stage=3``, whose pretrained weights it takes.
+    Features (R, C, S, S) become (R, C', S / stride, S / stride), sides rounded up; for ``stage=3`` of depth 50 C is
+    1024 and C' 2048. Parameters are named as in the whole ResNet, ``layer4.*`` for ``stage=3``, whose pretrained
+    weights it takes.
 
     Args:
         depth: of the ResNet: 18, 34, 50, 101 or 152.
@@ -18,7 +20,13 @@ class ResLayer(ResidualStages):
         stride, dilation, style, norm_cfg, norm_eval, with_cp, init_cfg: as in :class:`ResNet`.
 
     Raises:
-        ValueError: a depth, stage or style there is not. FileNotFoundError: pretrained weights that cannot be had.
+        ValueError: a depth, stage or style there is not.
+        FileNotFoundError: pretrained weights that cannot be had.
+
+    Example:
+        In the config of a C4 model::
+
+            shared_head=dict(type='ResLayer', depth=50, stage=3, stride=2, style='caffe')
     """
 
     def __init__(
@@ -47,4 +55,5 @@ class ResLayer(ResidualStages):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (R, C', S / stride, S / stride) from features (R, C, S, S)."""
         return getattr(self, self.layer_name)(x)

@@ -13,7 +13,9 @@ from mmdet.registry import MODELS
 
 
 class RoIAlign:
-    """torchvision's RoIAlign with sampling points at pixel centres (He et al., Mask R-CNN, 2017).
+    """Samples regions of a feature map on a grid, with sampling points at pixel centres (He et al., Mask R-CNN, 2017).
+
+    It is torchvision's ``roi_align``; half precision is computed in float32.
 
     Args:
         output_size: bins, or (rows, columns) of them.
@@ -21,6 +23,9 @@ class RoIAlign:
         sampling_ratio: sampling points along a bin's side; 0: as many as it has cells.
         aligned: pixel centres at half numbers.
         use_torchvision, pool_mode: accepted for mmdetection's configs; torchvision and 'avg' are what there is.
+
+    Raises:
+        ValueError: another ``pool_mode``.
     """
 
     def __init__(
@@ -41,7 +46,15 @@ class RoIAlign:
         self.aligned = aligned
 
     def __call__(self, feats: Tensor, rois: Tensor) -> Tensor:
-        """Map (N, C, H, W), regions (K, 5) of image index and box, to (K, C, rows, columns)."""
+        """Sample the regions.
+
+        Args:
+            feats: map (N, C, H, W).
+            rois: (K, 5) of image index and box x1, y1, x2, y2 in pixels of the network's input.
+
+        Returns:
+            (K, C, rows, columns) in the dtype of ``feats``.
+        """
         dtype = feats.dtype
         if dtype in (torch.float16, torch.bfloat16):
             feats = feats.float()  # half precision cannot tell pixels apart beyond 2048 (256 in bfloat16)
@@ -51,13 +64,27 @@ class RoIAlign:
 
 @MODELS.register_module()
 class SingleRoIExtractor(BaseModule):
-    """Each region's features from one pyramid level, by its size (Lin et al., FPN, eq. 1).
+    """Takes each region's features from one pyramid level, chosen by the region's size (Lin et al., FPN, eq. 1).
 
     Args:
         roi_layer: ``type='RoIAlign'`` and its arguments.
         out_channels: channels of the maps.
         featmap_strides: of the maps, in pixels.
-        finest_scale: regions of less than twice this size (root of the area, pixels) come from the first map.
+        finest_scale: regions of less than twice this size (root of the area, pixels) come from the first map, those of
+            less than four times from the second, and so on.
+
+    Raises:
+        ValueError: another layer than RoIAlign, or an argument it does not have.
+
+    Example:
+        In a config; the fifth map of the FPN is the region proposal network's alone::
+
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor',
+                roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+                out_channels=256,
+                featmap_strides=[4, 8, 16, 32],
+            )
     """
 
     def __init__(
@@ -83,19 +110,34 @@ class SingleRoIExtractor(BaseModule):
 
     @property
     def num_inputs(self) -> int:
-        """Number of maps used."""
+        """Return the number of maps used."""
         return len(self.featmap_strides)
 
     def map_roi_levels(self, rois: Tensor) -> Tensor:
-        """Level of each region (K, 5), (K,)."""
+        """Choose the level, from 0, of each region.
+
+        Args:
+            rois: (K, 5) of image index and box, in pixels of the network's input.
+
+        Returns:
+            (K,) int64.
+        """
         scale = (rois[:, 3:] - rois[:, 1:3]).prod(1).sqrt()
         level = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
         return level.clamp(0, self.num_inputs - 1).long()
 
     def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps (N, C, H_i, W_i), regions (K, 5) of image index and box, to (K, C, rows, columns).
+        """Compute the features of regions.
 
         Of regions on a GPU the numbers on each level are read back, of regions on the CPU nothing.
+
+        Args:
+            feats: ``num_inputs`` maps (N, C, H_i, W_i).
+            rois: (K, 5) of image index and box, in pixels of the network's input; a number that is not finite counts as
+                0.
+
+        Returns:
+            (K, C, rows, columns), in the order of ``rois``.
         """
         rois = rois.nan_to_num(
             0, 0, 0

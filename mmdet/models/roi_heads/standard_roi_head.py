@@ -15,15 +15,30 @@ from mmdet.structures.bbox import bbox2roi
 
 @MODELS.register_module()
 class StandardRoIHead(BaseModule):
-    """A box head and, for Mask R-CNN, a mask head on the features of regions.
+    """Turns proposals into detections: a box head and, for Mask R-CNN, a mask head on the features of regions.
 
     Args:
         bbox_roi_extractor, bbox_head: parts of the box branch.
         mask_roi_extractor, mask_head: of the mask branch, or None; without its own extractor it takes the box branch's
             features.
         shared_head: layers between the extractors and both heads, or None.
-        train_cfg: ``assigner``, ``sampler``, ``mask_size``, ``pos_weight``.
+        train_cfg: ``assigner`` and ``sampler``, which choose the regions to train with, ``mask_size`` (side of the
+            masks' targets), ``pos_weight``.
         test_cfg: ``score_thr``, ``nms``, ``max_per_img``, ``mask_thr_binary``.
+
+    Example:
+        In the config of Faster R-CNN::
+
+            roi_head=dict(
+                type='StandardRoIHead',
+                bbox_roi_extractor=dict(
+                    type='SingleRoIExtractor',
+                    roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+                    out_channels=256,
+                    featmap_strides=[4, 8, 16, 32],
+                ),
+                bbox_head=dict(type='Shared2FCBBoxHead', num_classes=80),
+            )
     """
 
     def __init__(
@@ -54,12 +69,23 @@ class StandardRoIHead(BaseModule):
 
     @property
     def with_mask(self) -> bool:
+        """Return whether there is a mask head."""
         return self.mask_head is not None
 
     def loss(
         self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list
     ) -> dict[str, Tensor]:
-        """Losses of maps (N, C, H_i, W_i), proposals and ground truth of N images."""
+        """Sample regions from the proposals and compute the heads' losses.
+
+        Args:
+            x: maps (N, C, H_i, W_i).
+            rpn_results_list: proposals of each image, ``bboxes`` (K, 4) in pixels of the network's input.
+            batch_data_samples: N DetDataSamples with ``gt_instances``, and with masks for a mask head.
+
+        Returns:
+            ``loss_cls``, ``loss_bbox`` and ``acc`` (percent) of :meth:`.ConvFCBBoxHead.loss`; with a mask head
+            ``loss_mask``.
+        """
         sampled = [
             self._sample(proposals, sample, [level[i : i + 1] for level in x])
             for i, (proposals, sample) in enumerate(zip(rpn_results_list, batch_data_samples))
@@ -100,10 +126,17 @@ class StandardRoIHead(BaseModule):
     def predict(
         self, x: Sequence[Tensor], rpn_results_list: list[InstanceData], batch_data_samples: list, rescale: bool = False
     ) -> list[InstanceData]:
-        """Detections of each image: bboxes (K, 4), scores, labels (K,), masks (K, H, W) bool with a mask head.
+        """Detect the objects of each image.
 
         Args:
+            x: maps (N, C, H_i, W_i).
+            rpn_results_list: proposals of each image, ``bboxes`` (K, 4) in pixels of the network's input.
+            batch_data_samples: N DetDataSamples, whose metainfo has ``img_shape``, ``ori_shape`` and ``scale_factor``.
             rescale: in pixels of the original images instead of the network's input.
+
+        Returns:
+            For each image bboxes (K, 4), scores (K,), falling, labels (K,) and, with a mask head, masks (K, H, W) bool
+            of the whole image.
         """
         metas = [sample.metainfo for sample in batch_data_samples]
         rois = bbox2roi([proposals.bboxes for proposals in rpn_results_list])

@@ -13,7 +13,15 @@ FLIPS = ('horizontal', 'vertical', 'diagonal')
 
 
 def polygons_to_bitmap(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The pixels (height, width) that polygons x1, y1, x2, y2, ... cover, bool, as pycocotools draws them."""
+    """Draw polygons as pycocotools does.
+
+    Args:
+        polygons: x1, y1, x2, y2, ... in pixels, (2 K,) each; their union is drawn.
+        height, width: of the image in pixels.
+
+    Returns:
+        The pixels that they cover, (height, width) bool.
+    """
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     parts = coco_mask.frPyObjects([np.asarray(p, dtype=np.float64).tolist() for p in polygons], height, width)
@@ -21,9 +29,16 @@ def polygons_to_bitmap(polygons: Sequence[np.ndarray], height: int, width: int) 
 
 
 def clip_polygon(polygon: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The part of a polygon within 0, 0, width, height, one side after the other (Sutherland and Hodgman, 1974).
+    """Cut a polygon to 0, 0, width, height, one side after the other (Sutherland and Hodgman, 1974).
 
-    Pieces of a concave polygon stay joined by edges along the border, which cover nothing. Empty if all is outside.
+    Pieces of a concave polygon stay joined by edges along the border, which cover nothing.
+
+    Args:
+        polygon: x1, y1, x2, y2, ..., (2 K,).
+        width, height: in the polygon's unit.
+
+    Returns:
+        The part within, (2 L,); empty if all is outside.
     """
     points = polygon.reshape(-1, 2)
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
@@ -40,13 +55,22 @@ def clip_polygon(polygon: np.ndarray, width: float, height: float) -> np.ndarray
 
 
 class BitmapMasks:
-    """N masks of one image.
+    """Holds the masks of N objects of one image as an array of pixels.
+
+    No method changes the masks. Indexing takes objects, by number, slice, indices or (N,) bool.
 
     Args:
-        masks: (N, height, width) of 0 and 1, or a list of (height, width).
+        masks: (N, height, width) of 0 and 1, or a list of (height, width); kept as uint8 in :attr:`masks`.
+        height, width: of the image in pixels.
 
     Raises:
         ValueError: masks of another size.
+
+    Example:
+        >>> import numpy as np
+        >>> masks = BitmapMasks(np.ones((2, 4, 6)), height=4, width=6)
+        >>> masks.flip('horizontal')[:1].resize((8, 12))
+        BitmapMasks(1, height=8, width=12)
     """
 
     def __init__(self, masks: np.ndarray | Sequence[np.ndarray], height: int, width: int) -> None:
@@ -69,21 +93,21 @@ class BitmapMasks:
 
     @classmethod
     def cat(cls, masks: Sequence['BitmapMasks']) -> 'BitmapMasks':
-        """The objects of several of one size together."""
+        """Put the objects of several, all of one size, together."""
         return cls(np.concatenate([m.masks for m in masks]), masks[0].height, masks[0].width)
 
     @property
     def areas(self) -> np.ndarray:
-        """(N,) in pixels."""
+        """Return the area of each mask in pixels, (N,)."""
         return self.masks.sum((1, 2))
 
     def rescale(self, scale, interpolation: str = 'nearest') -> 'BitmapMasks':
-        """Scaled as an image by ``mmcv.imrescale``: a factor, or the largest (long, short) sides."""
+        """Return the masks scaled as by ``mmcv.imrescale``: by a factor, or to the largest (long, short) sides."""
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width), interpolation)
 
     def resize(self, out_shape: tuple[int, int], interpolation: str = 'nearest') -> 'BitmapMasks':
-        """Resized to ``out_shape`` (height, width)."""
+        """Return the masks resized to ``out_shape`` (height, width)."""
         height, width = out_shape
         if (height, width) == (self.height, self.width):
             return self
@@ -91,12 +115,13 @@ class BitmapMasks:
         return BitmapMasks(masks, height, width)
 
     def flip(self, flip_direction: str = 'horizontal') -> 'BitmapMasks':
+        """Return the masks mirrored: left to right ('horizontal'), top to bottom ('vertical') or both ('diagonal')."""
         _check_direction(flip_direction)
         axes = dict(horizontal=2, vertical=1, diagonal=(1, 2))[flip_direction]
         return BitmapMasks(np.ascontiguousarray(np.flip(self.masks, axes)), self.height, self.width)
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'BitmapMasks':
-        """Padded at the right and below to ``out_shape`` (height, width)."""
+        """Return the masks padded at the right and below to ``out_shape`` (height, width), which is no smaller."""
         height, width = out_shape
         if (height, width) == (self.height, self.width):
             return self
@@ -105,7 +130,7 @@ class BitmapMasks:
         return BitmapMasks(out, height, width)
 
     def crop(self, bbox: np.ndarray) -> 'BitmapMasks':
-        """The part within a box x1, y1, x2, y2, at least one pixel."""
+        """Return the part within a box (4,) in whole pixels, at least one; the box begins inside the image."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2).astype(int)
         width, height = max(x2 - x1, 1), max(y2 - y1, 1)
         return BitmapMasks(self.masks[:, y1 : y1 + height, x1 : x1 + width], height, width)
@@ -113,7 +138,13 @@ class BitmapMasks:
     def crop_and_resize(
         self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
     ) -> 'BitmapMasks':
-        """The masks ``inds`` (P,) within the boxes (P, 4), resized to ``out_shape`` by RoIAlign.
+        """Cut masks to boxes and resize them by RoIAlign, as targets of a mask head.
+
+        Args:
+            bboxes: (P, 4) in pixels.
+            out_shape: (height, width) of the results.
+            inds: (P,), which mask each box cuts.
+            device: where it is computed.
 
         Returns:
             P masks; a pixel is set where the mean is at least a half.
@@ -123,7 +154,7 @@ class BitmapMasks:
     def crop_to_tensor(
         self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
     ) -> Tensor:
-        """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on the device where it is computed."""
+        """Do :meth:`crop_and_resize`, but return a tensor (P, height, width), bool, on ``device``."""
         if not len(bboxes):
             return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
         # Only the masks that are asked for, each once.
@@ -134,7 +165,7 @@ class BitmapMasks:
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
     def get_bboxes(self) -> Tensor:
-        """The masks' bounding boxes (N, 4)."""
+        """Return the masks' bounding boxes (N, 4), float32 x1, y1, x2, y2 in pixels; zeros for an empty mask."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, mask in zip(boxes, self.masks):
             columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
@@ -143,14 +174,31 @@ class BitmapMasks:
         return torch.from_numpy(boxes)
 
     def to_ndarray(self) -> np.ndarray:
+        """Return the masks as an array (N, height, width), uint8 of 0 and 1; it is not copied."""
         return self.masks
 
     def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+        """Return the masks as a tensor (N, height, width) of a dtype on a device."""
         return torch.as_tensor(self.masks, dtype=dtype, device=device)
 
 
 class PolygonMasks:
-    """N objects of one image, each a list of polygons x1, y1, x2, y2, ... in pixels."""
+    """Holds N objects of one image as polygons.
+
+    It has the methods of :class:`BitmapMasks`. Polygons lose nothing when they are resized; they are drawn at the end.
+
+    Args:
+        masks: for each object a list of polygons, (2 K,) each, x1, y1, x2, y2, ... in pixels; kept as float64.
+        height, width: of the image in pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> square = PolygonMasks([[np.array([0, 0, 4, 0, 4, 4, 0, 4])]], height=6, width=8)
+        >>> square.areas
+        array([16.])
+        >>> int(square.resize((12, 16)).to_ndarray().sum())
+        64
+    """
 
     def __init__(self, masks: Sequence[Sequence[np.ndarray]], height: int, width: int) -> None:
         self.height, self.width = int(height), int(width)
@@ -177,12 +225,12 @@ class PolygonMasks:
 
     @classmethod
     def cat(cls, masks: Sequence['PolygonMasks']) -> 'PolygonMasks':
-        """The objects of several of one size together."""
+        """Put the objects of several, all of one size, together."""
         return cls([polygons for m in masks for polygons in m.masks], masks[0].height, masks[0].width)
 
     @property
     def areas(self) -> np.ndarray:
-        """(N,) in square pixels, by the shoelace formula."""
+        """Return each object's area in square pixels, (N,), by the shoelace formula: the sum over its polygons."""
 
         def area(polygon):
             x, y = polygon[0::2], polygon[1::2]
@@ -191,27 +239,29 @@ class PolygonMasks:
         return np.array([sum(area(p) for p in polygons) for polygons in self.masks])
 
     def rescale(self, scale, interpolation: str | None = None) -> 'PolygonMasks':
+        """Return the objects scaled by a factor, or to the largest (long, short) sides in pixels."""
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width))
 
     def resize(self, out_shape: tuple[int, int], interpolation: str | None = None) -> 'PolygonMasks':
-        """Resized to ``out_shape`` (height, width)."""
+        """Return the objects resized to an image of ``out_shape`` (height, width)."""
         height, width = out_shape
         factor = np.array([width / self.width, height / self.height])
         return self._map(lambda points: points * factor, height, width)
 
     def flip(self, flip_direction: str = 'horizontal') -> 'PolygonMasks':
+        """Return the objects mirrored: left to right ('horizontal'), top to bottom ('vertical'), both ('diagonal')."""
         _check_direction(flip_direction)
         sign = np.array(dict(horizontal=(-1, 1), vertical=(1, -1), diagonal=(-1, -1))[flip_direction])
         side = np.where(sign < 0, [self.width, self.height], 0)
         return self._map(lambda points: side + sign * points)
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'PolygonMasks':
-        """The same objects in a larger image; padding holds no object whatever ``pad_val`` is."""
+        """Return the same objects in a larger image (height, width); ``pad_val`` is not used."""
         return PolygonMasks(self.masks, *out_shape)
 
     def crop(self, bbox: np.ndarray) -> 'PolygonMasks':
-        """The parts of the objects within a box x1, y1, x2, y2."""
+        """Return the parts of the objects within a box (4,) in pixels; an object outside has no polygons."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2)
         width, height = max(int(x2 - x1), 1), max(int(y2 - y1), 1)
         parts = [
@@ -223,7 +273,17 @@ class PolygonMasks:
     def crop_and_resize(
         self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
     ) -> BitmapMasks:
-        """The objects ``inds`` (P,) within the boxes (P, 4), drawn at ``out_shape``."""
+        """Draw the parts of objects within boxes, as targets of a mask head.
+
+        Args:
+            bboxes: (P, 4) in pixels.
+            out_shape: (height, width) of the results.
+            inds: (P,), which object each box cuts.
+            device: not used; it is drawn on the CPU.
+
+        Returns:
+            P masks.
+        """
         height, width = out_shape
         out = []
         for (x1, y1, x2, y2), i in zip(bboxes, inds):
@@ -236,11 +296,11 @@ class PolygonMasks:
     def crop_to_tensor(
         self, bboxes: np.ndarray, out_shape: tuple[int, int], inds: np.ndarray, device: str | torch.device = 'cpu'
     ) -> Tensor:
-        """:meth:`crop_and_resize` as a tensor (P, height, width), bool, on a device."""
+        """Do :meth:`crop_and_resize`, but return a tensor (P, height, width), bool, on a device."""
         return self.crop_and_resize(bboxes, out_shape, inds).to_tensor(torch.bool, device)
 
     def get_bboxes(self) -> Tensor:
-        """The objects' bounding boxes (N, 4)."""
+        """Return the objects' bounding boxes (N, 4), float32 x1, y1, x2, y2 in pixels; zeros without polygons."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, polygons in zip(boxes, self.masks):
             if polygons:
@@ -249,15 +309,17 @@ class PolygonMasks:
         return torch.from_numpy(boxes)
 
     def to_ndarray(self) -> np.ndarray:
-        """(N, height, width) of 0 and 1."""
+        """Return the objects as an array (N, height, width), uint8 of 0 and 1."""
         return self.to_bitmap().masks
 
     def to_bitmap(self) -> BitmapMasks:
+        """Return the objects drawn, as :class:`BitmapMasks` of the same size."""
         return BitmapMasks(
             [polygons_to_bitmap(polygons, self.height, self.width) for polygons in self.masks], self.height, self.width
         )
 
     def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+        """Return the objects drawn, as a tensor (N, height, width) of a dtype on a device."""
         return self.to_bitmap().to_tensor(dtype, device)
 
 

@@ -12,15 +12,16 @@ from mmdet.structures.bbox import bbox_overlaps
 
 @TASK_UTILS.register_module()
 class BboxOverlaps2D:
-    """:func:`bbox_overlaps` as a part of a config."""
+    """Computes overlaps of boxes: :func:`.bbox_overlaps` as a part of a config."""
 
     def __call__(self, bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False) -> Tensor:
+        """Compute the overlaps of boxes (M, 4) and (N, 4), (M, N), or (M,) if aligned; see :func:`.bbox_overlaps`."""
         return bbox_overlaps(bboxes1, bboxes2, mode, is_aligned)
 
 
 @dataclass
 class AssignResult:
-    """Assignment of N priors to ``num_gts`` objects."""
+    """Holds the assignment of N priors to ``num_gts`` objects."""
 
     num_gts: int
     gt_inds: Tensor  # (N,): -1 ignored, 0 background, i + 1 the i-th object
@@ -28,13 +29,17 @@ class AssignResult:
     labels: Tensor  # (N,): class of the object, -1 for background and ignored
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Indices of the positive priors, (P,), and of the background, (Q,), both ascending."""
+        """Return the indices of the positive priors, (P,), and of the background, (Q,), both ascending."""
         kind = self.gt_inds.sign()
         numbers = torch.stack([kind > 0, kind == 0, kind < 0]).sum(1).tolist()  # the one read back from a GPU
         return kind.argsort(descending=True, stable=True).split(numbers)[:2]
 
     def prepend_gts(self, gt_labels: Tensor) -> 'AssignResult':
-        """The assignment with the objects themselves as priors before the others."""
+        """Return the assignment of the objects themselves, as priors, and then of the others: num_gts + N priors.
+
+        Args:
+            gt_labels: the objects' classes (num_gts,).
+        """
         own = torch.arange(1, len(gt_labels) + 1, device=gt_labels.device)
         return AssignResult(
             self.num_gts,
@@ -46,16 +51,25 @@ class AssignResult:
 
 @TASK_UTILS.register_module()
 class MaxIoUAssigner:
-    """Positive from ``pos_iou_thr`` up, negative below ``neg_iou_thr``, ignored between (Ren et al., 2015, 3.1.2).
+    """Assigns priors to objects by IoU: positive from ``pos_iou_thr`` up, negative below ``neg_iou_thr``, else ignored.
 
-    With ``match_low_quality`` an object's best priors become its own when they overlap by ``min_pos_iou`` or more.
+    That is the rule of Ren et al., Faster R-CNN, 2015, section 3.1.2. With ``match_low_quality`` an object's best
+    priors become its own when they overlap by ``min_pos_iou`` or more.
 
     Args:
+        pos_iou_thr: least IoU of a positive.
         neg_iou_thr: upper bound, or (lower, upper).
+        min_pos_iou: least IoU of an object's best priors.
         gt_max_assign_all: all priors that tie for an object's best, or one.
         ignore_iof_thr: priors that lie in ignored regions by more than this are ignored; negative: never.
         ignore_wrt_candidates: measure that as a part of the prior (else of the ignored region).
         gpu_assign_thr: with more objects the overlaps are computed on the CPU, to save GPU memory; negative: never.
+        iou_calculator: what computes overlaps, as :class:`BboxOverlaps2D`.
+
+    Example:
+        In the ``train_cfg`` of the region proposal network::
+
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3)
     """
 
     def __init__(
@@ -84,7 +98,16 @@ class MaxIoUAssigner:
     def assign(
         self, pred_instances: InstanceData, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None = None
     ) -> AssignResult:
-        """Assign ``pred_instances.priors`` (N, 4) to ``gt_instances.bboxes`` (K, 4) with ``.labels`` (K,)."""
+        """Assign an image's priors to its objects.
+
+        Args:
+            pred_instances: ``priors`` (N, 4), in the unit of the objects' boxes.
+            gt_instances: ``bboxes`` (K, 4) and ``labels`` (K,).
+            gt_instances_ignore: ``bboxes`` (I, 4) of ignored regions, or None.
+
+        Returns:
+            The assignment, on the priors' device. Without objects all priors are background.
+        """
         priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
         device = priors.device
         ignored = None if gt_instances_ignore is None else gt_instances_ignore.bboxes

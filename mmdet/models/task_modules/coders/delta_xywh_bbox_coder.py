@@ -12,12 +12,21 @@ from mmdet.structures.bbox import clip_boxes
 
 @TASK_UTILS.register_module()
 class DeltaXYWHBBoxCoder:
-    """Centre shift in units of the prior's size, logarithm of the size ratio (Girshick et al., R-CNN, 2014, app. C).
+    """Encodes boxes as offsets from priors, and decodes them (Girshick et al., R-CNN, 2014, app. C).
+
+    With centres (x, y) and sizes (w, h), of the prior with index a, the deltas are (x - x_a) / w_a, (y - y_a) / h_a,
+    ln(w / w_a) and ln(h / h_a), less ``target_means``, over ``target_stds``.
 
     Args:
         target_means, target_stds: the four deltas are normalized with these.
         clip_border: move decoded corners into the image.
-        add_ctr_clamp, ctr_clamp: bound a centre's shift by so many pixels.
+        add_ctr_clamp, ctr_clamp: bound a centre's shift by so many pixels; sizes are then bounded from above only.
+
+    Example:
+        >>> import torch
+        >>> coder = DeltaXYWHBBoxCoder()
+        >>> coder.encode(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[5.0, 0.0, 15.0, 10.0]]))
+        tensor([[0.5000, 0.0000, 0.0000, 0.0000]])
     """
 
     encode_size = 4
@@ -41,7 +50,15 @@ class DeltaXYWHBBoxCoder:
         return torch.tensor([self.means, self.stds], dtype=like.dtype).to(like.device, non_blocking=True)
 
     def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """Deltas (N, 4) from priors (N, 4) to boxes (N, 4)."""
+        """Compute the deltas that lead from priors to boxes.
+
+        Args:
+            bboxes: priors (N, 4) of positive size.
+            gt_bboxes: boxes (N, 4) in the same unit.
+
+        Returns:
+            (N, 4).
+        """
         size, gt_size = bboxes[:, 2:] - bboxes[:, :2], gt_bboxes[:, 2:] - gt_bboxes[:, :2]
         centre, gt_centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2, (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
         deltas = torch.cat([(gt_centre - centre) / size, (gt_size / size).log()], 1)
@@ -51,7 +68,7 @@ class DeltaXYWHBBoxCoder:
     def decode(
         self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: tuple | None = None, wh_ratio_clip: float = 16 / 1000
     ) -> Tensor:
-        """Boxes from priors and deltas.
+        """Compute boxes from priors and deltas.
 
         Args:
             bboxes: priors (N, 4).
@@ -60,7 +77,7 @@ class DeltaXYWHBBoxCoder:
             wh_ratio_clip: a size changes at most by this factor or its inverse.
 
         Returns:
-            (N, 4 * C).
+            (N, 4 * C), in the unit of the priors.
         """
         deltas = pred_bboxes.unflatten(1, (-1, 4))
         means, stds = self._scale(deltas)

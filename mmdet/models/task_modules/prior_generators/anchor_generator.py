@@ -13,18 +13,31 @@ Device = str | torch.device
 
 @TASK_UTILS.register_module()
 class AnchorGenerator:
-    """Anchors of several scales and ratios at each cell (Ren et al., Faster R-CNN, NeurIPS 2015).
+    """Lays anchors of several scales and ratios on each cell of feature maps (Ren et al., Faster R-CNN, NeurIPS 2015).
 
-    An anchor of a level has the height ``base * scale * sqrt(ratio)`` and the width ``base * scale / sqrt(ratio)``;
-    it is centred on ``center_offset * base`` plus the cell's index times the stride.
+    An anchor of a level has the height ``base * scale * sqrt(ratio)`` and the width ``base * scale / sqrt(ratio)``; it
+    is centred on ``center_offset * base`` plus the cell's index times the stride. Anchors are x1, y1, x2, y2 in pixels
+    of the network's input.
 
     Args:
         strides: of the levels, in pixels; int or (width, height).
         ratios: height over width.
         scales: of the anchors in units of the base size. Without it ``octave_base_scale * 2^(i / scales_per_octave)``.
         base_sizes: one for each level; by default the strides.
-        scale_major: order of the anchors at a cell: scales first, then ratios; else the other way round.
+        scale_major: order of the anchors at a cell: all scales of the first ratio, then of the second, ...; else all
+            ratios of the first scale, then of the second, ...
+        octave_base_scale, scales_per_octave: instead of ``scales``; i goes from 0 to ``scales_per_octave - 1``.
+        centers: centre (x, y) of the first cell's anchors in pixels, for each level, instead of ``center_offset``.
         center_offset: 0 puts the first anchor's centre on the image's corner, 0.5 on the first cell's middle.
+
+    Raises:
+        ValueError: both ``scales`` and octaves, or neither.
+
+    Example:
+        >>> generator = AnchorGenerator(strides=[16], ratios=[1.0], scales=[8])
+        >>> generator.grid_priors([(1, 2)])[0]  # one row of two cells
+        tensor([[-64., -64.,  64.,  64.],
+                [-48., -64.,  80.,  64.]])
     """
 
     def __init__(
@@ -58,11 +71,12 @@ class AnchorGenerator:
 
     @property
     def num_levels(self) -> int:
+        """Return the number of levels, one for each stride."""
         return len(self.strides)
 
     @property
     def num_base_priors(self) -> list[int]:
-        """Anchors at a cell, for each level."""
+        """Return the number of anchors at a cell, for each level."""
         return [len(anchors) for anchors in self.base_anchors]
 
     def _base_anchors(self, level: int) -> Tensor:
@@ -85,7 +99,18 @@ class AnchorGenerator:
     def grid_priors(
         self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32, device: Device = 'cpu'
     ) -> list[Tensor]:
-        """Anchors of every level, each (H * W * A, 4): row by row, cell by cell, the cell's anchors together."""
+        """Compute the anchors of every level.
+
+        Args:
+            featmap_sizes: (height, width) in cells, of each level.
+            dtype, device: of the anchors.
+
+        Returns:
+            For each level (H * W * A, 4): row by row, cell by cell, the cell's A anchors together.
+
+        Raises:
+            ValueError: another number of levels than strides.
+        """
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f'AnchorGenerator: {self.num_levels} strides but {len(featmap_sizes)} feature maps')
         anchors = []
@@ -102,7 +127,16 @@ class AnchorGenerator:
     def valid_flags(
         self, featmap_sizes: Sequence[tuple[int, int]], pad_shape: tuple, device: Device = 'cpu'
     ) -> list[Tensor]:
-        """Which anchors belong to cells inside an image of ``pad_shape`` (height, width); each (H * W * A,) bool."""
+        """Tell which anchors belong to cells inside an image.
+
+        Args:
+            featmap_sizes: (height, width) in cells, of each level.
+            pad_shape: (height, width) of the padded image in pixels.
+            device: of the flags.
+
+        Returns:
+            For each level (H * W * A,) bool, in the order of :meth:`grid_priors`.
+        """
         flags = []
         for (height, width), (stride_x, stride_y), number in zip(featmap_sizes, self.strides, self.num_base_priors):
             rows = torch.arange(height, device=device) < -(-pad_shape[0] // stride_y)

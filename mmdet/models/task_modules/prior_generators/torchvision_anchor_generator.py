@@ -11,11 +11,12 @@ from .anchor_generator import AnchorGenerator
 
 @TASK_UTILS.register_module()
 class TorchvisionAnchorGenerator(AnchorGenerator):
-    """Corners rounded to whole pixels, and strides that follow from the sizes of the feature maps.
+    """Lays anchors as torchvision does: corners in whole pixels, and strides that follow from the maps' sizes.
 
     A level's stride is the input's height (width) divided by the map's, rounded down. It differs from ``strides`` where
     a map was rounded up: an input of 352 rows has 6 rows on the level of stride 64, 58 pixels apart. The input must be
-    padded to a multiple of the first level's stride, whose map then tells its size.
+    padded to a multiple of the first level's stride, whose map then tells its size. Arguments are
+    :class:`AnchorGenerator`'s.
     """
 
     def _base_anchors(self, level: int) -> Tensor:

@@ -14,18 +14,23 @@ from .random_sampler import BoundedSampler
 
 @TASK_UTILS.register_module()
 class OHEMSampler(BoundedSampler):
-    """The priors of the highest classification loss (Shrivastava et al., Online Hard Example Mining, CVPR 2016).
+    """Samples the priors of the highest classification loss (Shrivastava et al., OHEM, CVPR 2016).
 
     The box head looks at them without gradients, in training mode: its BN's running statistics count this pass too, as
     in mmdetection. A synchronized norm in the box head may wait forever: the pass is not made on every process.
 
     Args:
-        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: as of :class:`BoundedSampler`.
+        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: as of :class:`.RandomSampler`.
         context: the RoI head, which the config does not name.
         loss_key: 'loss_cls'.
 
     Raises:
         ValueError: another loss, or a ``context`` without a box head.
+
+    Example:
+        In ``train_cfg.rcnn``::
+
+            sampler=dict(type='OHEMSampler', num=512, pos_fraction=0.25)
     """
 
     def __init__(

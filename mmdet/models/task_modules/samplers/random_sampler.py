@@ -14,7 +14,10 @@ from ..assigners import AssignResult
 
 @dataclass
 class SamplingResult:
-    """P positive and Q negative priors of an image."""
+    """Holds P positive and Q negative priors of an image.
+
+    Indices count the objects first, where they are priors too, and then the priors.
+    """
 
     pos_inds: Tensor  # (P,)
     neg_inds: Tensor  # (Q,)
@@ -28,17 +31,17 @@ class SamplingResult:
 
     @property
     def priors(self) -> Tensor:
-        """(P + Q, 4), positives first."""
+        """Return all sampled priors (P + Q, 4), positives first."""
         return torch.cat([self.pos_priors, self.neg_priors])
 
     @property
     def avg_factor(self) -> int:
-        """Number of samples, each kind counted as at least one (as in mmdetection)."""
+        """Return the number of samples, each kind counted as at least one (as in mmdetection)."""
         return max(len(self.pos_inds), 1) + (max(len(self.neg_inds), 1) if self.avg_factor_with_neg else 0)
 
 
 class BoundedSampler:
-    """A number of priors, a bounded part of them positive; subclasses choose among too many.
+    """Chooses a number of priors, a bounded part of them positive; subclasses choose among too many.
 
     Args:
         num: priors an image.
@@ -60,7 +63,17 @@ class BoundedSampler:
     def sample(
         self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
     ) -> SamplingResult:
-        """Sample from ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
+        """Sample from an image's priors.
+
+        Args:
+            assign_result: of the priors.
+            pred_instances: ``priors`` (N, 4).
+            gt_instances: ``bboxes`` (K, 4) and ``labels`` (K,), which the priors were assigned to.
+            kwargs: what a subclass needs to choose, for instance ``feats``, the image's maps.
+
+        Returns:
+            At most ``num`` priors; fewer where there are not enough of a kind.
+        """
         priors, boxes, labels = pred_instances.priors, gt_instances.bboxes, gt_instances.labels
         num_own = 0
         if self.add_gt_as_proposals and len(boxes):
@@ -94,11 +107,21 @@ class BoundedSampler:
 
 @TASK_UTILS.register_module()
 class RandomSampler(BoundedSampler):
-    """Random priors, a bounded part of them positive.
+    """Samples random priors, a bounded part of them positive.
+
+    The numbers are drawn on the CPU, so that a seed gives the same samples on every device.
 
     Args:
-        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: as of :class:`BoundedSampler`.
+        num: priors an image.
+        pos_fraction: largest part of positives; negatives fill up.
+        neg_pos_ub: largest number of negatives for each positive; negative: no bound.
+        add_gt_as_proposals: the objects themselves are priors too.
         context: every sampler is given the head that it samples for; chance does not need it.
+
+    Example:
+        In ``train_cfg.rcnn``: 512 regions of each image, at most 128 of them on objects::
+
+            sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25)
     """
 
     def __init__(
@@ -112,7 +135,7 @@ class RandomSampler(BoundedSampler):
         super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
 
     def random_choice(self, gallery: Tensor, num: int) -> Tensor:
-        """``num`` elements of ``gallery`` (M,), M >= num, in any order."""
+        """Draw ``num`` elements of ``gallery`` (M,), M >= num, in any order: (num,)."""
         # Drawn on the CPU: the same samples on every device.
         return gallery[torch.randperm(len(gallery))[:num].to(gallery.device, non_blocking=True)]
 
@@ -122,7 +145,11 @@ class RandomSampler(BoundedSampler):
 
 @TASK_UTILS.register_module()
 class PseudoSampler:
-    """All priors that are positive or negative; averages count the positives only."""
+    """Takes all priors that are positive or negative; averages count the positives only.
+
+    Args:
+        context: the head that it samples for, which it does not need.
+    """
 
     def __init__(self, context: Any = None) -> None:
         pass
@@ -130,7 +157,16 @@ class PseudoSampler:
     def sample(
         self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
     ) -> SamplingResult:
-        """All of ``pred_instances.priors`` (N, 4), assigned to ``gt_instances`` with bboxes and labels."""
+        """Take all priors that are not ignored.
+
+        Args:
+            assign_result: of the priors.
+            pred_instances: ``priors`` (N, 4).
+            gt_instances: ``bboxes`` (K, 4) and ``labels`` (K,).
+
+        Returns:
+            All positive and negative priors; no object is added to them.
+        """
         priors = pred_instances.priors
         positive, negative = assign_result.split()
         assigned = assign_result.gt_inds[positive] - 1
