@@ -10,7 +10,8 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ('configs', 'demo', 'docs')
-SHELL = re.compile(r'(\w+=\S+ )*(python\S*|\./\S+|tools/\S+|pip|pytest|source|ln|curl|apt-get|tensorboard|git|mkdir) ')
+PROGRAMS = r'python\S*|(\.venv/bin/)?mmdet|\./\S+|tools/\S+|pip|pytest|source|ln|curl|apt-get|tensorboard|git|mkdir'
+SHELL = re.compile(rf'(\w+=\S+ )*({PROGRAMS}) ')
 
 
 @dataclass

@@ -11,7 +11,6 @@ object in the last row, unless they are in a crowd region of their class.
 
 import csv
 import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from mmdet.analysis.curves import save_figure
 from mmdet.config import check_config, load_config
 from mmdet.config.options import add_config, make_parser, number
 from mmdet.io.atomic import write_atomic
-from mmdet.io.unpickling import REPLACEMENTS, check_depth, restore
+from mmdet.io.unpickling import read_pickle
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox_overlaps
 
@@ -96,32 +95,11 @@ def suppress(found: Detections, iou_thr: float) -> Detections:
     return Detections(*(values[keep] for values in found))
 
 
-# -- what tools/test.py --out writes ----------------------------------------------------------------------------------
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads tensors, arrays and plain values, and calls nothing else."""
-
-    allowed = {
-        ('torch._utils', '_rebuild_tensor_v2'),
-        ('torch', 'device'),
-        ('torch', 'Size'),
-        ('collections', 'OrderedDict'),
-        ('_codecs', 'encode'),
-    }
-
-    def find_class(self, module, name):
-        if (module, name) == ('torch.storage', '_load_from_bytes'):
-            return lambda content: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-        if f'{module}.{name}' in REPLACEMENTS:
-            return REPLACEMENTS[f'{module}.{name}']
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f'it asks for {module}.{name}')
-        return super().find_class(module, name)
+# -- what mmdet test --out writes ----------------------------------------------------------------------------------
 
 
 def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections]:
-    """Detections by image id from a .pkl file of ``tools/test.py --out``, read without running code in it.
+    """Detections by image id from a .pkl file of ``mmdet test --out``, read without running code in it.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is none of this kind, or holds labels of other classes.
@@ -129,15 +107,12 @@ def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'predictions {path}: no such file; it is written by tools/test.py CONFIG CHECKPOINT --out {path}'
+            f'predictions {path}: no such file; it is written by mmdet test CONFIG CHECKPOINT --out {path}'
         )
     try:
-        with open(path, 'rb') as file:
-            check_depth(file, path.stat().st_size)
-            file.seek(0)
-            samples = restore(_Unpickler(file).load())
+        samples = read_pickle(path)
     except Exception as error:  # a cut or foreign file can raise anything
-        raise ValueError(f'predictions {path}: not written by tools/test.py --out ({error})') from None
+        raise ValueError(f'predictions {path}: not written by mmdet test --out ({error})') from None
     results = {}
     for i, sample in enumerate(samples if isinstance(samples, list) else [samples]):
         try:
@@ -153,7 +128,7 @@ def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections
         except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
-                f'and scores ({error!r}); expected what tools/test.py --out writes'
+                f'and scores ({error!r}); expected what mmdet test --out writes'
             ) from None
         if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < num_classes:
             raise ValueError(
@@ -281,7 +256,7 @@ def draw(counts: np.ndarray, classes: Sequence[str], title: str | None, colours:
 def parse_args(argv=None):
     parser = make_parser(__doc__)
     add_config(parser, 'the objects are those of its test_dataloader')
-    parser.add_argument('prediction_path', help='what tools/test.py --out has written')
+    parser.add_argument('prediction_path', help='what mmdet test --out has written')
     parser.add_argument('save_dir', help='where the matrix is written')
     parser.add_argument('--show', action='store_true', help='show the plot in a window as well')
     parser.add_argument('--color-theme', default='Blues', help="a colour map of matplotlib's (default: Blues)")

@@ -107,7 +107,7 @@ def read_results(path: str | Path, kind: str, truth: COCO) -> COCO:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'results {path}: no such file; it is written with tools/test.py CONFIG CHECKPOINT '
+            f'results {path}: no such file; it is written with mmdet test CONFIG CHECKPOINT '
             '--cfg-options test_evaluator.outfile_prefix=results/my'
         )
     try:

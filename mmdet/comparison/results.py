@@ -44,7 +44,7 @@ class Results:
             try:
                 self.data = _checked(json.loads(path.read_text()))
             except (ValueError, RecursionError) as error:
-                raise ValueError(f'{path}: not a file of results of tools/compare_norms.py: {error}') from error
+                raise ValueError(f'{path}: not a file of results of mmdet compare: {error}') from error
 
     @property
     def cells(self) -> dict[str, dict]:

@@ -96,7 +96,7 @@ def _problem(path: str, *version: int) -> str:
         head = file.read(2)
         # torch writes zip archives, whose index comes last.
         if not (_has_index(file) if head == b'PK' else head[:1] == b'\x80'):
-            return 'not a checkpoint, or cut off; expected a file written by tools/train.py or torch.save'
+            return 'not a checkpoint, or cut off; expected a file written by mmdet train or torch.save'
         if head == b'PK' and not is_whole(file):
             return 'damaged: its contents are not those that were written (checksum); take another, or a copy of it'
     return ''

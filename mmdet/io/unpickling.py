@@ -1,11 +1,14 @@
 """What pickled files of strangers may hold beside tensors: NumPy's arrays and scalars, made without its own unpickling,
 which takes memory's layout and even pointers from the file."""
 
+import io
 import pickle
 import pickletools
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from mmengine.logging import HistoryBuffer
 
 #: of tuples in tuples; hashing them, C code calls itself without a check of the stack
@@ -136,3 +139,34 @@ def check_depth(file: bytes | BinaryIO, size: int) -> None:
             depth = depths[-1] if depths else 0
         del depths[cut:]
         depths.extend([depth] * len(op.stack_after))
+
+
+#: what the pickles of tensors and plain values ask for, beside :data:`REPLACEMENTS`
+ALLOWED = {
+    ('torch._utils', '_rebuild_tensor_v2'),
+    ('torch', 'device'),
+    ('torch', 'Size'),
+    ('collections', 'OrderedDict'),
+    ('_codecs', 'encode'),
+}
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads tensors, arrays and plain values, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ('torch.storage', '_load_from_bytes'):
+            return lambda content: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+        if f'{module}.{name}' in REPLACEMENTS:
+            return REPLACEMENTS[f'{module}.{name}']
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        return super().find_class(module, name)
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickled file holds, of tensors, arrays and plain values; a damaged or foreign one can raise anything."""
+    with open(path, 'rb') as file:
+        check_depth(file, path.stat().st_size)
+        file.seek(0)
+        return restore(Unpickler(file).load())

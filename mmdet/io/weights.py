@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 #: lines of a listing
 LONGEST = 12
-CONVERTER = 'tools/model_converters/torchvision2mmdet.py'
+CONVERTER = 'mmdet convert torchvision'
 #: keys that only another toolbox's models have
 FOREIGN = (
     (

@@ -221,7 +221,7 @@ class Evil:
         ([Evil()], 'asks for builtins.print'),
         ([dict(img_id=1)], "entry 0 has no 'img_id' and 'pred_instances'"),
         ([3], 'entry 0'),
-        (b'text', 'not written by tools/test.py --out'),
+        (b'text', 'not written by mmdet test --out'),
         (
             [
                 dict(

@@ -12,6 +12,7 @@ from conftest import load_tool
 from documents import BLOCKS, DOCUMENTS, ROOT, commands
 from mmengine.config import Config
 
+from mmdet.cli import main as cli
 from mmdet.comparison.grid import find_norms
 from mmdet.config import check_model_config, load_config
 from mmdet.config.check import check_parts
@@ -56,7 +57,14 @@ OTHERS = {
     'ln': "changes a user's files",
     'apt-get': "changes a user's system",
     'mkdir': "changes a user's files",
+    'mmdet': 'shows what there is',
     'cp': 'likewise: what is copied must exist',
+}
+# The script that opens each command's module.
+DOORS = {
+    re.search(r'^from (mmdet\.\S+) import main$', path.read_text(), re.M).group(1): str(path.relative_to(ROOT))
+    for path in [*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')]
+    if 'import main' in path.read_text()
 }
 # What stands in for words in capitals.
 FILLED_IN = {'CONFIG': 'configs/shapes/mask-rcnn_r18_fpn_cbn.py', 'CHECKPOINT': 'checkpoint.pth'}
@@ -80,7 +88,7 @@ COMMANDS += [
     (page, words)
     for page, document in DOCUMENTS.items()
     for code in document.codes
-    if re.match(r'python |\./tools/|pytest |pip ', code)
+    if re.match(r'python |mmdet [a-z]|\./tools/|pytest |pip ', code)
     for words in commands(code)
 ]
 COMMANDS = list({tuple(words): (origin, words) for origin, words in reversed(COMMANDS)}.values())[::-1]
@@ -96,7 +104,8 @@ def parse(tool: str, words: list[str], monkeypatch) -> argparse.Namespace:
     monkeypatch.setattr(sys, 'argv', [tool, *words])
     module = load_tool(tool)
     if hasattr(module, 'parse_args'):
-        return module.parse_args()
+        args = module.parse_args()
+        return args[0] if isinstance(args, tuple) else args
     original = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser, *args, **kwargs):
@@ -199,6 +208,10 @@ def check(words: list[str], monkeypatch, capsys) -> None:
     program, *rest = words = [words[0].removeprefix('.venv/bin/'), *words[1:]]
     if words[:2] == ['python', '-c']:
         exec(rest[1], {})
+    elif program == 'mmdet' and rest[0] != 'COMMAND':
+        name = next((name for name in cli.COMMANDS if rest[: name.count(' ') + 1] == name.split()), None)
+        assert name, f'mmdet {" ".join(rest)}: no such command'
+        check_tool(DOORS[cli.COMMANDS[name][0]], rest[name.count(' ') + 1 :], monkeypatch, capsys)
     elif program == 'python' and rest[0] != '-m':
         check_tool(rest[0], rest[1:], monkeypatch, capsys)
     elif program.endswith('.sh'):
@@ -216,6 +229,8 @@ def test_command(origin, words, place, monkeypatch, capsys):
     'command, why',
     [
         ('python tools/trian.py CONFIG', 'trian.py: no such file'),
+        ('mmdet trian CONFIG', 'no such command'),
+        ('mmdet train CONFIG --ressume', 'unrecognized arguments: --ressume'),
         ('python tools/train.py configs/nuclei/mask-rcnn_r18_cbn.py', 'mask-rcnn_r18_cbn.py: no such file'),
         ('python tools/train.py CONFIG --ressume', 'unrecognized arguments: --ressume'),
         ('python tools/train.py CONFIG --cfg-options train_dataloader.batchsize=1', 'has no such key'),
@@ -239,6 +254,7 @@ def test_wrong_command_is_found(command, why, place, monkeypatch, capsys):
 
 
 def test_every_tool_of_the_lists_is_there():
+    assert set(DOORS) == {module for module, _ in cli.COMMANDS.values()}
     assert [tool for tool in (*RUN, *ONLY_PARSED) if not (ROOT / tool).is_file()] == []
     named = [path for reason in ONLY_PARSED.values() for path in re.findall(r'tests/[\w/.]+', reason)]
     assert [path for path in named if not (ROOT / path).exists()] == []

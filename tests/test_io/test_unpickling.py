@@ -12,9 +12,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmdet.analysis.confusion import _Unpickler
 from mmdet.io.checkpoint import load_checkpoint_file
-from mmdet.io.unpickling import check_depth, restore
+from mmdet.io.unpickling import Unpickler, check_depth, restore
 
 ARRAYS = [
     np.arange(6.0).reshape(2, 3),
@@ -38,7 +37,7 @@ def test_arrays_come_back(array, tmp_path):
     value = dict(a=array, b=[(1, array)], c=HistoryBuffer([1.0, 2.0], [1, 1]))
     torch.save(value, tmp_path / 'x.pth')
     found = [load_checkpoint_file(str(tmp_path / 'x.pth'))]
-    found += [restore(_Unpickler(io.BytesIO(pickle.dumps(array, protocol))).load()) for protocol in range(2, 6)]
+    found += [restore(Unpickler(io.BytesIO(pickle.dumps(array, protocol))).load()) for protocol in range(2, 6)]
     for one in (found[0]['a'], found[0]['b'][0][1], *found[1:]):
         assert type(one) is type(array) and one.dtype == array.dtype and np.array_equal(one, array)
     assert found[0]['c']._log_history.tolist() == [1, 2] and found[0]['c'].mean() == 1.5

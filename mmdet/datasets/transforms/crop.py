@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
 from mmdet.registry import TRANSFORMS
-
-from .geometry import clip_boxes
+from mmdet.structures.bbox import clip_boxes
 
 CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
 OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
@@ -107,7 +107,9 @@ class RandomCrop(BaseTransform):
         if 'gt_bboxes' not in results:
             return results
         boxes = results['gt_bboxes'] - np.array([left, top, left, top], dtype=np.float32)
-        results['gt_bboxes'] = boxes = clip_boxes(boxes, (height, width)) if self.bbox_clip_border else boxes
+        if self.bbox_clip_border:
+            boxes = clip_boxes(torch.from_numpy(boxes), (height, width)).numpy()
+        results['gt_bboxes'] = boxes
         inside = (boxes[:, :2] < (width, height)).all(1) & (boxes[:, 2:] > 0).all(1)
         if not inside.any() and not self.allow_negative_crop:
             return None

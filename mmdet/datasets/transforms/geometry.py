@@ -1,11 +1,11 @@
 """Resizing, flipping and padding of images, boxes and masks together."""
 
-from collections.abc import Sequence
-
 import mmcv.transforms
 import numpy as np
+import torch
 
 from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import clip_boxes
 
 
 @TRANSFORMS.register_module()
@@ -41,13 +41,9 @@ class Resize(mmcv.transforms.Resize):
         if 'gt_bboxes' in results:
             # In float32 throughout, as mmdetection scales them: the same boxes to the last bit.
             boxes = results['gt_bboxes'] * np.tile(np.float32(results['scale_factor']), 2)
-            results['gt_bboxes'] = clip_boxes(boxes, results['img_shape']) if self.clip_object_border else boxes
-
-
-def clip_boxes(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return boxes (N, 4) with their corners moved into an image of ``shape`` (height, width)."""
-    height, width = shape[:2]
-    return np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
+            if self.clip_object_border:
+                boxes = clip_boxes(torch.from_numpy(boxes), results['img_shape'][:2]).numpy()
+            results['gt_bboxes'] = boxes
 
 
 class _ByResize:

@@ -54,7 +54,7 @@ class DetRunner(Runner):
     A training that a signal ends has saved its state, see :mod:`mmdet.run.interrupt`. Arguments are mmengine's.
 
     Example:
-        Train from a script; ``tools/train.py`` also checks the config and adds hooks first::
+        Train from a script; ``mmdet train`` also checks the config and adds hooks first::
 
             from mmdet.config import load_config
             from mmdet.engine import DetRunner
