@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmdet.config import check_config, load_config
+from mmdet.config import check_config, config_names, load_config
 from mmdet.config.options import add_config, add_launcher, add_trust_checkpoint, add_work_dir, make_parser
 from mmdet.engine import DetRunner, amp_dtype
 from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
@@ -54,7 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_launcher(parser)
     words = list(sys.argv[1:] if argv is None else argv)
     for i, (word, following) in enumerate(zip(words, words[1:])):
-        if word == '--amp' and following not in ('auto', *AMP):  # the config, not --amp's word
+        if word == '--amp' and ('/' in following or following.endswith('.py') or following in config_names()):
+            # the config, not --amp's word
             words[i] = '--amp=auto'
     args = parser.parse_args(words)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -15,9 +15,9 @@ from mmdet.registry import MODELS, TRANSFORMS
 
 # Blocks that are nothing to run, by page and first line.
 TEXT = {
-    'INSTALL.md': {
-        'data/coco/': 'folders',
-        'data/shapes/     # python tools/dataset_converters/make_shapes.py --out data/shapes': 'folders',
+    'INSTALL.md': {'data/coco/': 'folders', 'data/shapes/     # mmdet data shapes --out data/shapes': 'folders'},
+    'docs/architecture.md': {
+        'config.py ── load_config ──> DetRunner ──> DataLoader(CocoDataset ─ transforms ─ PackDetInputs)': 'a picture'
     },
     'docs/data.md': {'data/coco/': 'folders', 'data/cells/': 'folders'},
     'docs/mmdetection.md': {

@@ -58,6 +58,7 @@ OTHERS = {
     'apt-get': "changes a user's system",
     'mkdir': "changes a user's files",
     'mmdet': 'shows what there is',
+    'python -m mmdet': 'likewise',
     'cp': 'likewise: what is copied must exist',
 }
 # The script that opens each command's module.
@@ -211,7 +212,9 @@ def check(words: list[str], monkeypatch, capsys) -> None:
     elif program == 'mmdet' and rest[0] != 'COMMAND':
         name = next((name for name in cli.COMMANDS if rest[: name.count(' ') + 1] == name.split()), None)
         assert name, f'mmdet {" ".join(rest)}: no such command'
-        check_tool(DOORS[cli.COMMANDS[name][0]], rest[name.count(' ') + 1 :], monkeypatch, capsys)
+        arguments = rest[name.count(' ') + 1 :]
+        if not all(word.startswith('-') for word in arguments):  # else it is only mentioned
+            check_tool(DOORS[cli.COMMANDS[name][0]], arguments, monkeypatch, capsys)
     elif program == 'python' and rest[0] != '-m':
         check_tool(rest[0], rest[1:], monkeypatch, capsys)
     elif program.endswith('.sh'):

@@ -223,7 +223,7 @@ PROVOKED = {
     '[rank 0] error: the connection to another rank': lost_rank,
     'GPUS=64: this machine has no GPU': lambda: check_processes('64'),
     'the processes start at iterations': lost_checkpoint,
-    "model 'mask-rcnn_r50': no config has this name": lambda: DetInferencer('mask-rcnn_r50'),
+    "config 'mask-rcnn_r50': no config has this name": lambda: DetInferencer('mask-rcnn_r50'),
     'image gone.jpg: no such file': lambda: inference_detector(random_detector(), 'gone.jpg'),
     'an image must be an array (H, W, 3)': lambda: inference_detector(random_detector(), np.zeros((8, 8), np.uint8)),
 }
