@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +32,19 @@ def run_main(main: Callable[[], int | None]) -> int:
     An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
     """
     setup()
+    if not sys.warnoptions:
+        _silence_libraries()
     code, all_ended = _run(main)
     if all_ended:
         _leave_process_group()
     return code
+
+
+def _silence_libraries() -> None:
+    """What other packages say of their own future, and mmengine of the threads that it sets, is not for the user."""
+    for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.filterwarnings('ignore', category=kind, module=r'(?!mmdet|__main__)')
+    warnings.filterwarnings('ignore', 'Setting (OMP|MKL)_NUM_THREADS', UserWarning)
 
 
 def _run(main: Callable[[], int | None]) -> tuple[int, bool]:
