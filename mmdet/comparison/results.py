@@ -1,6 +1,7 @@
 """The finished trainings of a grid, in one file."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Results:
         self.save()
 
     def save(self) -> None:
-        write_atomic(json.dumps(self.data, indent=1).encode(), self.path)
+        write_atomic(to_text(self.data).encode(), self.path)
 
     def done(self, name: str, config: str, processes: int) -> bool:
         """Whether a cell is finished.
@@ -79,6 +80,19 @@ class Results:
                 f'{self.path}: {name} was trained with another config ({difference}); compare under another --work-dir'
             )
         return True
+
+
+def to_text(data: dict) -> str:
+    """The results as JSON, a line for each cell; the parts of the cells' configs, which are mostly alike, stand once."""
+    parts: dict[str, int] = {}
+    lines = []
+    for name, cell in data['cells'].items():
+        texts = re.split(r'(?m)^(?=\w)', cell['config'])
+        packed = dict(cell, config=[parts.setdefault(text, len(parts)) for text in texts])
+        lines.append(f'{json.dumps(name)}:{json.dumps(packed, separators=(",", ":"))}')
+    rest = {**{key: value for key, value in data.items() if key != 'cells'}, 'config_parts': list(parts)}
+    body = ',\n'.join(lines)
+    return f'{json.dumps(rest, indent=1)[:-2]},\n "cells": {{\n{body}\n}}}}\n'
 
 
 def show(path: Path, write: Callable[[dict], Any]) -> Any:
@@ -109,7 +123,13 @@ def _checked(data: Any) -> dict:
     for key in ('cells', 'failed'):
         if not isinstance(data.setdefault(key, {}), dict):
             raise ValueError(f'"{key}" is no object')
+    parts = data.pop('config_parts', None)
     for name, cell in data['cells'].items():
+        if parts is not None and isinstance(cell, dict) and isinstance(cell.get('config'), list):
+            try:
+                cell['config'] = ''.join(parts[index] for index in cell['config'])
+            except (IndexError, KeyError, TypeError):
+                raise ValueError(f'cells, {name}: "config" names parts that "config_parts" has not') from None
         for field, kind in FIELDS.items():
             if not isinstance(cell, dict) or not isinstance(cell.get(field), kind):
                 raise ValueError(f'cells, {name}: "{field}" is missing or is no {kind.__name__}')

@@ -13,6 +13,7 @@ from mmdet.comparison.numbers import Numbers, Stat, differ, markdown, metric_nam
 from mmdet.comparison.pictures import Pictures, match
 from mmdet.comparison.plots import bounds, merge, plot, ticks
 from mmdet.comparison.report import write_report
+from mmdet.comparison.results import Results, to_text
 from mmdet.config import load_config
 
 VOID = {'meta', 'link', 'input', 'br', 'img', 'hr'}
@@ -373,3 +374,20 @@ def test_text_of_a_strangers_results_is_shown_and_not_run(tmp_path):
     page = Checker((tmp_path / 'index.html').read_text())
     assert not any('x.org' in (reference or '') for reference in page.references)
     assert any('alert(1)' in word for word in page.words)
+
+
+def test_results_are_written_small_and_read_back(tmp_path):
+    data = make_data({(norm, batch): [0.31, 0.32] for norm in ('BN', 'GN') for batch in (1, 2)})
+    for i, cell in enumerate(data['cells'].values()):
+        cell['config'] = f'model = dict(\n    a=1)\nrandomness = dict(seed={i})\n' + 'x = 1\n' * 100
+    path = tmp_path / 'results.json'
+    path.write_text(to_text(data))
+    assert Results(path).data == data
+    assert path.stat().st_size < len(json.dumps(data)) / 2
+    assert len(path.read_text().splitlines()) > len(data['cells'])
+    for bad in ([9999], ['a'], [None], [[]]):
+        broken = json.loads(to_text(data))
+        next(iter(broken['cells'].values()))['config'] = bad
+        path.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match='config_parts'):
+            Results(path)
