@@ -23,7 +23,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mmdet', 'mmdet.*']),
-    package_data={'mmdet.comparison': ['templates/*.html']},
+    package_data={'mmdet': ['py.typed'], 'mmdet.comparison': ['templates/*.html']},
     python_requires='>=3.10',
     install_requires=requirements('requirements.txt'),
     extras_require={
