@@ -10,7 +10,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 def config_names() -> dict[str, list[Path]]:
     """The configs of this repository by file name without ending; there may be several with one name."""
-    found = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(CONFIGS.rglob('*.py')):
         if path.relative_to(CONFIGS).parts[0] not in ('_base_', 'common'):
             found.setdefault(path.stem, []).append(path)
