@@ -36,7 +36,7 @@ def clip_boxes(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
 
 
-class _ByResize:
+class _ByResize(mmcv.transforms.BaseTransform):
     """For transforms that draw a scale and hand it to :class:`Resize`."""
 
     def __init__(self, *args, resize_type: str = 'Resize', **kwargs) -> None:

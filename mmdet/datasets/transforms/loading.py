@@ -23,7 +23,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             annotations say.
     """
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict) -> dict | None:
         path = results['img_path']
         try:
             data = mmengine.fileio.get(path, backend_args=self.backend_args)
