@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -84,7 +85,7 @@ def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, dev
     cfg.model.pop('init_cfg', None)
     if isinstance(cfg.model.get('backbone'), dict):
         cfg.model.backbone.pop('init_cfg', None)
-    model = build_model(cfg)
+    model: BaseModel = build_model(cfg)
     if saved is None:
         print_log(
             'there is no checkpoint: the weights are random, and so are the detections', 'current', logging.WARNING
@@ -175,7 +176,7 @@ def describe(image: Image) -> dict:
 
 
 def inference_detector(
-    model: nn.Module, imgs: Image | Sequence[Image], test_pipeline: Callable | None = None
+    model: BaseModel, imgs: Image | Sequence[Image], test_pipeline: Callable | None = None
 ) -> DetDataSample | list[DetDataSample]:
     """Detect objects in images, one after the other.
 
@@ -192,7 +193,7 @@ def inference_detector(
         FileNotFoundError, TypeError, ValueError: no image, by its path or shape.
     """
     many = isinstance(imgs, (list, tuple))
-    images = imgs if many else [imgs]
+    images = cast(Sequence[Image], imgs if many else [imgs])
     pipeline = build_pipeline(model.cfg) if test_pipeline is None else test_pipeline
     was_training = model.training
     if was_training:

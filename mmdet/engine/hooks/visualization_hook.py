@@ -49,7 +49,7 @@ class DetVisualizationHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        if not self.draw:
+        if not self.draw or outputs is None:
             return
         first = batch_idx * len(outputs)
         for i, sample in enumerate(outputs):
@@ -65,7 +65,7 @@ class DetVisualizationHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        if not self.draw:
+        if not self.draw or outputs is None:
             return
         for sample in outputs:
             stem = Path(sample.img_path).stem

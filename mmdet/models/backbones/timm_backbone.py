@@ -38,6 +38,8 @@ class TIMMBackbone(BaseModule):
         ImportError: timm is not installed. ValueError: a model or level there is not; weights of another model.
     """
 
+    _is_init: bool
+
     def __init__(
         self,
         model_name: str,

@@ -94,7 +94,8 @@ class FCNMaskHead(BaseModule):
         super().init_weights()
         for module in (self.upsample, self.conv_logits):
             nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (R, C, S, S) to logits (R, num_classes or 1, 2 S, 2 S)."""
