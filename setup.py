@@ -24,7 +24,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mmdet', 'mmdet.*']),
     package_data={
-        'mmdet': ['.mim/configs/**/*.py', '.mim/configs/metafile.yml', '.mim/model-index.yml'],
+        'mmdet': ['py.typed', '.mim/configs/**/*.py', '.mim/configs/metafile.yml', '.mim/model-index.yml'],
         'mmdet.comparison': ['templates/*.html'],
     },
     entry_points={'console_scripts': ['mmdet=mmdet.cli.main:main']},

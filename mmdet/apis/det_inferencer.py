@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mmcv
 import numpy as np
@@ -83,7 +83,7 @@ class DetInferencer(BaseInferencer):
         self._saved = None if weights is None else read_checkpoint(str(weights), trust_checkpoint)
         building = nullcontext if model is not None else no_imports
         if model is None:
-            model = saved_config(self._saved, str(weights))
+            model = saved_config(cast(dict, self._saved), str(weights))
         elif isinstance(model, (str, Path)):
             model = load_config(str(model if os.path.isfile(model) else find_config(str(model))))
         elif not isinstance(model, Config):
@@ -157,7 +157,7 @@ class DetInferencer(BaseInferencer):
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
         images = self._inputs_to_list(inputs)
         names = unique_names(images, self.num_images, warn=bool(out_dir))
-        results = dict(predictions=[], visualization=[])
+        results: dict[str, list] = dict(predictions=[], visualization=[])
         batches = self.batches(images, names, batch_size)
         if self.show_progress:
             batches = track(batches, 'Inference', -(-len(images) // batch_size))
@@ -215,7 +215,7 @@ class DetInferencer(BaseInferencer):
             if not found:
                 print_log(f'folder {inputs}: holds no images ({" ".join(ENDINGS)})', 'current', logging.WARNING)
             return [str(path) for path in found]
-        return [inputs]
+        return [cast(Image, inputs)]
 
     def visualize(
         self,
@@ -242,8 +242,11 @@ class DetInferencer(BaseInferencer):
         """
         pictures = []
         for image, sample, name in zip(inputs, preds, names):
-            is_array = isinstance(image, np.ndarray)
-            rgb = image[..., ::-1] if is_array else mmcv.imfrombytes(fileio.get(str(image)), channel_order='rgb')
+            rgb = (
+                image[..., ::-1]
+                if isinstance(image, np.ndarray)
+                else mmcv.imfrombytes(fileio.get(str(image)), channel_order='rgb')
+            )
             self.visualizer.add_datasample(
                 name,
                 rgb,
@@ -256,7 +259,7 @@ class DetInferencer(BaseInferencer):
                 pred_score_thr=pred_score_thr,
             )
             picture = self.visualizer.get_image()
-            pictures.append(picture[..., ::-1] if is_array else picture)
+            pictures.append(picture[..., ::-1] if isinstance(image, np.ndarray) else picture)
         return pictures
 
     def postprocess(
@@ -314,7 +317,8 @@ def unique_names(images: Sequence[Image], number: int, warn: bool = False) -> li
         stem, ending = os.path.splitext(name)
         wanted.append((stem, ending if ending.lower() in ENDINGS else '.jpg'))
     stems = {stem for stem, _ in wanted}
-    taken, names = set(), []
+    taken: set[str] = set()
+    names = []
     for image, (stem, ending) in zip(images, wanted):
         own = stem
         if stem in taken:

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -96,7 +97,7 @@ def build_detector(cfg: Config, saved: dict | None, path: str, palette: Any, dev
     cfg.model.pop('init_cfg', None)
     if isinstance(cfg.model.get('backbone'), dict):
         cfg.model.backbone.pop('init_cfg', None)
-    model = build_model(cfg)
+    model: BaseModel = build_model(cfg)
     if saved is None:
         print_log(
             'there is no checkpoint: the weights are random, and so are the detections', 'current', logging.WARNING
@@ -194,7 +195,7 @@ def describe(image: Image) -> dict:
 
 
 def inference_detector(
-    model: nn.Module, imgs: Image | Sequence[Image], test_pipeline: Callable | None = None
+    model: BaseModel, imgs: Image | Sequence[Image], test_pipeline: Callable | None = None
 ) -> DetDataSample | list[DetDataSample]:
     """Detect objects in images, one after the other.
 
@@ -218,7 +219,7 @@ def inference_detector(
             found.bboxes, [model.dataset_meta['classes'][label] for label in found.labels]
     """
     many = isinstance(imgs, (list, tuple))
-    images = imgs if many else [imgs]
+    images = cast(Sequence[Image], imgs if many else [imgs])
     pipeline = build_pipeline(model.cfg) if test_pipeline is None else test_pipeline
     was_training = model.training
     if was_training:

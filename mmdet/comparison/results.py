@@ -83,7 +83,7 @@ class Results:
 
 
 def to_text(data: dict) -> str:
-    """The results as JSON, a line for each cell; the parts of the cells' configs, which are mostly alike, stand once."""
+    """The results as JSON, a line for each cell; what the configs of the cells have in common stands once."""
     parts: dict[str, int] = {}
     lines = []
     for name, cell in data['cells'].items():

@@ -140,7 +140,7 @@ def check_parts(cfg: Config, parts: Sequence[str]) -> None:
     Args:
         parts: the sections that will run, of 'train', 'val' and 'test'.
     """
-    sections = dict(SECTIONS, **(TRAINING if 'train' in parts else {}))
+    sections: dict[str, tuple] = dict(SECTIONS, **(TRAINING if 'train' in parts else {}))
     for part in parts:
         sections[f'{part}_dataloader'] = (own.DATA_SAMPLERS,)  # what PLACES does not name is the sampler
         sections[f'{part}_evaluator'] = (own.METRICS, own.EVALUATOR)
@@ -231,7 +231,7 @@ def _unknown(kind: str, path: str, registries: Sequence[Registry]) -> str:
 def arguments(kind: Any) -> set[str] | None:
     """Names of the keyword arguments of a class or function, those that ``**kwargs`` hands on to a base class among
     them; None if it takes any."""
-    names = set()
+    names: set[str] = set()
     functions = (
         [c.__dict__['__init__'] for c in kind.__mro__ if '__init__' in c.__dict__] if inspect.isclass(kind) else [kind]
     )

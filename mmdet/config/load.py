@@ -73,9 +73,9 @@ def _complete_backends(cfg: Config) -> None:
     for backend in cfg.visualizer.vis_backends:
         if isinstance(backend, dict) and backend.get('type') == 'MLflowVisBackend' and 'tracking_uri' not in backend:
             folder = Path(cfg.work_dir).absolute()
-            backend.tracking_uri = os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{folder.parent}/mlflow.db'
+            backend['tracking_uri'] = os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{folder.parent}/mlflow.db'
             backend.setdefault('run_name', folder.name)
             # an experiment of our own: the default one's files go where the command runs
             backend.setdefault('exp_name', 'mmdet')
-            if backend.tracking_uri.startswith('sqlite:'):
+            if backend['tracking_uri'].startswith('sqlite:'):
                 backend.setdefault('artifact_location', (folder.parent / 'mlruns').as_uri())

@@ -12,7 +12,7 @@ PARTS = ('norms', 'schedule', 'schedule_1x')
 
 def config_names() -> dict[str, list[Path]]:
     """The configs of this repository by file name without ending; there may be several with one name."""
-    found = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(CONFIGS.rglob('*.py')):
         if path.relative_to(CONFIGS).parts[0] not in ('_base_', 'common') and path.stem not in PARTS:
             found.setdefault(path.stem, []).append(path)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -103,16 +103,22 @@ BAD_POLYGON = 'polygons of fewer than three points left out'
 class _Images(Sequence):
     """Some of a table's images as mmengine's data_list, each made when it is asked for."""
 
-    def __init__(self, table: CocoTable, prefix: str, labels: np.ndarray, kept: np.ndarray, index: np.ndarray) -> None:
-        self.table, self.prefix, self.labels, self.kept, self.index = table, prefix, labels, kept, index
+    def __init__(self, table: CocoTable, prefix: str, labels: np.ndarray, kept: np.ndarray, chosen: np.ndarray) -> None:
+        self.table, self.prefix, self.labels, self.kept, self.chosen = table, prefix, labels, kept, chosen
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.chosen)
 
-    def __getitem__(self, item: int | slice | np.ndarray) -> Union[dict, '_Images']:
+    @overload
+    def __getitem__(self, item: int) -> dict: ...
+
+    @overload
+    def __getitem__(self, item: slice | np.ndarray) -> '_Images': ...
+
+    def __getitem__(self, item):
         if not isinstance(item, (int, np.integer)):
-            return _Images(self.table, self.prefix, self.labels, self.kept, self.index[item])
-        image, table, arrays = self.index[item], self.table, self.table.arrays
+            return _Images(self.table, self.prefix, self.labels, self.kept, self.chosen[item])
+        image, table, arrays = self.chosen[item], self.table, self.table.arrays
         objects = table.part('order', image)
         objects = objects[self.kept[objects]]
         columns = (objects, arrays['box'][objects], self.labels[arrays['category'][objects]], arrays['crowd'][objects])
@@ -132,9 +138,9 @@ class _Images(Sequence):
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """The shorter side in pixels and the number of objects, of each image."""
         arrays = self.table.arrays
-        shorter = np.minimum(arrays['height'], arrays['width'])[self.index]
+        shorter = np.minimum(arrays['height'], arrays['width'])[self.chosen]
         before = np.concatenate([[0], np.cumsum(self.kept[arrays['order']])])
-        return shorter, np.diff(before[np.concatenate([[0], arrays['order_end']])])[self.index]
+        return shorter, np.diff(before[np.concatenate([[0], arrays['order_end']])])[self.chosen]
 
 
 @DATASETS.register_module()
@@ -180,6 +186,7 @@ class CocoDataset(BaseDataset):
     """
 
     METAINFO = dict(classes=COCO_CLASSES)
+    data_list: Sequence[dict]
 
     def __init__(
         self, *args, backend_args: dict | None = None, skip_broken: float = 0, cache: bool = True, **kwargs

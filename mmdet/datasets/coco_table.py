@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 import mmengine
 import msgspec
@@ -26,6 +27,8 @@ from .transforms.loading import rle_problem
 
 #: bytes; smaller files are read before anybody notices
 CACHE_FROM = 32 << 20
+
+T = TypeVar('T', bound=msgspec.Struct)
 
 
 class CocoTable:
@@ -206,12 +209,12 @@ def _read_fast(data: bytes | mmap.mmap) -> CocoTable:
 
 def _read_plain(path: str, backend_args: dict | None = None) -> CocoTable:
     plain = read_coco(path, backend_args)
-    images, categories, objects = (
-        [kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
-        for key, kind in (('images', _Image), ('categories', _Category), ('annotations', _Object))
-    )
-    builder = _Builder(images, categories)
-    builder.add(objects)
+
+    def made(key: str, kind: type[T]) -> list[T]:
+        return [kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
+
+    builder = _Builder(made('images', _Image), made('categories', _Category))
+    builder.add(made('annotations', _Object))
     return builder.build()
 
 
@@ -221,7 +224,7 @@ class _Builder:
     def __init__(self, images: Sequence[_Image], categories: Sequence[_Category]) -> None:
         self.images, self.categories = images, [(one.id, one.name) for one in categories]
         self.sizes = {image.id: (i, (int(image.height), int(image.width))) for i, image in enumerate(images)}
-        self.labels = {one.id: i for i, one in enumerate(categories)}
+        self.labels: dict[int | str | None, int] = {one.id: i for i, one in enumerate(categories)}
         self.image, self.category, self.spoilt = array('i'), array('i'), array('i')
         self.box, self.area, self.floats, self.hundredths = array('d'), array('d'), array('d'), array('i')
         self.crowd, self.ignored, self.rle = array('B'), array('B'), array('B')

@@ -1,7 +1,8 @@
 """Batches of images of alike shape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from mmengine.dataset import DefaultSampler
 from torch.utils.data import BatchSampler, Sampler
 
 from mmdet.registry import DATA_SAMPLERS
@@ -28,13 +29,15 @@ class AspectRatioBatchSampler(BatchSampler):
             train_dataloader = dict(batch_size=2, batch_sampler=dict(type='AspectRatioBatchSampler'))
     """
 
+    sampler: DefaultSampler  # or another that has its data set
+
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size must be an integer of 1 or more, got {batch_size!r}')
         super().__init__(sampler, batch_size, drop_last)
 
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        buckets = [], []
+    def __iter__(self) -> Iterator[list[int]]:
+        buckets: tuple[list[int], list[int]] = [], []
         for index in self.sampler:
             info = self.sampler.dataset.get_data_info(index)
             bucket = buckets[info['width'] < info['height']]

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, Sampler
 class SeededIndex(NamedTuple):
     """Holds what :class:`SeededBatchSampler` asks of :class:`SeededDataset`: a sample, and the seed to make it with."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, for which nobody asks
     seed: int
 
 
@@ -83,18 +83,21 @@ class SeededBatchSampler(Sampler):
     """
 
     def __init__(
-        self, sampler: Sampler, batch_size: int, batch_sampler: dict | Sampler | None = None, drop_last: bool = False
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        batch_sampler: dict | BatchSampler | None = None,
+        drop_last: bool = False,
     ) -> None:
-        if batch_sampler is None:
-            batch_sampler = BatchSampler(sampler, batch_size, drop_last)
-        elif isinstance(batch_sampler, dict):
-            batch_sampler = DATA_SAMPLERS.build(
-                batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
-            )
-        self.batch_sampler = batch_sampler
+        if isinstance(batch_sampler, dict):
+            arguments = dict(sampler=sampler, batch_size=batch_size)
+            self.batch_sampler: BatchSampler = DATA_SAMPLERS.build(batch_sampler, default_args=arguments)
+        else:
+            own = BatchSampler(sampler, batch_size, drop_last) if batch_sampler is None else batch_sampler
+            self.batch_sampler = own
         self.sampler = sampler
         self.batch_size = batch_size
-        self.drop_last = getattr(batch_sampler, 'drop_last', drop_last)
+        self.drop_last = getattr(self.batch_sampler, 'drop_last', drop_last)
         self.seed = 0
         self.epoch = 0
         self._start = 0

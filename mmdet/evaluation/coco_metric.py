@@ -219,7 +219,7 @@ class CocoMetric(BaseMetric):
         gathered = itertools.chain.from_iterable(all_gather_object(self.results))
         # A sampler that fills up the last round gives some images twice.
         results = list({result['img_id']: result for result in gathered}.values())
-        metrics = [None]
+        metrics: list[dict] = [{}]
         if len(results) != size:  # on every process: one that raises alone leaves the others waiting
             raise ValueError(f'CocoMetric: results of {len(results)} images, but the data set has {size}')
         if is_main_process():
@@ -239,17 +239,17 @@ class CocoMetric(BaseMetric):
             Numbers by name, such as ``bbox_mAP`` or, of proposals, ``AR@100``: 0 to 1, four digits; -1 where there is
             no object to find. Nothing with ``format_only``.
         """
-        self._load()
+        truth = self._load()
         results = sorted(results, key=lambda result: result['img_id'])
         formatted = self._format(results)
         for kind, items in formatted.items():
             if self.outfile_prefix is not None:
                 write_atomic(json.dumps(items).encode(), f'{self.outfile_prefix}.{kind}.json')
         if self.format_only:
-            print_log(f'results written to {Path(self.outfile_prefix).parent}', 'current')
+            print_log(f'results written to {Path(str(self.outfile_prefix)).parent}', 'current')
             return {}
         image_ids = [result['img_id'] for result in results]
-        strange = [key for key in image_ids if key not in self._coco.imgs]
+        strange = [key for key in image_ids if key not in truth.imgs]
         if strange:
             raise ValueError(
                 f'CocoMetric: ann_file {self.ann_file} has no image with the id {strange[0]!r}, and '
@@ -258,11 +258,11 @@ class CocoMetric(BaseMetric):
         numbers = {}
         for metric in self.metrics:
             kind = 'segm' if metric == 'segm' else 'bbox'
-            coco = self._coco_masks if kind == 'segm' else self._coco
+            coco = self._coco_masks if kind == 'segm' else truth
             numbers.update(self._evaluate_one(coco, metric, formatted[kind], image_ids))
         return numbers
 
-    def _load(self) -> None:
+    def _load(self) -> COCO:
         if self._coco is None:
             self._coco, self._coco_masks, without_mask = read_truth(self.ann_file, self.backend_args)
             if without_mask and 'segm' in self.metrics:
@@ -276,6 +276,7 @@ class CocoMetric(BaseMetric):
             classes = (self.dataset_meta or {}).get('classes') or list(names)
             self._classes = list(classes)
             self._cat_ids = [names[name] for name in classes]
+        return self._coco
 
     def _format(self, results: list[dict]) -> dict[str, list[dict]]:
         formatted: dict[str, list[dict]] = dict(bbox=[])

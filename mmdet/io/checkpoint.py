@@ -145,7 +145,7 @@ def _unpickle(source: Any, name: str, map_location: Any, trust: bool = False) ->
     return checkpoint
 
 
-def _check_opcodes(source: str | BinaryIO) -> None:
+def _check_opcodes(source: str | io.BytesIO) -> None:
     """Of what torch is about to unpickle; see :func:`.check_depth`."""
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
@@ -383,7 +383,7 @@ def dataset_meta(checkpoint: dict) -> dict[str, tuple | list] | None:
     classes = meta.get('classes')
     if classes is None or isinstance(classes, (str, list, tuple)) and not classes:
         return None
-    found = dict(classes=tuple(classes) if isinstance(classes, (list, tuple)) else (classes,))
+    found: dict[str, tuple | list] = dict(classes=tuple(classes) if isinstance(classes, (list, tuple)) else (classes,))
     if meta.get('palette') is not None:
         found['palette'] = meta['palette']
     return found

@@ -29,14 +29,14 @@ def find_checkpoint(work_dir: str, since: float = 0) -> str | None:
     if '://' in named:  # what only a stranger writes: mmdet's names a file
         named = ''
     times = {}
-    for path in (path for pattern in ('epoch_*.pth', 'iter_*.pth') for path in folder.glob(pattern)):
+    for file in (file for pattern in ('epoch_*.pth', 'iter_*.pth') for file in folder.glob(pattern)):
         with suppress(OSError):  # a link to nowhere, or removed since
-            times[path] = path.stat().st_mtime
-    found = sorted((path for path in times if times[path] >= since), key=times.get, reverse=True)
+            times[file] = file.stat().st_mtime
+    found = sorted((file for file in times if times[file] >= since), key=times.__getitem__, reverse=True)
     if since and pointer.is_file() and pointer.stat().st_mtime < since:
         named = ''
     problems: list[Exception] = []
-    for path in ([named] if named else []) + [str(path) for path in found]:
+    for path in ([named] if named else []) + [str(file) for file in found]:
         try:
             check_checkpoint_file(path)
         except FileNotFoundError:
@@ -162,7 +162,7 @@ def _check_alike(value: Any, known: Any, where: str) -> None:
         return
     if value is None and isinstance(known, float) and where.startswith('param_schedulers'):  # eta_min not set
         return
-    kinds = next(kinds for kinds in (dict, (list, tuple), (int, float), str, object) if isinstance(known, kinds))
+    kinds: Any = next(kinds for kinds in (dict, (list, tuple), (int, float), str, object) if isinstance(known, kinds))
     if (
         not isinstance(value, kinds)
         or kinds == (int, float)

@@ -5,7 +5,7 @@ import io
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -44,11 +44,11 @@ def _reconstruct(kind: type, shape: tuple, code: bytes) -> Array:
     return Array()
 
 
-def _from_buffer(data: bytes, dtype: Dtype, shape: tuple, order: str) -> np.ndarray:
+def _from_buffer(data: bytes, dtype: Dtype, shape: tuple, order: Literal['C', 'F']) -> np.ndarray:
     return np.frombuffer(bytes(data), dtype.value).reshape(shape, order=order).copy(order)
 
 
-def _array(data: bytes, dtype: Dtype, shape: tuple, order: str) -> Array:
+def _array(data: bytes, dtype: Dtype, shape: tuple, order: Literal['C', 'F']) -> Array:
     array = Array()
     array.value = _from_buffer(data, dtype, shape, order)
     return array
@@ -108,6 +108,7 @@ def check_depth(file: bytes | BinaryIO, size: int) -> None:
     depths: list[int] = []  # of tuples, for each value on the stack
     marks: list[int] = []
     memo: dict[int, int] = {}
+    arg: Any
     for op, arg, _ in pickletools.genops(file):
         name = op.name
         if name == 'MARK':

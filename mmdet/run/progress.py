@@ -9,8 +9,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import NamedTuple, TypeVar, cast
 
 from mmengine.logging import MMLogger
 from rich.console import Console
@@ -168,7 +168,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     Args:
         total: how many there are; by default ``len(iterable)``.
     """
-    total = len(iterable) if total is None else total
+    total = len(cast(Sized, iterable)) if total is None else total
     line = LiveLine() if wants_live() else None
     if line is None and os.environ.get('RANK', '0') != '0':
         yield from iterable

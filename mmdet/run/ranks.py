@@ -130,13 +130,13 @@ class Watch:
         rank, world = dist.get_rank(), dist.get_world_size()
         try:
             # a connection of its own: a store's calls wait for each other
-            store = dist.TCPStore(
+            server = dist.TCPStore(
                 os.environ['MASTER_ADDR'],
                 int(os.environ['MASTER_PORT']),
                 is_master=False,
                 timeout=datetime.timedelta(seconds=self.limit),
             )
-            store = dist.PrefixStore(f'mmdet/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}', store)
+            store = dist.PrefixStore(f'mmdet/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}', server)
             who = f'{socket.gethostname()}, process {os.getpid()}'
             names = [f'{other}' for other in range(world)]
             seen: dict[str, tuple[bytes, float]] = {}

@@ -90,8 +90,9 @@ def draw_instances(
     colours, mask_colours = (np.where(ignored[:, None], IGNORED, each) for each in (colours, mask_colours))
     # Ignored regions below, small objects on top
     order = np.lexsort((-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), ~ignored))
-    for i in order if masks is not None else ():
-        _draw_mask(canvas, masks[i], mask_colours[i], thickness, alpha, factor, bool(ignored[i]))
+    if masks is not None:
+        for i in order:
+            _draw_mask(canvas, masks[i], mask_colours[i], thickness, alpha, factor, bool(ignored[i]))
     for i in order:
         _draw_box(canvas, boxes[i], colours[i], thickness, dashed=bool(ignored[i]))
     size = max(12, round(side / 45))
@@ -117,7 +118,7 @@ def _draw_mask(
     x1, y1 = x1 * factor, y1 * factor
     inside = mask.astype(bool)
     if hatched:
-        rows, columns = np.indices(mask.shape, sparse=True)
+        rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
         inside &= (rows + columns) // (2 * thickness + 1) % 2 == 0
     part = canvas[y1 : y1 + mask.shape[0], x1 : x1 + mask.shape[1]]
     part[inside] = ((1 - alpha) * part[inside] + alpha * colour).astype(np.uint8)
@@ -170,10 +171,11 @@ def _fit_texts(
     if one_class and len(boxes) > 1:
         width = np.mean([label_size(text, size)[0] for text in full]) * (1 if scores is not None else 2)
         once = width > max(typical_side(boxes), (shape[0] * shape[1] / len(boxes)) ** 0.5)
-    placed, taken = [], []
+    placed: list[tuple[int, str, np.ndarray]] = []
+    taken: list[np.ndarray] = []
     for i in order:
         if not (once and placed):
-            texts = (full[i], short[i])
+            texts: tuple[str, ...] = (full[i], short[i])
         elif scores is not None:
             texts = (short[i],)
         else:

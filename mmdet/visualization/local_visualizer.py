@@ -193,7 +193,7 @@ class DetLocalVisualizer(Visualizer):
 
         mask_colours = by_label(self.mask_color)
         if self.bbox_color is not None:
-            colours = by_label(self.bbox_color)
+            colours = get_palette(self.bbox_color, number)[labels]
         elif len(classes) == 1:
             colours = neighbour_colours(bboxes)
             mask_colours = colours if mask_colours is None else mask_colours

@@ -57,7 +57,7 @@ def get_palette(palette: None | str | Sequence, num_classes: int) -> np.ndarray:
         [[255, 0, 0], [255, 0, 0]]
     """
     if palette is None or (isinstance(palette, str) and palette in ('none', *DATASETS)):
-        colours = PALETTE
+        colours: np.ndarray = PALETTE
     elif isinstance(palette, str) and palette == 'random':
         colours = np.random.RandomState(0).randint(0, 256, (num_classes, 3))
     else:
@@ -76,7 +76,8 @@ def get_palette(palette: None | str | Sequence, num_classes: int) -> np.ndarray:
 
 def shades(colours: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return colours (N, 3), made lighter and darker in turn within each label (N,), as uint8."""
-    colours, seen, out = np.asarray(colours, dtype=float), Counter(), []
+    colours, out = np.asarray(colours, dtype=float), []
+    seen: Counter[int] = Counter()
     for colour, label in zip(colours, labels.tolist()):
         share = SHADES[seen[label] % len(SHADES)]
         out.append(colour + share * (255 - colour if share > 0 else colour))

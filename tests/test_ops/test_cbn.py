@@ -120,6 +120,16 @@ def test_window_advances_once_per_backward():
     assert len(norm.window) == 1 and norm.step == 1
 
 
+@pytest.mark.parametrize('pool', ['sliding', 'exponential'])
+def test_second_backward_through_a_kept_graph_gives_the_same(pool):
+    conv, norm = make('3x3', buffer_num=2, backprop='window', pool=pool)
+    for i in range(3):
+        loss = conv_norm(conv, norm, batch('3x3', i)).pow(3).sum()
+        first, second = (torch.autograd.grad(loss, conv.weight, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+    assert len(norm.window) and norm.step == 3
+
+
 @pytest.mark.parametrize('reentrant', [True, False])
 def test_activation_checkpointing_changes_nothing(reentrant):
     outcomes = []

@@ -72,12 +72,12 @@ class RandomCrop(BaseTransform):
         """Height and width of the part."""
         first, second = self.crop_size
         if self.crop_type == 'absolute':
-            return min(second, height), min(first, width)
+            return int(min(second, height)), int(min(first, width))
         if self.crop_type == 'absolute_range':
             # The height is drawn before the width, in mmdetection too: a seed gives the same crops.
             return (
-                np.random.randint(min(height, first), min(height, second) + 1),
-                np.random.randint(min(width, first), min(width, second) + 1),
+                np.random.randint(int(min(height, first)), int(min(height, second)) + 1),
+                np.random.randint(int(min(width, first)), int(min(width, second)) + 1),
             )
         if self.crop_type == 'relative_range':
             least = np.asarray(self.crop_size, dtype=np.float32)
@@ -106,11 +106,11 @@ class RandomCrop(BaseTransform):
         results['img_shape'] = height, width = results['img'].shape[:2]
         if 'gt_bboxes' not in results:
             return results
-        boxes = results['gt_bboxes'] - np.array([left, top, left, top], dtype=np.float32)
+        boxes: np.ndarray = results['gt_bboxes'] - np.array([left, top, left, top], dtype=np.float32)
         if self.bbox_clip_border:
             boxes = clip_boxes(torch.from_numpy(boxes), (height, width)).numpy()
         results['gt_bboxes'] = boxes
-        inside = (boxes[:, :2] < (width, height)).all(1) & (boxes[:, 2:] > 0).all(1)
+        inside = np.all(boxes[:, :2] < (width, height), axis=1) & np.all(boxes[:, 2:] > 0, axis=1)
         if not inside.any() and not self.allow_negative_crop:
             return None
         keep_objects(results, inside)

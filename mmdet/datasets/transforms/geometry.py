@@ -46,7 +46,7 @@ class Resize(mmcv.transforms.Resize):
             results['gt_bboxes'] = boxes
 
 
-class _ByResize:
+class _ByResize(mmcv.transforms.BaseTransform):
     """For transforms that draw a scale and hand it to :class:`Resize`."""
 
     def __init__(self, *args, resize_type: str = 'Resize', **kwargs) -> None:

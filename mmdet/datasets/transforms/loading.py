@@ -34,7 +34,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             dict(type='LoadImageFromFile')
     """
 
-    def transform(self, results: dict) -> dict:
+    def transform(self, results: dict) -> dict | None:
         """Read the image at ``img_path``.
 
         Args:

@@ -1,6 +1,6 @@
 """What CBN layers need from the runner."""
 
-from typing import Any
+from typing import Any, cast
 
 from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import Hook
@@ -16,7 +16,7 @@ from mmdet.registry import HOOKS
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:
     """Return the CBN layers of a model by name, as in ``named_modules()`` of the bare model."""
     if is_model_wrapper(model):
-        model = model.module
+        model = cast(nn.Module, model.module)
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, CBN)}
 
 
@@ -38,7 +38,7 @@ def gather_windows(model: nn.Module) -> list[dict]:
 
     A collective: every process calls it. Only the first gets them; the others get an empty list.
     """
-    windows = []
+    windows: list[dict] = []
     for name, layer in cbn_layers(model).items():
         # Layer by layer: NCCL sends through GPU memory.
         states = all_gather_object(to_cpu(layer.window_state()))

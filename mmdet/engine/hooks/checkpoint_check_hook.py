@@ -67,7 +67,7 @@ class CheckpointCheckHook(Hook):
 
 def _state(runner: Runner) -> dict:
     """What the run would write at its start, see :func:`check_resumable`."""
-    known = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
+    known: dict[str, Any] = dict(message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
     if isinstance(runner.optim_wrapper, OptimWrapper) and not isinstance(runner.optim_wrapper, OptimWrapperDict):
         known['optimizer'] = dict(
             state={},

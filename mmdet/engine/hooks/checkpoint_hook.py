@@ -81,6 +81,7 @@ class CheckpointHook(_CheckpointHook):
     """
 
     attempts = 3
+    file_backend: LateRemoval
     _failures = 0
 
     #: epoch and iteration of the last checkpoint, the number in its name
@@ -132,12 +133,13 @@ class CheckpointHook(_CheckpointHook):
         super()._save_checkpoint_with_step(runner, step, meta)
 
     @contextmanager
-    def _trying(self, runner: Runner) -> Iterator[list]:
+    def _trying(self, runner: Runner) -> Iterator[list[OSError]]:
         """Errors of writing are collected; with one the hook is as it was before, at the end."""
         names = ('last_ckpt', 'best_ckpt_path', 'best_ckpt_path_dict', 'keep_ckpt_ids', '_written')
         before = {name: copy(getattr(self, name)) for name in names if hasattr(self, name)}
         info = dict(runner.message_hub.runtime_info)
-        runner.write_errors = errors = []
+        errors: list[OSError] = []
+        runner.write_errors = errors
         try:
             yield errors
         finally:

@@ -95,20 +95,20 @@ class ProgressHook(Hook):
         self.speed.add(count_images(data_batch) * get_world_size())
         runner.message_hub.update_scalar('train/images_per_second', self.speed.images)
         if self.line is not None and (self.line.due() or batch_idx == 0):
-            self.line.show(self._training(runner, batch_idx))
+            self.line.show(self._training(runner, batch_idx, self.line))
 
     def _where(self, runner: Runner) -> str:
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             return 'Iteration'
         return f'Epoch {runner.epoch + 1}/{runner.max_epochs}'
 
-    def _training(self, runner: Runner, batch_idx: int) -> list[Field]:
+    def _training(self, runner: Runner, batch_idx: int, line: LiveLine) -> list[Field]:
         total = runner.max_iters if isinstance(runner.train_loop, IterBasedTrainLoop) else len(runner.train_dataloader)
         left = self.speed.seconds * (runner.max_iters - runner.iter - 1)
         loss, parts = self._losses(runner)
         return [
             Field(self._where(runner), 0, 'bold'),
-            Field(self.line.bar((batch_idx + 1) / total), 8, 'cyan'),
+            Field(line.bar((batch_idx + 1) / total), 8, 'cyan'),
             Field(f'{batch_idx + 1:{len(str(total))}d}/{total}', 1),
             Field(loss, 2),
             Field(parts, 9, 'dim'),

@@ -56,7 +56,7 @@ class DetVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
         """Draw every ``interval``-th image of the validation."""
-        if not self.draw:
+        if not self.draw or outputs is None:
             return
         first = batch_idx * len(outputs)
         for i, sample in enumerate(outputs):
@@ -74,7 +74,7 @@ class DetVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
         """Draw every image of the batch."""
-        if not self.draw:
+        if not self.draw or outputs is None:
             return
         for sample in outputs:
             stem = Path(sample.img_path).stem

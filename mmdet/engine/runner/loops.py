@@ -4,11 +4,12 @@ import logging
 from bisect import bisect
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, barrier, get_rank
 from mmengine.logging import print_log
+from mmengine.runner import BaseLoop
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
 from mmengine.runner import ValLoop as _ValLoop
@@ -24,7 +25,7 @@ from mmdet.run.ranks import message
 from .steps import Steps
 
 
-class _Resumable:
+class _Resumable(BaseLoop):
     """What both loops do for a resumed run.
 
     All randomness follows from the run's seed, which is in the checkpoint, and from counters: an iteration's from
@@ -268,19 +269,20 @@ class _EndlessBatches:
 
     def __init__(self, dataloader: DataLoader) -> None:
         self._dataloader = dataloader
+        self._batch_sampler = cast(SeededBatchSampler, dataloader.batch_sampler)
         self._epoch = 0
-        self._batches = None
+        self._batches: Iterator | None = None
 
-    def _begin(self, start: int = 0) -> None:
-        batch_sampler = self._dataloader.batch_sampler
-        batch_sampler.begin(self._epoch, start)
-        if hasattr(batch_sampler.sampler, 'set_epoch'):
-            batch_sampler.sampler.set_epoch(self._epoch)
+    def _begin(self, start: int = 0) -> Iterator:
+        self._batch_sampler.begin(self._epoch, start)
+        if hasattr(self._batch_sampler.sampler, 'set_epoch'):
+            self._batch_sampler.sampler.set_epoch(self._epoch)
         self._batches = iter(self._dataloader)
+        return self._batches
 
     def skip_iter(self, number: int) -> None:
         """The first ``number`` batches of the run are left out, without loading them; called before any is read."""
-        if isinstance(self._dataloader.batch_sampler.sampler, InfiniteSampler):  # one epoch without an end
+        if isinstance(self._batch_sampler.sampler, InfiniteSampler):  # one epoch without an end
             self._begin(number)
         else:
             self._epoch, start = divmod(number, len(self._dataloader))
@@ -290,14 +292,12 @@ class _EndlessBatches:
         return self
 
     def __next__(self) -> Any:
-        if self._batches is None:
-            self._begin()
+        batches = self._begin() if self._batches is None else self._batches
         try:
-            return next(self._batches)
+            return next(batches)
         except StopIteration:
             self._epoch += 1
-            self._begin()
-            return next(self._batches)
+            return next(self._begin())
 
 
 @LOOPS.register_module()

@@ -24,7 +24,7 @@ from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 def _forgiving(write: Callable, name: str) -> Callable:
     """``write`` without its OSErrors, of which the first is logged."""
-    said = []
+    said: list[OSError] = []
 
     @wraps(write)
     def forgiving(*args, **kwargs) -> Any:

@@ -96,7 +96,8 @@ class Steps:
                 'skip_nonfinite=N in the config'
             )
         runner.message_hub.update_info('skipped_nonfinite', seen)
-        self._restore(kept)
+        if kept is not None:
+            self._restore(kept)
         print_log(f'{text}. The step is left out, {seen} of at most {self.limit}', 'current', logging.WARNING)
         return None
 

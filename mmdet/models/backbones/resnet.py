@@ -61,7 +61,10 @@ class _Block(nn.Module):
             if i > 1:
                 out = self.relu(out)
             out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
-        return out + (x if self.downsample is None else conv_norm(*self.downsample, x))
+        if self.downsample is None:
+            return out + x
+        conv, norm = self.downsample
+        return out + conv_norm(conv, norm, x)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
@@ -135,7 +138,7 @@ class ResidualStages(BaseModule):
         ValueError: a depth or style there is not.
     """
 
-    arch_settings = {
+    arch_settings: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
         18: (BasicBlock, (2, 2, 2, 2)),
         34: (BasicBlock, (3, 4, 6, 3)),
         50: (Bottleneck, (3, 4, 6, 3)),

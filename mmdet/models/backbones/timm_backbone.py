@@ -47,6 +47,8 @@ class TIMMBackbone(BaseModule):
             neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=5)
     """
 
+    _is_init: bool
+
     def __init__(
         self,
         model_name: str,

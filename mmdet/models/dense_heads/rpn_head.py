@@ -83,8 +83,8 @@ class RPNHead(BaseModule):
         if num_classes != 1:
             raise ValueError(f'RPNHead: num_classes must be 1 (object or not), got {num_classes}')
         self.num_classes = num_classes
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg
+        self.train_cfg = train_cfg or {}
+        self.test_cfg = test_cfg or {}
         self.prior_generator = TASK_UTILS.build(anchor_generator)
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
         self.reg_decoded_bbox = reg_decoded_bbox
@@ -96,7 +96,7 @@ class RPNHead(BaseModule):
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
         if num_convs > 1:
-            self.rpn_conv = nn.Sequential(
+            self.rpn_conv: nn.Module = nn.Sequential(
                 *(
                     ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
                     for i in range(num_convs)
@@ -134,7 +134,8 @@ class RPNHead(BaseModule):
             ``loss_rpn_cls`` and ``loss_rpn_bbox``, each a list of a scalar for each level, divided by the number of
             anchors sampled in all images.
         """
-        return self._loss(*self(feats), batch_data_samples)
+        scores, deltas = self(feats)
+        return self._loss(scores, deltas, batch_data_samples)
 
     def loss_and_predict(
         self, feats: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
@@ -148,10 +149,10 @@ class RPNHead(BaseModule):
         Returns:
             The losses, as of :meth:`loss`, and the proposals, as of :meth:`predict`; those have no gradient.
         """
-        outputs = self(feats)
-        losses = self._loss(*outputs, batch_data_samples)
+        scores, deltas = self(feats)
+        losses = self._loss(scores, deltas, batch_data_samples)
         metas = [sample.metainfo for sample in batch_data_samples]
-        return losses, self._predict(*outputs, metas, proposal_cfg)
+        return losses, self._predict(scores, deltas, metas, proposal_cfg)
 
     def _loss(self, scores: list[Tensor], deltas: list[Tensor], samples: list) -> dict[str, list[Tensor]]:
         sizes = [tuple(x.shape[-2:]) for x in scores]
@@ -163,7 +164,7 @@ class RPNHead(BaseModule):
             targets.append(self._targets(anchors, flags, sample))
         avg_factor = sum(target.num_samples for target in targets)
         labels, label_weights, box_targets, box_weights = (torch.stack(parts) for parts in list(zip(*targets))[:4])
-        losses = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
+        losses: dict[str, list[Tensor]] = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
         begin = 0
         for score, delta in zip(scores, deltas):
             score = score.permute(0, 2, 3, 1).reshape(len(samples), -1)
@@ -235,7 +236,8 @@ class RPNHead(BaseModule):
             For each image ``bboxes`` (K, 4) within the image and ``scores`` (K,) from 0 to 1, by falling score, and
             ``labels`` (K,) of zeros; K is at most ``max_per_img``.
         """
-        return self._predict(*self(feats), [sample.metainfo for sample in batch_data_samples], rescale=rescale)
+        scores, deltas = self(feats)
+        return self._predict(scores, deltas, [sample.metainfo for sample in batch_data_samples], rescale=rescale)
 
     @torch.no_grad()
     def _predict(
@@ -258,10 +260,10 @@ class RPNHead(BaseModule):
             large = [(boxes[:, 2:] - boxes[:, :2] > smallest).all(1) for boxes, _, _ in found]
             numbers = torch.stack([own.sum() for own in large]).tolist()  # of all images in one read back from a GPU
             chosen = [own.byte().argsort(descending=True, stable=True)[:n] for own, n in zip(large, numbers)]
-            found = [[x[own] for x in parts] for parts, own in zip(found, chosen)]
+            found = [(boxes[own], score[own], level[own]) for (boxes, score, level), own in zip(found, chosen)]
         results = []
-        for boxes, scores, levels in found:
-            detections = batched_nms(boxes, scores, levels, cfg['nms'])[0][: cfg['max_per_img']]
+        for boxes, score, level in found:
+            detections = batched_nms(boxes, score, level, cfg['nms'])[0][: cfg['max_per_img']]
             results.append(
                 InstanceData(
                     bboxes=detections[:, :4],
@@ -274,7 +276,7 @@ class RPNHead(BaseModule):
     def _candidates(self, scores, deltas, anchors, meta, cfg, rescale) -> tuple[Tensor, Tensor, Tensor]:
         """An image's boxes (K, 4), scores (K,) and levels (K,) before NMS."""
         nms_pre = cfg.get('nms_pre', -1)
-        kept_scores, kept_deltas, kept_anchors, levels = [], [], [], []
+        kept_scores, kept_deltas, kept_anchors, kept_levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
             score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
@@ -289,8 +291,8 @@ class RPNHead(BaseModule):
             kept_scores.append(score)
             kept_deltas.append(delta)
             kept_anchors.append(prior)
-            levels.append(torch.full_like(score, level, dtype=torch.long))
-        scores, levels = torch.cat(kept_scores), torch.cat(levels)
+            kept_levels.append(torch.full_like(score, level, dtype=torch.long))
+        scores, levels = torch.cat(kept_scores), torch.cat(kept_levels)
         boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
         if rescale:
             boxes = boxes * boxes.new_tensor([1 / factor for factor in meta['scale_factor']]).repeat(2)

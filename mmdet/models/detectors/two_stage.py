@@ -1,5 +1,7 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and Mask R-CNN (He et al., ICCV 2017)."""
 
+from typing import cast
+
 from mmengine.model import BaseModel
 from torch import Tensor
 
@@ -34,9 +36,9 @@ class TwoStageDetector(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        for name, part in (('rpn_head', rpn_head), ('roi_head', roi_head)):
-            if part is None:
-                raise ValueError(f'{type(self).__name__}: model.{name} is missing')
+        if rpn_head is None or roi_head is None:
+            name = 'rpn_head' if rpn_head is None else 'roi_head'
+            raise ValueError(f'{type(self).__name__}: model.{name} is missing')
         train_cfg, test_cfg = train_cfg or {}, test_cfg or {}
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
@@ -73,9 +75,9 @@ class TwoStageDetector(BaseModel):
             ValueError: another mode.
         """
         if mode == 'loss':
-            return self.loss(inputs, data_samples)
+            return self.loss(inputs, cast(list, data_samples))
         if mode == 'predict':
-            return self.predict(inputs, data_samples)
+            return self.predict(inputs, cast(list, data_samples))
         if mode == 'tensor':
             x = self.extract_feat(inputs)
             return (x, *self.rpn_head(x))

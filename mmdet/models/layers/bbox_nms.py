@@ -1,5 +1,7 @@
 """Non-maximum suppression."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -77,7 +79,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
     Raises:
         ValueError: a type or an argument of NMS there is not.
     """
-    cfg = dict(type=None) if nms_cfg is None else dict(nms_cfg)
+    cfg: dict[str, Any] = dict(type=None) if nms_cfg is None else dict(nms_cfg)
     kind = cfg.pop('type', 'nms')
     agnostic, max_num = cfg.pop('class_agnostic', False), cfg.pop('max_num', -1)
     split_thr = cfg.pop('split_thr', 10000)
@@ -104,14 +106,15 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
     if len(boxes) < split_thr and (agnostic or kind == 'nms'):
         keep, scores = suppress(moved, scores)
     else:
-        keep, new_scores = [], []
+        kept: list[Tensor] = []
+        new_scores: list[Tensor] = []
         numbers = idxs.unique(return_counts=True)[1].tolist()
         for own in idxs.argsort(stable=True).split(numbers):
             best, best_scores = suppress(moved[own], scores[own])
-            keep.append(own[best])
+            kept.append(own[best])
             new_scores.append(best_scores)
         # Equal scores: by their place, not by their index.
-        keep, order = torch.cat(keep).sort()
+        keep, order = torch.cat(kept).sort()
         scores, order = torch.cat(new_scores)[order].sort(descending=True)
         keep = keep[order]
     if max_num > 0:

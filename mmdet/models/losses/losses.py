@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mmdet.registry import MODELS
 
 
-def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | None) -> Tensor:
+def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str, avg_factor: float | Tensor | None) -> Tensor:
     """Weigh and reduce an elementwise loss.
 
     Args:
@@ -183,7 +183,7 @@ class CrossEntropyLoss(WeightedLoss):
         cls_score: Tensor,
         label: Tensor,
         weight: Tensor | None = None,
-        avg_factor: float | None = None,
+        avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
         """Compute the loss.
@@ -219,7 +219,7 @@ class CrossEntropyLoss(WeightedLoss):
             avg_factor = counts.sum()
         return self._reduce(loss, weight, avg_factor, reduction_override)
 
-    def mask_loss(self, pred: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def mask_loss(self, pred: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
         """Compute the mean binary cross entropy of each object's own class's mask (He et al., Mask R-CNN, 2017).
 
         Args:

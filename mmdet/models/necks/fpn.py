@@ -1,6 +1,7 @@
 """Feature Pyramid Network (Lin et al., CVPR 2017)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class FPN(BaseModule):
         self.add_extra_convs = add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = dict(upsample_cfg)
-        common = dict(conv_cfg=conv_cfg, act_cfg=act_cfg, inplace=False)
+        common: dict[str, Any] = dict(conv_cfg=conv_cfg, act_cfg=act_cfg, inplace=False)
         self.lateral_convs = nn.ModuleList(
             ConvModule(channels, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg, **common)
             for channels in in_channels[self.used]

@@ -93,7 +93,9 @@ class ConvFCBBoxHead(BaseModule):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
 
-        def branch(width: int, cells: int, num_convs: int, num_fcs: int):
+        def branch(
+            width: int, cells: int, num_convs: int, num_fcs: int
+        ) -> tuple[nn.ModuleList, nn.ModuleList, int, int]:
             """Layers on features of ``width`` channels and ``cells`` cells, and these two numbers behind them."""
             convs, fcs = nn.ModuleList(), nn.ModuleList()
             for _ in range(num_convs):
@@ -104,12 +106,12 @@ class ConvFCBBoxHead(BaseModule):
                 width, cells = fc_out_channels, 1
             return convs, fcs, width, cells
 
-        self.shared_convs, self.shared_fcs, *shared = branch(
+        self.shared_convs, self.shared_fcs, shared, spots = branch(
             in_channels, 1 if with_avg_pool else roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs
         )
-        self.cls_convs, self.cls_fcs, width, cells = branch(*shared, num_cls_convs, num_cls_fcs)
+        self.cls_convs, self.cls_fcs, width, cells = branch(shared, spots, num_cls_convs, num_cls_fcs)
         self.fc_cls = nn.Linear(width * cells, num_classes + 1)
-        self.reg_convs, self.reg_fcs, width, cells = branch(*shared, num_reg_convs, num_reg_fcs)
+        self.reg_convs, self.reg_fcs, width, cells = branch(shared, spots, num_reg_convs, num_reg_fcs)
         self.fc_reg = nn.Linear(width * cells, 4 if reg_class_agnostic else 4 * num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

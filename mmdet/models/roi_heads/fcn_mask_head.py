@@ -109,7 +109,8 @@ class FCNMaskHead(BaseModule):
         super().init_weights()
         for module in (self.upsample, self.conv_logits):
             nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute masks of regions.

@@ -1,16 +1,19 @@
 """The second stage: from proposals to classes, boxes and masks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import bbox2roi
+
+from .single_level_roi_extractor import SingleRoIExtractor
 
 
 @MODELS.register_module()
@@ -53,11 +56,12 @@ class StandardRoIHead(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg
+        self.train_cfg = train_cfg or {}
+        self.test_cfg = test_cfg or {}
         self.bbox_roi_extractor = MODELS.build(bbox_roi_extractor)
         self.bbox_head = MODELS.build(bbox_head)
-        self.mask_roi_extractor = self.mask_head = None
+        self.mask_roi_extractor = None
+        self.mask_head: Any = None
         if mask_head is not None:
             self.mask_head = MODELS.build(mask_head)
             if mask_roi_extractor is not None:
@@ -112,7 +116,7 @@ class StandardRoIHead(BaseModule):
         assigned = self.bbox_assigner.assign(priors, sample.gt_instances, sample.get('ignored_instances'))
         return self.bbox_sampler.sample(assigned, priors, sample.gt_instances, feats=feats)
 
-    def _features(self, extractor: nn.Module, x: Sequence[Tensor], rois: Tensor) -> Tensor:
+    def _features(self, extractor: SingleRoIExtractor, x: Sequence[Tensor], rois: Tensor) -> Tensor:
         feats = extractor(x[: extractor.num_inputs], rois)
         return feats if self.shared_head is None else self.shared_head(feats)
 

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class Entry(NamedTuple):
     own: Tensor | None = None  # (C,): <slope_c, w0_c>; infinity where the slope is not known
 
 
+class Followed(Entry):
+    """One that can follow the weights: what every entry is unless the compensation is ``'none'``. For types alone."""
+
+    patch: Tensor
+    slope: Tensor
+    own: Tensor
+
+
 class Carried(NamedTuple):
     """n entries under today's weights, as seen from the current batch, which stands in where one says nothing."""
 
@@ -38,6 +46,16 @@ class Carried(NamedTuple):
     unknown: Tensor  # (n, C): where the entry says nothing of the channel
     leads: Tensor | None = None  # (n, C): times its slope half the variance's gradient by the weights
     shifts: Tensor | None = None  # (n, C): change of the mean, where the variance depends on it (Taylor)
+
+
+class Moved(Carried):
+    """Of entries that follow the weights. For types alone."""
+
+    leads: Tensor
+
+
+def _follow(entries: Sequence[Entry], compensation: str) -> TypeGuard[Sequence[Followed]]:
+    return compensation != 'none'
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -79,7 +97,7 @@ def carry(
     variances = _stack([entry.var for entry in entries])
     if compensation != 'secant' or rho != 1:
         old_means = _stack([entry.mean for entry in entries])
-    if compensation == 'none':
+    if not _follow(entries, compensation):
         unknown, gaps = variances < 0, mean - old_means
         return Carried(gaps.masked_fill_(unknown, 0), torch.where(unknown, var, variances), unknown)
     own = _stack([entry.own for entry in entries])
@@ -101,7 +119,7 @@ def carry(
     return Carried(gaps.masked_fill_(unknown, 0), torch.where(unknown, var, carried), unknown, leads, shifts)
 
 
-def _gaps(entries: Sequence[Entry], matrix: Tensor, mean: Tensor) -> Tensor:
+def _gaps(entries: Sequence[Followed], matrix: Tensor, mean: Tensor) -> Tensor:
     """``mean - <m, w>`` of every entry, (n, C)."""
     patches = _stack([entry.patch for entry in entries])  # (n, G, D)
     if patches.shape[1] == 1:
@@ -142,14 +160,14 @@ def weighted_pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Te
 
 
 def weight_gradient(
-    entries: Sequence[Entry],
-    carried: Carried,
+    entries: Sequence[Followed],
+    carried: Moved,
     apart: Tensor,
     total: Tensor,
     projected: Tensor,
     share: Share,
     rho: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor]:
     """Gradient with respect to the weights, (C, D), and the bias, (C,), through the pooled statistics' earlier part.
 
     Args:
@@ -196,7 +214,7 @@ def blend(
         grad, scale: (C, D) and a number or (C,), whose product is g.
         var: the mixture's variance; None if the means' difference is not that of ``<m, w>`` (rho).
     """
-    if new.patch is None:
+    if new.patch is None or earlier.patch is None or earlier.slope is None or carried.leads is None or grad is None:
         return None, None, None
     gap, lead, rest = carried.gaps[0], carried.leads[0], 1 - share
     if compensation != 'secant':

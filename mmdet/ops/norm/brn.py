@@ -37,6 +37,10 @@ class BRN(_BatchNorm):
     """
 
     _abbr_ = 'bn'
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(
         self,

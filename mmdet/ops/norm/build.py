@@ -80,11 +80,16 @@ def _abbreviation(layer: type) -> str:
     return getattr(layer, '_abbr_', None) or next(words, 'norm_layer')
 
 
+def _parameters(layer: type) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(layer.__init__).parameters)  # type: ignore[misc]  # of this very class
+
+
 def _check_arguments(layer: type, cfg: dict) -> None:
-    parameters = dict(inspect.signature(layer.__init__).parameters)
-    if hasattr(layer, 'kwargs_of'):
+    parameters = _parameters(layer)
+    further: type | None = getattr(layer, 'kwargs_of', None)
+    if further is not None:
         del parameters['kwargs']
-        parameters.update(inspect.signature(layer.kwargs_of.__init__).parameters)
+        parameters.update(_parameters(further))
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     known = [name for name in parameters if name not in ('self', 'num_features', 'num_channels')]

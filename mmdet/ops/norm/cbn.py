@@ -9,14 +9,15 @@ import inspect
 import math
 import warnings
 from functools import partialmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .algebra import COMPENSATIONS, Entry
-from .conv_stats import check_conv, mean_patch, variance_gradient, weight_matrix
+from .algebra import COMPENSATIONS, Entry, Share
+from .conv_stats import Conv, check_conv, mean_patch, variance_gradient, weight_matrix
 from .kernels import batch_stats, per_channel, positions, stats_dtype, without_autocast
 from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syncs, update_running_stats
 from .window import History, Window
@@ -175,7 +176,7 @@ class CBN(_BatchNorm):
                 None if entry.get(key) is None else tuple(entry[key].shape)
                 for key in ('stats', 'patch', 'slope', 'own')
             ]
-            (pair, channels), patch, slope, own = shapes
+            (pair, channels), (patch, slope, own) = entry['stats'].shape, shapes[1:]
             if channels != self.num_features:
                 raise ValueError(
                     f'CBN{self._where()}: the window in the checkpoint has {channels} channels, this '
@@ -229,13 +230,14 @@ class CBN(_BatchNorm):
         sync = self.sync and syncs()
         if self.buffer_num:
             self._check_conv(y, x, conv)
+        x, conv = cast(Tensor, x), cast(Conv, conv)  # checked, or not read
         if y.numel() == 0 and not sync:
             return _no_positions(y, weight, bias)
         matrix = weight_matrix(conv, conv.weight).to(stats_dtype(y.dtype)) if self.buffer_num else None
         with torch.no_grad(), without_autocast(y.device):
             mean, var = batch_stats(y)
             history = None
-            if self.pools:
+            if matrix is not None and self.pools:
                 history = self.window.look_back(_less(mean, conv.bias), var, matrix, self.window_length(self.step))
             pool = (
                 pool_processes(mean, var, positions(y), history)
@@ -244,7 +246,7 @@ class CBN(_BatchNorm):
             )
             finite = pool.var < torch.inf if y.is_cuda else math.isfinite(pool.var.sum())
             self._update_running_stats(pool, finite)
-        if not self.buffer_num:
+        if matrix is None:
             return PooledNorm.apply(y, weight, bias, Step(pool, self.eps, sync))
         step = CBNStep(self, conv, (mean, var), history, pool, sync, finite)
         follow = (matrix, conv.bias) if history and self.backprop == 'window' else (matrix.detach(), None)
@@ -306,7 +308,7 @@ class CBNStep(Step):
     def __init__(
         self,
         layer: CBN,
-        conv: nn.Module,
+        conv: Conv,
         batch: tuple[Tensor, Tensor],
         history: History | None,
         pool: Pool,
@@ -314,15 +316,18 @@ class CBNStep(Step):
         finite: bool | Tensor,
     ) -> None:
         super().__init__(pool, layer.eps, sync)
-        self.layer, self.conv, self.batch, self.history, self.finite = layer, conv, batch, history, finite
+        self.layer: CBN | None = layer
+        self.window, self.conv, self.batch, self.history, self.finite = layer.window, conv, batch, history, finite
 
-    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor, Tensor | None]:
+    def gradient(self, total: Tensor, projected: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.history is None:
+            return None, None
         apart = (self.batch[0] - self.pool.mean) - self.history.carried.gaps
         share = self.pool.entry_share / self.pool.per_position
-        grad, grad_means = self.layer.window.gradient(self.history, apart, total, projected, share)
+        grad, grad_means = self.window.gradient(self.history, apart, total, projected, share)
         return grad, None if self.conv.bias is None else (grad_means * share).sum(0)
 
-    def finish(self, y: Tensor, x: Tensor, matrix: Tensor) -> None:
+    def finish(self, y: Tensor, x: Tensor, matrix: Tensor) -> None:  # type: ignore[override]  # both are given here
         layer, self.layer = self.layer, None
         if layer is None:
             return  # a second backward through a graph that was kept
@@ -335,14 +340,15 @@ class CBNStep(Step):
         if not wanted or self.finite is False:
             return
         (mean, var), conv = self.batch, self.conv
-        patch = grad = scale = None
+        patch = grad = None
+        scale: Share = 1.0
         if layer.compensation != 'none':
             if y.numel():
                 patch = mean_patch(conv, x, y.shape)
                 dtype = None if layer.slope_dtype == 'auto' else mean.dtype
                 grad, scale = variance_gradient(conv, x, y, matrix, mean, var, layer.sample_stride, dtype)
             else:  # other processes had positions: a place in the window without weight
-                patch, grad, scale = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), matrix * 0, 1.0
+                patch, grad = matrix.new_zeros(getattr(conv, 'groups', 1), matrix.shape[1]), matrix * 0
         pooled = None if self.sync else (_less(self.pool.mean, conv.bias), self.pool.var)
         layer.window.push(
             Entry(self.pool.weight, _less(mean, conv.bias), var, patch),

@@ -16,6 +16,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from .algebra import Share, nonzero, row_dot
 from .kernels import all_but_channels, per_channel, positions, stats_dtype
 
+Conv = _ConvNd | nn.Linear
+
 #: fewest maps (RoIs, say) left in a sample for whole maps to be sampled instead of positions
 MIN_SAMPLED_MAPS = 16
 #: fewest positions that a sample is left with: of fewer the estimate is noise, and all of them cost little
@@ -46,7 +48,7 @@ def check_conv(conv: nn.Module) -> None:
         )
 
 
-def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
+def weight_matrix(conv: Conv, weight: Tensor) -> Tensor:
     """The weight tensor as (C_out, D), one row for each output channel."""
     if not isinstance(conv, _ConvTransposeNd):
         return weight.flatten(1)
@@ -55,9 +57,9 @@ def weight_matrix(conv: nn.Module, weight: Tensor) -> Tensor:
     return weight.transpose(1, 2).reshape(groups * weight.shape[2], -1)
 
 
-def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
+def _padded(conv: _ConvNd, x: Tensor) -> tuple[Tensor, list[int]]:
     """The input and the zero padding that is left to do."""
-    if pads_same(conv):
+    if pads_same(conv) and not isinstance(conv.padding, str):
         pads = []
         for size, kernel, stride, dilation in zip(
             x.shape[:1:-1], *(each[::-1] for each in (conv.kernel_size, conv.stride, conv.dilation))
@@ -71,9 +73,7 @@ def _padded(conv: nn.Module, x: Tensor) -> tuple[Tensor, list[int]]:
     return x, list(conv.padding)
 
 
-def weight_grad(
-    conv: nn.Module, x: Tensor, grad_output: Tensor, step: int = 1, dtype: torch.dtype | None = None
-) -> Tensor:
+def weight_grad(conv: Conv, x: Tensor, grad_output: Tensor, step: int = 1, dtype: torch.dtype | None = None) -> Tensor:
     """Gradient of ``sum(grad_output * conv(x))`` with respect to the weights, as (C_out, D).
 
     ``grad_output`` has the shape of the output, or of every ``step``-th position of it along each axis (not for
@@ -137,7 +137,7 @@ def _taps(
     return met.to(dtype) / out
 
 
-def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
+def mean_patch(conv: Conv, x: Tensor, output_shape: torch.Size) -> Tensor:
     """Mean input patch ``m = E_p[x_p]``, (G, D), in float32 or wider.
 
     ``x``, (N, C_in, *spatial), or (N, C_in), has an output of ``output_shape``. The mean is taken over the batch first
@@ -171,13 +171,13 @@ def mean_patch(conv: nn.Module, x: Tensor, output_shape: torch.Size) -> Tensor:
     return mean.reshape(conv.groups, -1)
 
 
-def _pointwise(conv: nn.Module) -> bool:
+def _pointwise(conv: _ConvNd) -> bool:
     """Whether every input position is an output position: 1x1, no stride, no padding."""
     ones = set(conv.kernel_size) | set(conv.stride)
     return ones == {1} and not isinstance(conv.padding, str) and not any(conv.padding) and not any(conv.output_padding)
 
 
-def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, Tensor, int]:
+def sample(conv: Conv, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, Tensor, int]:
     """About one position in ``stride**2``, of a smaller stride where that would leave few: input, output, and the step
     between the output's positions along each axis.
 
@@ -189,7 +189,7 @@ def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, 
     maps = stride**2
     if stride == 1:
         return x, y, 1
-    if y.dim() == 2 or len(y) >= MIN_SAMPLED_MAPS * maps:
+    if isinstance(conv, nn.Linear) or len(y) >= MIN_SAMPLED_MAPS * maps:
         return x[::maps], y[::maps], 1
     if isinstance(conv, _ConvTransposeNd):
         return x, y, 1  # strided positions would meet some of the taps only
@@ -199,7 +199,7 @@ def sample(conv: nn.Module, x: Tensor, y: Tensor, stride: int) -> tuple[Tensor, 
     return x, y[strided], stride
 
 
-def product_dtype(conv: nn.Module, x: Tensor) -> torch.dtype:
+def product_dtype(conv: Conv, x: Tensor) -> torch.dtype:
     """The fastest dtype of a slope's products that does not show.
 
     A slope is a ratio, used for the small step that the weights took, so the rounding of bfloat16 factors does not show
@@ -211,7 +211,7 @@ def product_dtype(conv: nn.Module, x: Tensor) -> torch.dtype:
 
 
 def variance_gradient(
-    conv: nn.Module,
+    conv: Conv,
     x: Tensor,
     y: Tensor,
     matrix: Tensor,

@@ -1,5 +1,6 @@
 """Swap the BN layers of any model for CBN (or another norm), and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,8 @@ class ConvertReport:
 class _Hook:
     """A forward hook that survives copying and pickling: it keeps its handle, by which torch keeps its number free."""
 
+    __call__: Callable[..., Any]
+
     def attach(self, module: nn.Module, **kwargs) -> None:
         self.handle = module.register_forward_hook(self, **kwargs)
 
@@ -98,10 +101,17 @@ class Feed(_Hook):
         return {**self.__dict__, 'made': None}
 
 
+class _Acting(nn.Module):
+    """What timm's BatchNormAct2d has. For types alone."""
+
+    drop: nn.Module
+    act: nn.Module
+
+
 class ApplyAct(_Hook):
     """Hook of the layer that replaced timm's BatchNormAct2d: its ``drop`` and ``act``."""
 
-    def __call__(self, norm: nn.Module, args: tuple, z: Tensor) -> Tensor:
+    def __call__(self, norm: _Acting, args: tuple, z: Tensor) -> Tensor:
         return norm.act(norm.drop(z))
 
 
@@ -138,13 +148,15 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
     names = {each: name for name, each in model.named_modules() if not isinstance(each, torch.jit.ScriptModule)}
     norms = _norms(model, names, target, report)
     feeds = {feed.norm: (module, feed) for module in names for feed in Feed.on(module)}
-    pairs, follows = {}, isinstance(target, (CBN, CBNGN))
+    pairs: Pairs = {}
+    follows = isinstance(target, (CBN, CBNGN))
     if follows:
         pairs = _pairs(model, names, norms, {norm: conv for norm, (conv, _) in feeds.items()}, example_inputs)
     layers = {}
     for norm in norms:
-        if isinstance(pairs.get(norm), str):
-            report.left[names[norm]] = pairs[norm]
+        pair = pairs.get(norm)
+        if isinstance(pair, str):
+            report.left[names[norm]] = pair
         elif isinstance(target, nn.GroupNorm) and norm.num_features % target.num_groups:
             report.left[names[norm]] = f'{norm.num_features} channels are not divisible by {target.num_groups} groups'
         else:
@@ -160,9 +172,9 @@ def convert_norm(model: nn.Module, cfg: dict, example_inputs: Any = None) -> Con
             feeds[norm][1].remove()
         _take_over(norm, layer, cfg, names[norm])
         conv = pairs.get(norm)
-        if conv is not None:
+        if isinstance(conv, nn.Module) and isinstance(layer, (CBN, CBNGN)):
             Feed(conv, layer)
-        report.converted[names[norm]] = None if conv is None else names[conv]
+        report.converted[names[norm]] = names[conv] if isinstance(conv, nn.Module) else None
     for module in names:
         for name, child in list(module._modules.items()):
             if child in layers:
@@ -180,7 +192,7 @@ def _check_target(target: nn.Module, cfg: dict) -> None:
             raise ValueError(f'convert_norm: each layer keeps its parameters and buffers; leave {key!r} out of the cfg')
 
 
-def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertReport) -> list[nn.Module]:
+def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertReport) -> list[_BatchNorm]:
     """The layers to replace; the report gets those that cannot be."""
     norms = []
     parts = {module.cbn for module in names if isinstance(module, CBNGN)}
@@ -200,7 +212,7 @@ def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertRep
             report.left[name] = f'{kind} has a forward of its own'
         elif 'weight' not in module._parameters:
             report.left[name] = f'the weight of {kind} is parametrized'
-        else:
+        elif isinstance(module, _BatchNorm):
             norms.append(module)
     return norms
 
@@ -208,11 +220,11 @@ def _norms(model: nn.Module, names: Names, target: nn.Module, report: ConvertRep
 # -- the new layer --------------------------------------------------------------------------------------------------
 
 
-def _new_layer(norm: nn.Module, cfg: dict, target: nn.Module) -> nn.Module:
+def _new_layer(norm: _BatchNorm, cfg: dict, target: nn.Module) -> nn.Module:
     """A layer of the wanted type, without the old one's state."""
-    if not isinstance(target, _BN) or not hasattr(norm, '_origin'):
+    if not isinstance(target, _BN) or '_origin' not in vars(norm):
         return build_norm_layer(cfg, norm.num_features)[1]
-    kind, attributes = norm._origin
+    kind, attributes = vars(norm)['_origin']
     layer = kind.__new__(kind)  # not its __init__, which may take anything; what that left behind is known
     nn.Module.__init__(layer)
     vars(layer).update(attributes)
@@ -240,9 +252,10 @@ def _take_over(norm: nn.Module, layer: nn.Module, cfg: dict, name: str) -> None:
         ApplyAct().attach(layer, prepend=True)
     if not isinstance(layer, (nn.GroupNorm, *_BN)):
         if isinstance(norm, _BN):
-            layer._origin = type(norm), {key: value for key, value in vars(norm).items() if key not in _MODULE_STATE}
-        elif hasattr(norm, '_origin'):
-            layer._origin = norm._origin
+            own = {key: value for key, value in vars(norm).items() if key not in _MODULE_STATE}
+            vars(layer)['_origin'] = type(norm), own
+        elif '_origin' in vars(norm):
+            vars(layer)['_origin'] = vars(norm)['_origin']
     if isinstance(cbn, CBN):
         cbn.layer_name = name
         if isinstance(norm, CBN):
@@ -261,7 +274,7 @@ def _has_act(norm: nn.Module) -> bool:
 # -- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def _pairs(model: nn.Module, names: Names, norms: list[nn.Module], hooked: Pairs, inputs: Any) -> Pairs:
+def _pairs(model: nn.Module, names: Names, norms: list[_BatchNorm], hooked: Pairs, inputs: Any) -> Pairs:
     """The convolution of each norm, or why there is none; a CBN that the model feeds itself may be missing."""
     by_order = _pairs_by_order(names, norms)
     if inputs is None:
@@ -277,7 +290,7 @@ def _pairs(model: nn.Module, names: Names, norms: list[nn.Module], hooked: Pairs
     return pairs
 
 
-def _pairs_by_order(names: Names, norms: list[nn.Module]) -> Pairs:
+def _pairs_by_order(names: Names, norms: list[_BatchNorm]) -> Pairs:
     places: dict[nn.Module, list] = {norm: [] for norm in norms}
     for parent in names:
         children = [child for child in parent._modules.values() if child is not None]
@@ -303,7 +316,7 @@ def _ordered(
     return _plain(names, conv) or conv
 
 
-def _pairs_by_run(model: nn.Module, names: Names, norms: list[nn.Module], inputs: Any) -> Pairs:
+def _pairs_by_run(model: nn.Module, names: Names, norms: list[_BatchNorm], inputs: Any) -> Pairs:
     made: dict[int, tuple] = {}  # id -> tensor, maker, version; the tensor is kept, so that its id stays its own
     latest: dict[nn.Module, Tensor] = {}
     fed: dict[nn.Module, list] = {norm: [] for norm in norms}

@@ -1,17 +1,18 @@
 """Normalization with pooled statistics: over earlier batches (CBN) and over processes (SyncBN, SyncCBN)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .algebra import Share, weighted_pool
 from .kernels import backward_input, backward_sums, normalize, without_autocast
 from .window import History, Window
 
-Group = object | None
+Group: TypeAlias = 'dist.ProcessGroup | None'  # in quotes: a torch without distributed has no such class
 
 
 class Pool(NamedTuple):
@@ -20,7 +21,7 @@ class Pool(NamedTuple):
     mean: Tensor  # (C,)
     var: Tensor  # (C,)
     per_position: Share  # of one position of the current batch, over all processes; a number or (C,)
-    batch: tuple[Tensor, Tensor, int | Tensor]  # mean, variance, positions of the current one, over all
+    batch: tuple[Tensor, Tensor, float | Tensor]  # mean, variance, positions of the current one, over all
     weight: Share = 1.0  # this process's part of it
     entry_share: Share = 0.0  # of each earlier entry; a number or (n, C)
 
@@ -59,9 +60,9 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: History | Non
         early = [weights.sum(0), *weighted_pool(weights, mean - carried.gaps, carried.vars)]
     # new_full: unlike new_tensor it does not wait for a GPU
     message = torch.cat([mean.new_full((1,), count), mean, var, *early])
-    received = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(received, message, group=group)
-    received = torch.stack(received)
+    messages = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(messages, message, group=group)
+    received = torch.stack(messages)
     counts, numbers = received[:, :1], received[:, 1:].unflatten(1, (5, -1)).transpose(0, 1)
     means, variances, early_weights, early_means, early_vars = numbers
     all_count = counts.sum()
@@ -74,7 +75,7 @@ def pool_processes(mean: Tensor, var: Tensor, count: int, history: History | Non
 
 
 def update_running_stats(
-    layer: nn.Module,
+    layer: _BatchNorm,
     mean: Tensor,
     var: Tensor,
     count: float | Tensor,
@@ -85,13 +86,15 @@ def update_running_stats(
 
     A channel, or layer, where they are not ``finite``, and one that has ``seen`` no position, keeps what it has.
     """
-    layer.num_batches_tracked.add_(1 if seen is True else seen)
-    rate = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)
+    stats = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    running_mean, running_var, tracked = cast('tuple[Tensor, Tensor, Tensor]', stats)
+    tracked.add_(1 if seen is True else seen)
+    rate = layer.momentum if layer.momentum is not None else 1 / float(tracked)
     if finite is False:
         return
     var = var * (count / ((count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)))
     masks = [mask for mask in (finite, seen) if isinstance(mask, Tensor)]
-    for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
+    for running, new in ((running_mean, mean), (running_var, var)):
         for mask in masks:
             new = torch.where(mask, new, running)
         running.lerp_(new.to(running.dtype), rate)

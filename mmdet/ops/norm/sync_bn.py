@@ -28,6 +28,6 @@ class SyncBN(nn.SyncBatchNorm):
         with torch.no_grad():
             pool = pool_processes(*batch_stats(y), positions(y), group=self.process_group)
             if self.track_running_stats:
-                *stats, count = pool.batch
-                update_running_stats(self, *stats, count, seen=count > 0)
+                mean, var, count = pool.batch
+                update_running_stats(self, mean, var, count, seen=count > 0)
         return PooledNorm.apply(y, self.weight, self.bias, Step(pool, self.eps, True, self.process_group))

@@ -1,15 +1,32 @@
 """The window of CBN: the earlier batches, and what is asked of them."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from .algebra import TINY, Carried, Entry, Share, blend, carry, nonzero, pool, row_dot, weight_gradient, weighted_pool
+from .algebra import (
+    TINY,
+    Carried,
+    Entry,
+    Followed,
+    Moved,
+    Share,
+    blend,
+    carry,
+    nonzero,
+    pool,
+    row_dot,
+    weight_gradient,
+    weighted_pool,
+)
+
+P = ParamSpec('P')
+R = TypeVar('R')
 
 
 class History(NamedTuple):
@@ -26,7 +43,7 @@ def compiles(device: torch.device) -> bool:
 
 
 @cache
-def _compiled(function: Callable) -> Callable:
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     return torch.compile(function)
 
 
@@ -65,7 +82,7 @@ class Window:
             return None
         if self.entries[-1].mean.device != mean.device or self.entries[-1].mean.dtype != mean.dtype:
             self._set(
-                Entry(*(t.to(mean.device, mean.dtype) if isinstance(t, Tensor) else t for t in entry))
+                Entry._make(t.to(mean.device, mean.dtype) if isinstance(t, Tensor) else t for t in entry)
                 for entry in self.entries
             )
         entries = tuple(self.entries)[-length:]
@@ -76,11 +93,12 @@ class Window:
         """See :func:`.algebra.pool`."""
         return self._run(pool, mean)(mean, var, history.carried, history.share)
 
-    def gradient(self, history: History, apart: Tensor, total: Tensor, projected: Tensor, share: Share) -> tuple:
+    def gradient(
+        self, history: History, apart: Tensor, total: Tensor, projected: Tensor, share: Share
+    ) -> tuple[Tensor | None, Tensor]:
         """See :func:`.algebra.weight_gradient`."""
-        return self._run(weight_gradient, total)(
-            history.entries, history.carried, apart, total, projected, share, self.rho
-        )
+        entries, carried = cast('tuple[Followed, ...]', history.entries), cast(Moved, history.carried)
+        return self._run(weight_gradient, total)(entries, carried, apart, total, projected, share, self.rho)
 
     def push(
         self,
@@ -107,7 +125,7 @@ class Window:
                 history, pooled = self.look_back(new.mean, new.var, matrix, length), None
             self.count = min(self.count, length)
             earlier = history and history.entries[0]
-        if earlier is not None:
+        if history is not None and earlier is not None:
             new = self._mix(new, grad, scale, matrix, history, pooled)
         elif grad is not None:
             new = new._replace(slope=grad, own=nonzero(row_dot(grad, matrix)))
@@ -123,8 +141,9 @@ class Window:
         history: History,
         pooled: tuple[Tensor, Tensor] | None,
     ) -> Entry:
+        share: Share
         (earlier,), carried, share = history
-        weight = 1.0
+        weight: Share = 1.0
         if isinstance(new.weight, Tensor) or isinstance(earlier.weight, Tensor):  # parts of what all processes saw
             weights = torch.stack(
                 [new.var.new_full((), part) * each.weight for part, each in ((share, new), (1 - share, earlier))]
@@ -146,10 +165,10 @@ class Window:
             ),
         )
 
-    def _run(self, function: Callable, where: Tensor) -> Callable:
+    def _run(self, function: Callable[P, R], where: Tensor) -> Callable[P, R]:
         return _compiled(function) if self.compile == 'auto' and compiles(where.device) else function
 
-    def _set(self, entries) -> None:
+    def _set(self, entries: Iterable[Entry]) -> None:
         self.entries = deque(entries, maxlen=self.entries.maxlen)
 
     def clear(self) -> None:
@@ -184,15 +203,16 @@ def _only_finite(new: Entry, earlier: Entry | None) -> Entry:
     """Without asking the device: what came of a batch that overflowed stays as it was before, or says nothing."""
     finite = new.var < torch.inf
     if earlier is None:
-        earlier = Entry(
-            1.0,
-            *(None if t is None else torch.full_like(t, value) for t, value in zip(new[1:], (0, -1, 0, 0, torch.inf))),
+        nothing = (
+            None if t is None else torch.full_like(t, value) for t, value in zip(new[1:], (0, -1, 0, 0, torch.inf))
         )
-    kept = [
-        None if new[i] is None else torch.where(mask, new[i], earlier[i])
-        for i, mask in ((1, finite), (2, finite), (3, finite.any()), (4, finite.unsqueeze(1)), (5, finite))
-    ]
-    return Entry(new.weight, *kept)
+        earlier = Entry._make((1.0, *nothing))
+    masks = (finite, finite, finite.any(), finite.unsqueeze(1), finite)
+    kept = (
+        None if t is None or old is None else torch.where(mask, t, old)
+        for mask, t, old in zip(masks, new[1:], earlier[1:])
+    )
+    return Entry._make((new.weight, *kept))
 
 
 def _load_entry(saved: dict) -> Entry:

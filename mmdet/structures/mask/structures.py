@@ -117,8 +117,8 @@ class BitmapMasks:
     def flip(self, flip_direction: str = 'horizontal') -> 'BitmapMasks':
         """Return the masks mirrored: left to right ('horizontal'), top to bottom ('vertical') or both ('diagonal')."""
         _check_direction(flip_direction)
-        axes = dict(horizontal=2, vertical=1, diagonal=(1, 2))[flip_direction]
-        return BitmapMasks(np.ascontiguousarray(np.flip(self.masks, axes)), self.height, self.width)
+        axes: dict[str, int | tuple[int, int]] = dict(horizontal=2, vertical=1, diagonal=(1, 2))
+        return BitmapMasks(np.ascontiguousarray(np.flip(self.masks, axes[flip_direction])), self.height, self.width)
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'BitmapMasks':
         """Return the masks padded at the right and below to ``out_shape`` (height, width), which is no smaller."""
@@ -160,8 +160,8 @@ class BitmapMasks:
         # Only the masks that are asked for, each once.
         used, positions = np.unique(inds, return_inverse=True)
         masks = torch.from_numpy(self.masks[used]).to(device=device, dtype=torch.float32)[:, None]
-        regions = np.concatenate([positions.reshape(-1, 1), bboxes], 1)
-        regions = torch.as_tensor(regions, dtype=torch.float32, device=device)
+        rows = np.concatenate([positions.reshape(-1, 1), bboxes], 1)
+        regions = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
     def get_bboxes(self) -> Tensor:

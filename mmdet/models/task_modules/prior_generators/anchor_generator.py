@@ -58,7 +58,7 @@ class AnchorGenerator:
                 f'scales={scales}, octave_base_scale={octave_base_scale}, '
                 f'scales_per_octave={scales_per_octave}'
             )
-        if scales is None:
+        if octave_base_scale is not None and scales_per_octave is not None:
             scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
         self.strides = [_pair(stride) for stride in strides]
         self.base_sizes = [min(stride) for stride in self.strides] if base_sizes is None else list(base_sizes)

@@ -50,7 +50,9 @@ class OHEMSampler(BoundedSampler):
         self.context = context
 
     @torch.no_grad()
-    def _choose(self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, feats: Sequence[Tensor]) -> Tensor:
+    def _choose(  # type: ignore[override]  # the RoI head, which alone has this sampler, gives the maps
+        self, gallery: Tensor, num: int, priors: Tensor, labels: Tensor, feats: Sequence[Tensor]
+    ) -> Tensor:
         """``feats``: the image's maps, (1, C, H_i, W_i)."""
         head = self.context.bbox_head
         scores, _ = self.context._bbox_forward(feats, bbox2roi([priors[gallery]]))
