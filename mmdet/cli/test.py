@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int | None:
+def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(words)
     if args.gpus and args.launcher == 'none':
@@ -51,3 +51,4 @@ def main(argv: list[str] | None = None) -> int | None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     with trust_checkpoints(args.trust_checkpoint):
         runner.test()
+    return 0

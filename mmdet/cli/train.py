@@ -104,7 +104,7 @@ def resume_command(words: list[str], args: argparse.Namespace) -> str:
     return command
 
 
-def main(argv: list[str] | None = None) -> int | None:
+def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(words)
     if args.gpus and args.launcher == 'none':
@@ -136,3 +136,4 @@ def main(argv: list[str] | None = None) -> int | None:
                 raise
             command = resume_command(words, args)
             raise OSError(f'{error.strerror}. To go on once there is room:\n{command}') from error
+    return 0

@@ -86,7 +86,7 @@ def open_writer(path, name, fps, size):
         RuntimeError: OpenCV has no encoder.
     """
     codec = CODECS[Path(path).suffix.lower()]
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), fps, size)
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), fps, size)
     if not writer.isOpened():
         raise RuntimeError(
             f'--out {name}: OpenCV cannot write {codec} videos of {size[0]} x {size[1]} pixels here; '
@@ -143,7 +143,7 @@ def run(model, reader, args, writer_path=None):
                 if writer_path:
                     size = (frame.shape[1] * factor, frame.shape[0] * factor)
                     writer = open_writer(writer_path, args.out, fps if 0 < fps < 1000 else FPS, size)
-            sample = inference_detector(model, frame, pipeline)
+            (sample,) = inference_detector(model, [frame], pipeline)
             rgb = visualizer.picture(frame[..., ::-1], sample, False, True, args.score_thr, factor)
             picture = np.ascontiguousarray(rgb[..., ::-1])
             if writer is not None:

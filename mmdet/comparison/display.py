@@ -73,6 +73,8 @@ class Display:
             return
         head = f'{done} of {self.total} trainings' + ('' if left is None else f', about {duration(left)} left')
         rows = Table.grid()
-        for row in (Text(head), ProgressBar(self.total, done, width=60), *map(Text, lines)):
-            rows.add_row(row)
+        rows.add_row(Text(head))
+        rows.add_row(ProgressBar(self.total, done, width=60))
+        for line in lines:
+            rows.add_row(Text(line))
         self.live.update(rows)

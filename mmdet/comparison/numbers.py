@@ -320,8 +320,8 @@ def markdown(numbers: Numbers, speed: dict | None = None) -> str:
     if numbers.compared and numbers.main:
         lines += [' '.join([best_of_rates(numbers), *at_edge(numbers)]), '']
     for total, rows in speed_rows(speed).items():
-        heads = f'step, ms | images/s | / {(speed or {}).get("reference")} | peak memory, MiB | window, MiB'
-        lines += [f'| batch {total}: norm | {heads} |', '|---|---|---|---|---|---|']
+        head = f'step, ms | images/s | / {(speed or {}).get("reference")} | peak memory, MiB | window, MiB'
+        lines += [f'| batch {total}: norm | {head} |', '|---|---|---|---|---|---|']
         lines += [f'| {norm} | {" | ".join(row)} |' for norm, row in rows.items()]
         lines.append('')
     return '\n'.join(lines)

@@ -181,7 +181,7 @@ def match(
     if not detections or not objects:
         return [None] * len(detections)
     if all(shape['mask'] is not None for shape in [*detections, *objects]):
-        sides = [[_rle(shape['mask'], height, width) for shape in shapes] for shapes in (detections, objects)]
+        sides: list = [[_rle(shape['mask'], height, width) for shape in shapes] for shapes in (detections, objects)]
     else:
         sides = [np.array([shape['box'] for shape in shapes], dtype=float) for shapes in (detections, objects)]
     overlaps = coco_mask.iou(*sides, [int(shape['ignored']) for shape in objects])

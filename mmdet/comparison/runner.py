@@ -70,7 +70,7 @@ class Grid:
         every = [
             Cell(norm, batch, seed, lr)
             for seed in settings.seeds
-            for lr in settings.learning_rates or [None]
+            for lr in settings.rates
             for batch in settings.batch_sizes
             for norm in self.norms
         ]
@@ -139,7 +139,7 @@ class Grid:
         main = Numbers(self.results.data).main
         for norm, batch in [pair for pair in self.undecided if pair not in unfinished]:
             self.undecided.remove((norm, batch))
-            first = [Cell(norm, batch, self.settings.seeds[0], lr) for lr in self.settings.learning_rates]
+            first = [Cell(norm, batch, self.settings.seeds[0], lr) for lr in self.settings.rates]
             rates = {cell.lr: [self.results.cells[cell.name]] for cell in first if cell.name in self.results.cells}
             best = best_rate(rates, main)
             for cell in [Cell(norm, batch, seed, best) for seed in self.settings.seeds[1:] if best is not None]:
@@ -304,7 +304,7 @@ class Grid:
 
     def measure(self, display: Display) -> None:
         """Add what a training step of each norm costs to the results."""
-        seed, lr = self.settings.seeds[0], (self.settings.learning_rates or [None])[0]
+        seed, lr = self.settings.seeds[0], self.settings.rates[0]
         configs = {
             batch: {norm: self.configs[Cell(norm, batch, seed, lr)] for norm in self.norms}
             for batch in self.settings.batch_sizes

@@ -68,6 +68,11 @@ class Settings:
             raise ValueError(f'--speed-seconds {self.speed_seconds:g}: must be a number of 0 or more')
 
     @property
+    def rates(self) -> list[float | None]:
+        """Learning rates; None for the config's own."""
+        return list(self.learning_rates) if self.learning_rates else [None]
+
+    @property
     def folder(self) -> Path:
         """The work dir."""
         return self.work_dir or Path('work_dirs') / f'compare_{Path(self.config).stem}'

@@ -40,14 +40,14 @@ def read_image(path: Path, image_id: int, category_ids: dict[str, int]) -> tuple
     """The COCO image and annotations of one VOC file; ValueError names the file and what is wrong."""
     try:
         root = ElementTree.parse(path).getroot()
-        size = {key: int(root.find(f'size/{key}').text) for key in ('width', 'height')}
+        size = {key: int(root.findtext(f'size/{key}', '')) for key in ('width', 'height')}
         image = dict(id=image_id, file_name=root.findtext('filename') or f'{path.stem}.jpg', **size)
         annotations = []
         for item in root.iter('object'):
             name = item.findtext('name')
             if name not in category_ids:
                 raise ValueError(f'category {name!r} is not among --classes {", ".join(category_ids)}')
-            x1, y1, x2, y2 = (float(item.find(f'bndbox/{key}').text) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+            x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}', '')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
             # VOC counts pixels from 1 and means the last one to be inside.
             width, height = x2 - x1 + 1, y2 - y1 + 1
             difficult = int(item.findtext('difficult') or 0)

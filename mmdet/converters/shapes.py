@@ -22,7 +22,8 @@ def make_split(
 ) -> None:
     """Write images NAME/*.png and annotations/NAME.json below ``folder``."""
     (folder / name).mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for i in track(range(number), f'Making {name} images'):
         image, objects = make_image(first_seed + i, size, background=background)
         file_name = f'{i:06d}.png'
