@@ -23,6 +23,7 @@ RUN = {  # tool: what is added to make it short
     'tools/print_config.py': [],
     'tools/dataset_converters/make_shapes.py': ['--train', '4', '--val', '2'],
     'tools/model_converters/publish_model.py': [],
+    'docs/build_results.py': ['--out-dir', 'pages'],
 }
 ONLY_PARSED = {
     'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',

@@ -93,9 +93,9 @@ def test_changed_settings_are_trained_and_the_rest_kept(finished, again):
     'options, words',
     [
         (['--norms', 'paper4'], "unknown norm 'paper4'; known are BN, GN, naive-4, paper-4.*nearest: 'paper-4'"),
-        (['--batch-sizes', '0'], '--batch-sizes must be at least 1, got 0'),
+        (['--batch-sizes', '0'], '--batch-sizes: 0: must be a whole number, 1 or more'),
         (['--batch-sizes', '1201'], '--batch-sizes must be at most 1200.*got 1201'),
-        (['--epochs', '0'], '--epochs must be at least 1, got 0'),
+        (['--epochs', '0'], '--epochs: 0: must be a whole number, 1 or more'),
     ],
 )
 def test_bad_options(tool, capsys, options, words):
@@ -112,6 +112,7 @@ def test_other_peoples_file_is_not_overwritten(tool, tmp_path):
 
 def test_without_scikit_learn(tool, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+    monkeypatch.setattr(tool, 'digits', tool.digits.__wrapped__)  # without its cache
     with pytest.raises(ImportError, match='pip install scikit-learn'):
         tool.main(['--out-dir', str(tmp_path)])
 
