@@ -1,4 +1,4 @@
-"""mmdet/utils/config_check.py: names that there are not are refused, and nothing else."""
+"""mmdet/config/check.py: names that there are not are refused, and nothing else."""
 
 import copy
 from pathlib import Path

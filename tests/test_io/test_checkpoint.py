@@ -1,4 +1,4 @@
-"""mmdet/utils/checkpoint.py: which files are read, from where, and that nothing in them runs."""
+"""mmdet/io/checkpoint.py: which files are read, from where, and that nothing in them runs."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""mmdet/utils/weights.py, and check_state_dict, which raises what it says."""
+"""mmdet/io/weights.py, and check_state_dict, which raises what it says."""
 
 import pytest
 import torch

@@ -11,6 +11,7 @@ from mmdet.models.backbones import ResNet, ResNeXt
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads import ResLayer
 from mmdet.ops.norm import CBN
+from mmdet.run.prepare import setup
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,7 @@ def test_pretrained_weights_that_cannot_be_had_say_where_to_put_them(tmp_path, m
     monkeypatch.setattr('urllib.request.urlopen', offline)
     monkeypatch.setattr('torch.hub.urlopen', offline)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    setup()
     net = ResNet(50, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
     with pytest.raises(FileNotFoundError, match='torchvision://resnet50.*checkpoints.*init_cfg=None'):
         net.init_weights()
