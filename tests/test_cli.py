@@ -64,3 +64,10 @@ def test_debug_shows_the_traceback_of_what_was_foreseen_too():
         )
         assert done.returncode == 1 and ('Traceback' in done.stderr) == there
         assert done.stderr.splitlines()[-1] == 'error: FileNotFoundError: config gone.py: no such file'
+
+
+def test_of_what_nobody_has_foreseen_the_traceback_is_shown():
+    code = 'from mmdet.run.ending import run_main; raise SystemExit(run_main(lambda: 1 / 0))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and 'Traceback' in done.stderr
+    assert done.stderr.splitlines()[-1] == 'error: ZeroDivisionError: division by zero'

@@ -42,13 +42,48 @@ def ap_of(output, kind):
 def test_train_writes_checkpoints_and_says_time_and_memory(trained):
     work_dir, output = trained
     assert (work_dir / 'epoch_2.pth').is_file() and list(work_dir.glob('best_coco*'))
-    assert re.search(r'start: [\d.]+ s from command to first iteration', output)
+    log = next(work_dir.glob('*/*.log')).read_text()
+    assert re.search(r'start: [\d.]+ s from command to first iteration', log)
     assert int(re.search(r'peak resident memory: (\d+) MiB', output).group(1)) > 100
     assert re.search(r'CBN: \d+ layers', output) and 'loss_mask' in output and 'coco/segm_mAP' in output
     checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
     [windows] = checkpoint['cbn_window']
     assert len(windows) == 20 + 8 + 4 + 1  # R-18, FPN, box head, mask head
     assert all(state['step'] == 6 for name, state in windows.items() if 'backbone' in name)
+
+
+def test_the_terminal_gets_a_few_lines_and_the_log_file_all(trained, tiny_config, tmp_path):
+    work_dir, output = trained
+    head = output.split('Epoch(train)')[0].splitlines()
+    assert len(head) <= 6 and re.search(r'tiny: MaskRCNN, [\d.]+ M parameters, norms: 33 CBN\. Work dir: ', head[0])
+    assert any('6 images' in line for line in head)
+    tested = run(sys.executable, 'tools/test.py', tiny_config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path)
+    assert len(tested.split('Epoch(test)')[0].splitlines()) <= 5
+    for text in (output, tested):
+        for noise in (
+            'GPU number',
+            'deprecated',
+            'Deprecat',
+            'Hooks will be',
+            'System environment',
+            'Config:',
+            'FileClient',
+        ):
+            assert noise not in text
+    for folder in (work_dir, tmp_path):
+        log = next(folder.glob('*/*.log')).read_text()
+        assert 'Hooks will be executed' in log and 'System environment' in log and 'Config:' in log
+
+
+def test_an_error_is_one_line_and_its_traceback_in_the_log(tiny_config, tmp_path):
+    empty = run(sys.executable, 'tools/train.py', tiny_config, '--cfg-options', 'model.neck.out_chanels=3', code=1)
+    assert len(empty.splitlines()) == 1 and empty.startswith('error: TypeError: config ')
+    (tmp_path / 'broken.json').write_text('{"images": []')
+    options = [f'train_dataloader.dataset.ann_file={tmp_path}/broken.json']
+    told = run(sys.executable, 'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options', *options, code=1)
+    assert 'Traceback' not in told and told.splitlines()[-1].startswith('error: ')
+    assert 'broken.json' in told.splitlines()[-1]
+    assert 'Traceback' in next(tmp_path.glob('*/*.log')).read_text()
 
 
 def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config, tmp_path):
