@@ -1,7 +1,8 @@
-"""tools/compare_norms.py: what is run, kept, and run again. The trainings are a script that writes what they would."""
+"""mmdet compare: what is run, kept, and run again. The trainings are a script that writes what they would."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import ROOT, load_tool
 
 from mmdet.comparison import runner as norm_runner
 from mmdet.comparison.grid import Cell
+from mmdet.comparison.results import Results
 from mmdet.comparison.runner import Grid
 from mmdet.run.ending import run_main
 
@@ -51,7 +53,8 @@ def tool(tiny_config, tmp_path, monkeypatch):
     script = tmp_path / 'training.py'
     script.write_text(TRAINING)
     command = Grid.command
-    monkeypatch.setattr(Grid, 'command', lambda self, cell: ['python', str(script), *command(self, cell)[2:]])
+    monkeypatch.setattr(Grid, 'command', lambda self, cell: ['training', *command(self, cell)[2:]])
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     monkeypatch.setattr(norm_runner, 'find_checkpoint', lambda folder: None)
     monkeypatch.setenv('APS', json.dumps(AP))
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
@@ -82,7 +85,7 @@ def tool(tiny_config, tmp_path, monkeypatch):
 
 
 def read(tool):
-    return json.loads((tool.out / 'results.json').read_text())
+    return Results(tool.out / 'results.json').data
 
 
 def test_grid(tool, capsys):
@@ -203,7 +206,7 @@ def test_interrupted(tool, monkeypatch, capsys):
     thread.join()
     assert codes == [130] and time.time() - begin < 40
     error = capsys.readouterr().err
-    assert 'to go on:\npython tools/compare_norms.py' in error and '--resume' in error
+    assert 'to go on:\nmmdet compare' in error and '--resume' in error
     assert read(tool)['cells'] == {} and read(tool)['failed'] == {}
     monkeypatch.delenv('SLOW')
     tool('--resume')
@@ -211,9 +214,8 @@ def test_interrupted(tool, monkeypatch, capsys):
 
 
 def test_gpus_are_shared_out(tool, monkeypatch):
-    args = tool.module.parse_args(['x.py', '--jobs', '3', '--processes', '2'])
     grid = Grid.__new__(Grid)
-    grid.args, grid.root = args, ROOT
+    grid.settings, _ = tool.module.parse_args(['x.py', '--jobs', '3', '--processes', '2'])
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     assert [grid._environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(3)] == ['0,1', '2,3', '0,1']
@@ -223,14 +225,10 @@ def test_gpus_are_shared_out(tool, monkeypatch):
 
 def test_processes_start_through_torchrun(tmp_path):
     grid = Grid.__new__(Grid)
-    grid.args = load_tool(TOOL).parse_args(['x.py', '--processes', '2', '--work-dir', 'out'])
-    assert grid.command(Cell('BN', 1, 0)) == [
-        'tools/dist_train.sh',
-        'out/cells/BN_b1_s0/config.py',
-        '2',
-        '--work-dir',
-        'out/cells/BN_b1_s0/run',
-    ]
+    grid.settings, _ = load_tool(TOOL).parse_args(['x.py', '--processes', '2', '--work-dir', 'out'])
+    folder = 'out/cells/BN_b1_s0'
+    command = f'mmdet train {folder}/config.py --work-dir {folder}/run --gpus 2'
+    assert shlex.join(grid.command(Cell('BN', 1, 0))) == command
 
 
 @pytest.mark.parametrize(
@@ -238,7 +236,7 @@ def test_processes_start_through_torchrun(tmp_path):
     [
         (['--seeds', '1', '1'], 'different'),
         (['--batch-sizes', '0'], '1 or more'),
-        (['--jobs', '0'], '--jobs 0'),
+        (['--jobs', '0'], '--jobs: 0: must be'),
         (['--speed-seconds', '-1'], '--speed-seconds'),
         (['--speed-only', '--speed-seconds', '0'], 'more than 0'),
         (['--where', 'head'], 'invalid choice'),
