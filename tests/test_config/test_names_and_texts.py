@@ -34,12 +34,6 @@ def test_unknown_name(name, error, says):
         find_config(name)
 
 
-def test_no_configs_beside_an_installed_package(monkeypatch, tmp_path):
-    monkeypatch.setattr('mmdet.config.names.CONFIGS', tmp_path / 'configs')
-    with pytest.raises(FileNotFoundError, match='no configs in .*path of a config file'):
-        find_config('mask_rcnn_r50_fpn_gn_1x')
-
-
 def test_what_mmengine_prints_of_a_config_is_read_back():
     cfg = Config.fromfile(ROOT / 'configs/shapes/mask-rcnn_r18_fpn_cbn.py')
     cfg.odd = {'a-b': (1, -2.5e-7), 'c': dict(d=None, e=[]), 3: ({'f': True},), 'g': "it's\n", 'h': (2,)}

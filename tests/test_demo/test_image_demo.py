@@ -105,7 +105,7 @@ def bundle(demo, checkpoint, folder, monkeypatch):
     entry = dict(weights='x.pth', sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(), images=['c.png'])
     (folder / 'x.pth').write_bytes(checkpoint.read_bytes())
     monkeypatch.setattr(demo, 'ROOT', folder)
-    monkeypatch.setattr(demo, 'MODELS', dict(nuclei=entry, bccd=dict(entry, images=['in/a.png'])))
+    monkeypatch.setattr(demo, 'models', lambda: dict(nuclei=entry, bccd=dict(entry, images=['in/a.png'])))
     monkeypatch.chdir(folder)
     return entry
 
@@ -134,7 +134,7 @@ def test_bundled_weights_that_are_not_right(demo, bundle, folder, capsys, change
 
 def test_the_table_of_bundled_models(demo):
     size = 0
-    for name, entry in demo.MODELS.items():
+    for name, entry in demo.models().items():
         assert (ROOT / entry['config']).is_file(), name
         for image in entry['images']:
             size += (ROOT / image).stat().st_size
@@ -161,8 +161,8 @@ def test_bundled_models_find_something(demo, name, tmp_path, capsys):
         (['a.png', 'c.py'], 'c.py needs a checkpoint'),
         (['a.png', 'c.py', 'x.pth', '--weights', 'y.pth'], 'two checkpoints, x.pth and --weights y.pth'),
         (['a.png', 'x.pth', '--model', 'bccd'], '--model bccd is a whole model'),
-        (['--batch-size', '0'], '--batch-size must be 1 or more, got 0'),
-        (['--pred-score-thr', '30'], '--pred-score-thr must be from 0 to 1, got 30'),
+        (['--batch-size', '0'], '--batch-size: 0: must be a whole number, 1 or more'),
+        (['--pred-score-thr', '30'], '--pred-score-thr: 30: must be a number from 0 to 1'),
         (['--model', 'cats'], "'cats'"),
     ],
 )

@@ -75,10 +75,7 @@ def test_long_table_is_cut():
             'weights of a backbone alone; set model.backbone.init_cfg',
         ),
         (lambda w: {**w, **{'ema_' + k.replace('.', '_'): v for k, v in w.items()}}, 'EMA hook'),
-        (
-            lambda w: {'backbone.body.conv1.weight': torch.ones(1)},
-            'torchvision detector; tools/model_converters/torchvis',
-        ),
+        (lambda w: {'backbone.body.conv1.weight': torch.ones(1)}, 'torchvision detector; mmdet convert torchvision'),
         (lambda w: {'backbone.bottom_up.stem.conv1.weight': torch.ones(1)}, 'detectron2 detector, which cannot'),
     ],
 )

@@ -432,7 +432,7 @@ def test_short_names():
     )
     assert sync.sync and isinstance(sync, CBN)
     assert build_norm_layer(dict(type='CBN+', buffer_num=3, sample_stride=1), 4)[1].sample_stride == 1
-    with pytest.raises(TypeError, match="bufer_num.*mean 'buffer_num'"):
+    with pytest.raises(TypeError, match="bufer_num.*nearest: 'buffer_num'"):
         build_norm_layer(dict(type='CBN+', bufer_num=3), 4)
 
 
@@ -480,7 +480,7 @@ def test_build_norm_layer():
         assert build_norm_layer(cfg, 4, 1)[0] == name
     frozen = build_norm_layer(dict(type='CBN', requires_grad=False), 4)[1]
     assert not any(p.requires_grad for p in frozen.parameters())
-    with pytest.raises(KeyError, match="CBN2.*known are.*SyncBN.*mean 'CBN'"):
+    with pytest.raises(KeyError, match="CBN2.*known are.*SyncBN.*nearest: 'CBN'"):
         build_norm_layer(dict(type='CBN2'), 4)
     with pytest.raises(TypeError, match='bufer_num.*buffer_num'):
         build_norm_layer(dict(type='CBN', bufer_num=3), 4)

@@ -120,7 +120,7 @@ def test_batch_pictures(tool, tiny_config, tmp_path):
     'argv, says',
     [
         (['--not-show'], '--not-show without --output-dir leaves nothing to do'),
-        (['--show-number', '0'], '--show-number must be 1 or more, got 0'),
+        (['--show-number', '0'], '--show-number: 0: must be a whole number, 1 or more'),
         (['--phase', 'dev'], "'dev'"),
     ],
 )

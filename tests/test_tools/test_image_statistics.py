@@ -76,4 +76,4 @@ def test_tool(tool, tiny_config, capsys, rgb):
 def test_no_images_wanted_is_refused(tool, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(['config.py', '--show-number', '0'])
-    assert '--show-number must be 1 or more, got 0' in capsys.readouterr().err
+    assert '--show-number: 0: must be a whole number, 1 or more' in capsys.readouterr().err

@@ -125,9 +125,15 @@ def _own_terminal():
     ],
 )
 def test_resume_command(tool, monkeypatch, words, expected):
-    monkeypatch.setattr(sys, 'argv', ['pytest'])
+    monkeypatch.setattr(sys, 'argv', ['tools/train.py'])
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
     assert tool.resume_command(words.split(), tool.parse_args(words.split())) == expected
+    monkeypatch.setattr(sys, 'argv', ['mmdet train'])
+    told = tool.resume_command(words.split(), tool.parse_args(words.split()))
+    if 'launcher pytorch' in words:
+        assert told == 'mmdet train --amp c.py --gpus 4 --resume'
+    else:
+        assert told == expected.replace('python tools/train.py', 'mmdet train')
 
 
 @pytest.fixture(scope='module')

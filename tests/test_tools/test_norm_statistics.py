@@ -111,4 +111,4 @@ def test_command_line(tool, tiny_config, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith('batch: bbox_mAP')
     with pytest.raises(SystemExit):
         tool.parse_args([*command, '--batches', '0'])
-    assert '--batches 0: must be 1 or more' in capsys.readouterr().err
+    assert '--batches: 0: must be a whole number, 1 or more' in capsys.readouterr().err

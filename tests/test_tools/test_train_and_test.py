@@ -240,7 +240,7 @@ NORM = 'model.neck.norm_cfg'
 
 def test_unknown_norm_and_misspelt_argument(fails, tiny_config):
     fails('train', tiny_config, '--cfg-options', f'{NORM}.type=CBM', says=['CBM', 'known are BN.*CBN', 'neck.norm_cfg'])
-    fails('train', tiny_config, '--cfg-options', f'{NORM}.bufer_num=3', says=['bufer_num', "mean 'buffer_num'"])
+    fails('train', tiny_config, '--cfg-options', f'{NORM}.bufer_num=3', says=['bufer_num', "nearest: 'buffer_num'"])
     fails('train', tiny_config, '--cfg-options', f'{NORM}.buffer_num=-1', says=['buffer_num.*0 or more.*-1'])
 
 

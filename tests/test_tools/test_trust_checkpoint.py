@@ -56,7 +56,7 @@ def test_refused(tiny_config, checkpoint, tmp_path, capfd, name):
     tool = 'test' if name == 'test' else 'train'
     module = load_tool(f'tools/{tool}.py')
     assert run_main(lambda: module.main([str(config), '--work-dir', str(tmp_path / 'work'), *map(str, arguments)])) == 1
-    last = capfd.readouterr().err.split('\nerror: ')[-1]
+    last = capfd.readouterr().err.rpartition('error: ')[2]
     assert last.startswith(f'ValueError: checkpoint {checkpoint}: holds eval,') and '--trust-checkpoint' in last
     assert not processes(tmp_path) and not list(tmp_path.glob('work/*.pth'))
 
