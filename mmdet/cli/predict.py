@@ -16,7 +16,7 @@ from rich.pretty import pprint
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import ENDINGS, unique_names
 from mmdet.config import config_names
-from mmdet.config.options import add_trust_checkpoint, make_parser, number, whole
+from mmdet.config.options import add_device, add_trust_checkpoint, make_parser, number, whole
 from mmdet.run.progress import track
 from mmdet.visualization import check_display
 
@@ -46,7 +46,7 @@ def parse_args(argv=None):
     parser.add_argument('--weights', metavar='CHECKPOINT', help='checkpoint, if it does not come after the config')
     parser.add_argument('--model', choices=models(), help='a trained model of this repository (default: nuclei)')
     parser.add_argument('--out-dir', default='outputs', metavar='OUT', help='(default: outputs)')
-    parser.add_argument('--device', help="'cpu', 'cuda:0', ... (default: the first GPU, or else the CPU)")
+    add_device(parser)
     parser.add_argument(
         '--pred-score-thr',
         type=number(0, 1),

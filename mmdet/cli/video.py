@@ -12,7 +12,7 @@ import numpy as np
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.apis.inference import build_pipeline, pick_device
-from mmdet.config.options import add_trust_checkpoint, make_parser, number
+from mmdet.config.options import add_device, add_trust_checkpoint, make_parser, number
 from mmdet.io.atomic import replace_when_done
 from mmdet.run.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor
@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser.add_argument('video', help='video file')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--device', help="'cpu', 'cuda:0', ... (default: the first GPU, or else the CPU)")
+    add_device(parser)
     parser.add_argument(
         '--score-thr',
         type=number(0, 1),

@@ -43,6 +43,10 @@ def add_trust_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', help="'cpu', 'cuda:0', ... (default: the first GPU, or else the CPU)")
+
+
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """How the processes are started: ``--gpus`` of our own, and what a launcher adds."""
     parser.add_argument(
@@ -99,10 +103,3 @@ def number(least: float, most: float = float('inf')) -> Callable[[str], float]:
         return value
 
     return parse
-
-
-def distinct(values: list, option: str, parser: argparse.ArgumentParser) -> list:
-    """The values; a usage error if one is there twice."""
-    if len(set(values)) < len(values):
-        parser.error(f'{option} {" ".join(map(str, values))}: must be different from each other')
-    return values

@@ -60,10 +60,10 @@ def _run(main: Callable[[], int | None]) -> tuple[int, bool]:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130, False
-    except BrokenPipeError:  # whoever read the output has had enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE, False
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not _log_files():  # who reads the output has had enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE, False
         _say(error, first)
         return 1, False
     finally:
@@ -103,12 +103,19 @@ def foreseen(error: BaseException) -> bool:
     return Path(path).is_relative_to(PACKAGE) and line.startswith('raise')
 
 
+def _log_files() -> list[tuple[MMLogger, logging.FileHandler]]:
+    """Of the run, if one has begun."""
+    return [
+        (logger, handler)
+        for logger in MMLogger._instance_dict.values()
+        for handler in logger.handlers
+        if isinstance(handler, logging.FileHandler)
+    ]
+
+
 def _log(text: str) -> None:
-    """Into the log files of the run, if one has begun."""
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.emit(logger.makeRecord(logger.name, logging.ERROR, '', 0, text, None, None))
+    for logger, handler in _log_files():
+        handler.emit(logger.makeRecord(logger.name, logging.ERROR, '', 0, text, (), None))
 
 
 def _leave_process_group() -> None:

@@ -4,7 +4,6 @@ python tools/benchmarks/gpu_report.py machine
 python tools/benchmarks/gpu_report.py trainings WORK_DIR ...
 """
 
-import argparse
 import math
 import platform
 import shutil
@@ -18,6 +17,7 @@ import torchvision
 
 from mmdet.analysis.logs import read_log
 from mmdet.comparison.grid import device_name
+from mmdet.config.options import make_parser
 from mmdet.run.ending import run_main
 
 
@@ -83,7 +83,7 @@ def trainings(work_dirs):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument('part', choices=['machine', 'trainings'])
     parser.add_argument('work_dirs', nargs='*', metavar='WORK_DIR')
     args = parser.parse_args(argv)

@@ -7,7 +7,6 @@ over rounds. Peak memory is that of one step beyond what is held before it; wind
 the earlier batches.
 """
 
-import argparse
 import importlib.util
 import math
 import statistics
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmdet.analysis.measure import peak_bytes, timed
+from mmdet.config.options import make_parser
 from mmdet.ops.norm import build_norm_layer, conv_norm
 from mmdet.run.ending import run_main
 
@@ -144,7 +144,7 @@ def table(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--rounds', type=int, default=15, help='timed steps of each norm and shape')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[2], help='images; a table for each')

@@ -8,7 +8,6 @@ head) or --where says, and trains it on made-up images and objects: loss, backwa
 turns.
 """
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmengine.structures import InstanceData
 from mmdet.analysis.measure import peak_bytes, timed, traffic
 from mmdet.comparison.grid import PLACES, find_places
 from mmdet.config import load_config
+from mmdet.config.options import make_parser
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
 from mmdet.run.ending import run_main
@@ -97,7 +97,7 @@ def step(model, optimizer, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/cbn/mask_rcnn_r50_fpn_1x.py'))
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--rounds', type=int, default=7)
