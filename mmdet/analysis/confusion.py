@@ -35,7 +35,7 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Objects(NamedTuple):
-    """What is in one image."""
+    """Holds the annotated objects of one image."""
 
     bboxes: Tensor  # (G, 4), x1 y1 x2 y2 in pixels
     labels: Tensor  # (G,)
@@ -43,7 +43,7 @@ class Objects(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What was found in one image."""
+    """Holds the detections of one image."""
 
     bboxes: Tensor  # (D, 4)
     labels: Tensor  # (D,)

@@ -23,7 +23,7 @@ from mmdet.registry import DATASETS, MODELS
 
 @dataclass
 class Row:
-    """One module's share."""
+    """Holds one module's share of the computation."""
 
     name: str  # '' for the whole model
     parameters: int
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class Count:
-    """What one image of a size takes."""
+    """Holds what one image of a size takes."""
 
     shape: tuple[int, int]  # height, width, padded, in pixels
     proposals: int  # that the box head looks at

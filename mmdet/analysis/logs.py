@@ -15,7 +15,7 @@ class RunLog(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """The values of one key."""
+    """Holds the values of one key of a log."""
 
     kind: str  # 'train' or 'val'
     key: str  # as in the records, for instance 'coco/bbox_mAP'

@@ -23,7 +23,7 @@ from mmdet.registry import METRICS, build_norm_layer
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid."""
+    """Names one training of the grid by what sets it apart."""
 
     norm: str
     batch_size: int  # images a process

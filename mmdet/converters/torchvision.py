@@ -67,7 +67,7 @@ WANTED = f'convertible are {" and ".join(CONFIGS)}, both on ResNet-50 with FPN'
 
 
 class Source(NamedTuple):
-    """What was read."""
+    """Holds what was read of torchvision's file."""
 
     path: str
     state: dict  # torchvision's state_dict
@@ -75,7 +75,7 @@ class Source(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What is written, and what to say of it."""
+    """Holds what is written, and what to say of it."""
 
     name: str  # torchvision's, of the model
     state: dict

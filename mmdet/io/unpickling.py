@@ -16,7 +16,7 @@ DEEPEST = 100
 
 
 class Dtype:
-    """In the place of numpy.dtype, of plain numbers and texts only."""
+    """Stands in for numpy.dtype while a pickle is read; of plain numbers and texts only."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         self.value = np.dtype(code)
@@ -31,7 +31,7 @@ class Dtype:
 
 
 class Array:
-    """In the place of numpy.ndarray."""
+    """Stands in for numpy.ndarray while a pickle is read."""
 
     value: np.ndarray | None = None
 

@@ -123,7 +123,7 @@ class RandomCrop(BaseTransform):
 
 @TRANSFORMS.register_module()
 class FilterAnnotations(BaseTransform):
-    """Leaves out small objects.
+    """Leaves out objects whose box or mask is small.
 
     Args:
         min_gt_bbox_wh: objects whose box has no greater (width, height) in pixels are left out, with ``by_box``.

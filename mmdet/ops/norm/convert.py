@@ -32,7 +32,7 @@ Pairs = dict[nn.Module, nn.Module | str]  # norm -> its convolution, or why ther
 
 @dataclass
 class ConvertReport:
-    """What :func:`convert_norm` did.
+    """Says what :func:`convert_norm` did, layer by layer.
 
     Attributes:
         target: the type of the new layers.
