@@ -122,8 +122,9 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
                 f'got {shorten(value)}'
             )
     for key, value in hub['resumed_keys'].items():
-        if not isinstance(value, bool) or not (key in hub['log_scalars'] or key in hub['runtime_info']):
-            raise ValueError(f'message_hub.resumed_keys.{key} must be true or false, of a key that there is')
+        saved = key in hub['log_scalars'] or key in hub['runtime_info']
+        if not isinstance(value, bool) or value != saved:  # what is not to be resumed is not saved
+            raise ValueError(f'message_hub.resumed_keys.{key} must be {saved}, got {shorten(value)}')
     info = hub['runtime_info']
     for key, kind in (('interrupted_ckpt', str), ('train_epoch', dict), ('unvalidated', bool), ('last_ckpt', str)):
         if not isinstance(info.get(key), (kind, type(None))):

@@ -219,3 +219,15 @@ def test_for_inference(trained, examples, tmp_path):
     use(small)
     assert good
     run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
+
+
+def test_what_a_hook_does_not_want_resumed(trained, resume):
+    checkpoint = copy.deepcopy(trained[2])
+    keys = checkpoint['message_hub']['resumed_keys']
+    keys['own/number'] = False  # update_scalar('own/number', 1, resumed=False): not saved, but for this
+    assert resume(checkpoint)[1] is None
+    for key, value in (('own/number', True), ('loop_stage', False)):
+        path, error, _ = resume(
+            dict(checkpoint, message_hub=dict(checkpoint['message_hub'], resumed_keys={**keys, key: value}))
+        )
+        assert f'checkpoint {path}: ' in str(error) and f'resumed_keys.{key} must be {not value}' in str(error)

@@ -351,3 +351,11 @@ def test_number_of_processes_that_makes_no_sense(tiny_config, number):
 def test_usage_of_the_scripts():
     assert 'usage: tools/dist_train.sh' in run('tools/dist_train.sh', code=2)
     assert 'usage: tools/dist_test.sh' in run('tools/dist_test.sh', 'a', code=2)
+
+
+def test_resumed_with_a_rate_of_its_own_for_a_part(tiny_config, tmp_path):
+    options = ['optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1', 'val_cfg=None', 'val_dataloader=None']
+    command = [sys.executable, 'tools/train.py', tiny_config, '--work-dir', tmp_path, '--cfg-options', *options]
+    run(*command, 'val_evaluator=None', 'train_cfg.max_epochs=1')
+    output = run(*command, 'val_evaluator=None', 'resume=True')
+    assert 'resumed epoch: 1' in output and (tmp_path / 'epoch_2.pth').is_file()

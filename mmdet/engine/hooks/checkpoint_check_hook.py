@@ -76,7 +76,9 @@ def _state(runner: Runner) -> dict:
                 for group in runner.optim_wrapper.state_dict()['param_groups']
             ],
         )
-        known['parameters'] = [one for group in runner.optim_wrapper.param_groups for one in group['params']]
+        # not the wrapper's groups, which with paramwise_cfg have one more, of no parameter
+        groups = runner.optim_wrapper.optimizer.param_groups
+        known['parameters'] = [one for group in groups for one in group['params']]
     if isinstance(runner.param_schedulers, list) and not any(isinstance(one, dict) for one in runner.param_schedulers):
         known['param_schedulers'] = [one.state_dict() for one in runner.param_schedulers]
     return known
