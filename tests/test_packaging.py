@@ -52,7 +52,8 @@ def test_training_without_the_clone(wheel, tmp_path):
     site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
     run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', site, wheel)
     # the other packages, but for the editable install, whose .pth is not read from there
-    (site / 'others.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    shim = 'import importlib.util as u; u.find_spec("_distutils_hack") and __import__("_distutils_hack").add_shim()'
+    (site / 'others.pth').write_text(f'{sysconfig.get_paths()["purelib"]}\n{shim}\n')  # mmengine wants distutils
     command = [bin_dir / 'python', '-m', 'mmdet']
     env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     env['OMP_NUM_THREADS'] = '1'
