@@ -24,7 +24,7 @@ from rich.pretty import pprint
 from torch import nn
 
 from mmdet.config import config_names, find_config, load_config, no_imports, saved_config
-from mmdet.evaluation.coco_metric import encode_masks
+from mmdet.evaluation.dump import encode_masks
 from mmdet.io.atomic import write_atomic
 from mmdet.io.checkpoint import read_checkpoint
 from mmdet.run.prepare import setup

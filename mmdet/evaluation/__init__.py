@@ -1,5 +1,6 @@
 """Evaluation."""
 
-from .coco_metric import CocoMetric, DumpDetResults
+from .coco_metric import CocoMetric
+from .dump import DumpDetResults
 
 __all__ = ['CocoMetric', 'DumpDetResults']

@@ -10,29 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as coco_mask
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
-from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco_file import read_coco
 from mmdet.datasets.coco_table import read_table
-from mmdet.datasets.transforms.loading import valid_mask
 from mmdet.io.atomic import write_atomic
 from mmdet.registry import METRICS
 
+from .coco_truth import read_truth
+from .dump import encode_masks
+
 METRIC_NAMES = ('bbox', 'segm', 'proposal')
-
-
-def encode_masks(masks) -> list[dict]:
-    """Encode masks (K, H, W) bool as K dicts of COCO's compressed run-length encoding, the counts as text."""
-    encoded = coco_mask.encode(np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0)))
-    for rle in encoded:
-        rle['counts'] = rle['counts'].decode()
-    return encoded
 
 
 def item_names(max_dets: Sequence[int]) -> list[str]:
@@ -327,89 +319,9 @@ class CocoMetric(BaseMetric):
         print_log(text, MMLogger.get_current_instance())
 
 
-def read_truth(path: str, backend_args: dict | None = None) -> tuple[COCO, COCO, int]:
-    """Read COCO annotations as pycocotools wants them.
-
-    Returns:
-        Them for boxes; for masks, where an object that has none is a region in which detections do not count; and the
-        number of such objects.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`.read_coco`.
-    """
-    data = read_coco(path, backend_args)
-    # Several categories of one name are one, as in training.
-    same = {category['id']: category['name'] for category in data['categories']}
-    last = {name: key for key, name in same.items()}
-    without_mask = {}
-    for i, annotation in enumerate(data['annotations'], 1):
-        # What pycocotools needs and training does not.
-        x, y, width, height = annotation['bbox']
-        annotation['id'] = i  # 0 would mean "no object" to it
-        for key, value in (('iscrowd', 0), ('area', width * height), ('category_id', None)):
-            if annotation.get(key) is None:
-                annotation[key] = value
-        annotation['category_id'] = last.get(same.get(annotation['category_id']), annotation['category_id'])
-        mask, bad = valid_mask(annotation.get('segmentation'))
-        if mask is None:
-            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-            without_mask[i] = dict(annotation, segmentation=[corners], iscrowd=1)
-        elif bad:
-            annotation['segmentation'] = mask
-    boxes = masks = _index(data)
-    if without_mask:
-        masks = _index(
-            dict(
-                data, annotations=[without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]
-            )
-        )
-    return boxes, masks, len(without_mask)
-
-
-def _index(data: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = data
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
 class _Part:
     """An evaluation of some of the classes."""
 
     def __init__(self, params, results: dict) -> None:
         self.params = params
         self.eval = results
-
-
-@METRICS.register_module()
-class DumpDetResults(DumpResults):
-    """Writes all detections of a test to a .pkl file, the masks run-length encoded; ground truth is left out.
-
-    Args:
-        out_file_path: of the file, which ends with ``.pkl``; a list of a dict for each image.
-        collect_device, collect_dir: as in mmengine's DumpResults.
-
-    Example:
-        In a config, beside the metric that is there::
-
-            test_evaluator = [
-                dict(type='CocoMetric', ann_file='data/coco/annotations/instances_val2017.json'),
-                dict(type='DumpDetResults', out_file_path='results.pkl'),
-            ]
-    """
-
-    def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
-        """Keep a batch's data samples (dicts), without ground truth, masks (K, H, W) as K run-length encodings."""
-        slim = []
-        for sample in predictions:
-            kept = {
-                key: value
-                for key, value in sample.items()
-                if key not in ('gt_instances', 'ignored_instances', 'proposals')
-            }
-            found = dict(kept['pred_instances'])
-            if 'masks' in found:
-                found['masks'] = encode_masks(found['masks'].cpu().numpy())
-            slim.append(dict(kept, pred_instances=found))
-        super().process(data_batch, slim)

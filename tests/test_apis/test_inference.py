@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.coco import COCO_CLASSES
-from mmdet.evaluation.coco_metric import encode_masks
+from mmdet.evaluation.dump import encode_masks
 from mmdet.utils import get_test_pipeline_cfg
 
 CLASSES = ('circle', 'square', 'triangle')

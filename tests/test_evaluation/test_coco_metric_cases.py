@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdet.evaluation import CocoMetric, DumpDetResults
-from mmdet.evaluation.coco_metric import encode_masks
+from mmdet.evaluation.dump import encode_masks
 
 CLASSES = ('dog', 'person')  # not in the order of their ids
 SIZE = (120, 160)
