@@ -1,13 +1,8 @@
 """Runs the trainings of a grid, each in processes of its own, and keeps their results."""
 
-import fcntl
 import logging
-import os
-import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -37,16 +31,13 @@ from mmdet.comparison.report import write_report
 from mmdet.comparison.results import Results
 from mmdet.comparison.settings import Settings
 from mmdet.comparison.speed import measure_speed
+from mmdet.comparison.trainings import Training, Trainings, locked, signals
 from mmdet.config import check_config, load_config
 from mmdet.io.atomic import write_atomic
-from mmdet.io.resuming import find_checkpoint
 from mmdet.registry import DATASETS
 from mmdet.run.launch import check_processes
 from mmdet.run.ranks import message
 from mmdet.version import __version__
-
-#: seconds that trainings have to save their state
-PATIENCE = 120
 
 
 class Grid:
@@ -91,9 +82,8 @@ class Grid:
         ]
         for cell in self.cells[: len(self.norms)]:
             check_config(self.configs[cell], ('train', 'val'))
-        self.running: dict[Cell, tuple] = {}
+        self.trainings: Trainings[Cell] = Trainings(settings.jobs, settings.processes)
         self.again: set[Cell] = set()
-        self.slots = list(range(settings.jobs))
         self.pictures: Pictures | None = None
         self._examples: list | None = None
         self.results.data['grid'] = dict(
@@ -135,7 +125,7 @@ class Grid:
 
     def _choose_rates(self) -> None:
         """Add the other seeds of each norm and batch size whose first seed is through with all learning rates."""
-        unfinished = {(cell.norm, cell.batch_size) for cell in [*self.waiting, *self.running]}
+        unfinished = {(cell.norm, cell.batch_size) for cell in [*self.waiting, *self.trainings.running]}
         main = Numbers(self.results.data).main
         for norm, batch in [pair for pair in self.undecided if pair not in unfinished]:
             self.undecided.remove((norm, batch))
@@ -155,48 +145,11 @@ class Grid:
         words = ['mmdet', 'train', str(self.folder(cell) / 'config.py'), '--work-dir', str(self.folder(cell) / 'run')]
         return words + (['--gpus', str(self.settings.processes)] if self.settings.processes > 1 else [])
 
-    def _start(self, cell: Cell, lock: int) -> None:
-        run = self.folder(cell) / 'run'
-        words = [sys.executable, '-m', *self.command(cell)]
-        if run.is_dir() and find_checkpoint(str(run)):
-            words.append('--resume')
-        slot = self.slots.pop(0)
-        with open(self.folder(cell) / 'output.txt', 'ab') as output:
-            begin = output.tell()
-            # In a session of its own, so that Ctrl-C comes here only. It keeps the lock of a runner that is killed.
-            process = subprocess.Popen(
-                words,
-                stdout=output,
-                stderr=output,
-                env=self._environment(slot),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
-        self.running[cell] = process, slot, time.time(), begin
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        root = str(Path(__file__).parents[2])  # also where the package is not installed
-        env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')])))
-        count, gpus = self.settings.processes, torch.cuda.device_count()
-        if gpus:
-            given = env.get('CUDA_VISIBLE_DEVICES')
-            names = given.split(',')[:gpus] if given else [str(i) for i in range(gpus)]
-            env['CUDA_VISIBLE_DEVICES'] = ','.join(names[(slot * count + i) % gpus] for i in range(count))
-        else:
-            env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // (self.settings.jobs * count))))
-        return env
-
-    def _finish(self, cell: Cell) -> str:
+    def _finish(self, cell: Cell, training: Training) -> str:
         """Keep what an ended training has done; what is to be said of it."""
-        process, slot, start, begin = self.running.pop(cell)
-        self.slots.insert(0, slot)
-        folder, seconds = self.folder(cell), time.time() - start
-        if process.returncode != 0:
-            return self._fail(
-                cell,
-                reason_of((folder / 'output.txt').read_bytes()[begin:].decode(errors='replace'), process.returncode),
-            )
+        folder, seconds = self.folder(cell), time.time() - training.start
+        if training.process.returncode != 0:
+            return self._fail(cell, training.reason())
         try:
             examples = self._example_ids() if cell.seed == self.settings.seeds[0] else ()
             result = cell_result(
@@ -248,7 +201,8 @@ class Grid:
             KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the trainings have saved their state.
             RuntimeError: another runner, or a training that one has left behind, works in the same folder.
         """
-        with _locked(self.settings.folder) as lock, _signals(), _quiet(), Display(self.total) as display:
+        running = self.trainings.running
+        with locked(self.settings.folder) as lock, signals(), _quiet(), Display(self.total) as display:
             display.say(
                 f'{self.total} trainings, {len(self.cells) - len(self.waiting)} of them finished; page: '
                 f'{self.settings.folder / "index.html"}'
@@ -256,27 +210,32 @@ class Grid:
             self.results.save()
             self.report(display, True)
             try:
-                while self.waiting or self.running:
-                    while self.waiting and self.slots:
-                        self._start(self.waiting.pop(0), lock)
+                while self.waiting or running:
+                    while self.waiting and self.trainings.slots:
+                        cell = self.waiting.pop(0)
+                        self.trainings.start(cell, self.command(cell), self.folder(cell), lock)
                     time.sleep(0.5)
-                    ended = [cell for cell, (process, *_) in self.running.items() if process.poll() is not None]
-                    for cell in ended:
-                        display.say(self._finish(cell))
+                    ended = self.trainings.ended()
+                    for cell, training in ended.items():
+                        display.say(self._finish(cell, training))
                     if ended:
                         self._choose_rates()
                         display.total = self.total
-                        self.report(display, bool(self.waiting or self.running))
-                    display.show(len(self.cells) - len(self.waiting) - len(self.running), self._lines(), self._left())
+                        self.report(display, bool(self.waiting or running))
+                    display.show(len(self.cells) - len(self.waiting) - len(running), self._lines(), self._left())
                 if self.results.cells and self.settings.speed_seconds and not self._speed_known():
                     self.measure(display)
             finally:
-                self._stop(display)
+                if running:
+                    display.say(f'saving the state of {len(running)} trainings (once more to end them at once)')
+                for cell, training in self.trainings.stop().items():
+                    if training.process.returncode == 0:  # at its end by itself
+                        display.say(self._finish(cell, training))
                 self.report(display, False)
 
     def _lines(self) -> list[str]:
         lines = []
-        for cell in self.running:
+        for cell in self.trainings.running:
             unit, last = training_length(self.configs[cell])
             lines.append(f'{cell.name}: {progress_of(self.folder(cell) / "run", unit, last)}')
         return lines
@@ -292,8 +251,8 @@ class Grid:
         means = {batch: fmean(values) for batch, values in known.items()}
         left = sum(means.get(cell.batch_size, every) for cell in self.waiting)
         left += sum(
-            max(0, means.get(cell.batch_size, every) - (time.time() - start))
-            for cell, (_, _, start, _) in self.running.items()
+            max(0, means.get(cell.batch_size, every) - (time.time() - training.start))
+            for cell, training in self.trainings.running.items()
         )
         left += sum(means.get(batch, every) * (len(self.settings.seeds) - 1) for _, batch in self.undecided)
         return left / self.settings.jobs
@@ -313,7 +272,7 @@ class Grid:
         self.results.save()
 
     def measure_only(self) -> None:
-        with _locked(self.settings.folder), _quiet(), Display(len(self.cells)) as display:
+        with locked(self.settings.folder), _quiet(), Display(len(self.cells)) as display:
             self.measure(display)
             self.report(display, False)
 
@@ -327,62 +286,12 @@ class Grid:
         except Exception as error:
             display.say(f'{self.settings.folder / "index.html"} could not be made: {type(error).__name__}: {error}')
 
-    def _stop(self, display: Display) -> None:
-        """Let what runs save its state; asked a second time, end it."""
-        if not self.running:
-            return
-        display.say(f'saving the state of {len(self.running)} trainings (once more to end them at once)')
-        patience = time.time() + PATIENCE
-        sent = signal.SIGTERM
-        self._kill(sent)  # not SIGINT, which processes in the background ignore
-        while any(process.poll() is None for process, *_ in self.running.values()):
-            try:
-                time.sleep(0.2)
-            except KeyboardInterrupt:
-                patience = 0
-            if time.time() > patience and sent != signal.SIGKILL:
-                sent = signal.SIGKILL
-                self._kill(sent)
-        for cell in [cell for cell, (process, *_) in self.running.items() if process.returncode == 0]:
-            display.say(self._finish(cell))
-
-    def _kill(self, signum: int) -> None:
-        for process, *_ in self.running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signum)
-
-
-def reason_of(output: str, code: int) -> str:
-    """Why a training failed, by what it has written."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r'(error: |\w*(Error|Exception|Interrupt)\b)', line)]
-    if code < 0:
-        return f'ended by {signal.Signals(-code).name}' + (' (out of memory?)' if code == -signal.SIGKILL else '')
-    # torchrun ends with a report of its own
-    own = [line for line in errors if line.startswith('error: ')]
-    return (own or errors or lines or [f'exit code {code}'])[-1].removeprefix('error: ')
-
 
 def versions() -> dict[str, str]:
     found = dict(mmdet=__version__, python='.'.join(map(str, sys.version_info[:3])))
     for name in ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'numpy'):
         found[name] = version(name)
     return found
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Its number is handed to the trainings: the lock is held as long as one of them lives."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RuntimeError(
-                f'{folder}: another compare_norms.py works here, or a training that one has left '
-                'behind; wait for it, end it, or give another --work-dir'
-            ) from None
-        yield file.fileno()
 
 
 @contextmanager
@@ -395,22 +304,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """A lost terminal and a cluster that wants its machine back are treated as Ctrl-C."""
-
-    def interrupt(signum, frame):
-        raise KeyboardInterrupt
-
-    before = {
-        signum: signal.signal(signum, interrupt)
-        for signum in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(signum) != signal.SIG_IGN
-    }  # nohup
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

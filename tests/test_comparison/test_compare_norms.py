@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, load_tool
 
-from mmdet.comparison import runner as norm_runner
+from mmdet.comparison import trainings
 from mmdet.comparison.grid import Cell
 from mmdet.comparison.results import Results
 from mmdet.comparison.runner import Grid
@@ -55,7 +55,7 @@ def tool(tiny_config, tmp_path, monkeypatch):
     command = Grid.command
     monkeypatch.setattr(Grid, 'command', lambda self, cell: ['training', *command(self, cell)[2:]])
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    monkeypatch.setattr(norm_runner, 'find_checkpoint', lambda folder: None)
+    monkeypatch.setattr(trainings, 'find_checkpoint', lambda folder: None)
     monkeypatch.setenv('APS', json.dumps(AP))
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     module = load_tool(TOOL)
@@ -195,7 +195,7 @@ def test_interrupted(tool, monkeypatch, capsys):
     def stop():
         while len(list(tool.out.glob('cells/*/run/started'))) < 2:
             time.sleep(0.05)
-        with pytest.raises(RuntimeError, match='another compare_norms.py works here'):
+        with pytest.raises(RuntimeError, match='another mmdet compare works here'):
             tool('--resume')
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -213,14 +213,13 @@ def test_interrupted(tool, monkeypatch, capsys):
     assert len(read(tool)['cells']) == 4
 
 
-def test_gpus_are_shared_out(tool, monkeypatch):
-    grid = Grid.__new__(Grid)
-    grid.settings, _ = tool.module.parse_args(['x.py', '--jobs', '3', '--processes', '2'])
+def test_gpus_are_shared_out(monkeypatch):
+    found = trainings.Trainings(jobs=3, processes=2)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-    assert [grid._environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(3)] == ['0,1', '2,3', '0,1']
+    assert [found.environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(3)] == ['0,1', '2,3', '0,1']
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '7,5,6,GPU-a')
-    assert [grid._environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(2)] == ['7,5', '6,GPU-a']
+    assert [found.environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(2)] == ['7,5', '6,GPU-a']
 
 
 def test_processes_start_through_torchrun(tmp_path):
@@ -275,7 +274,7 @@ def test_speed(tool):
 
 def test_speed_at_the_first_learning_rate(tool, monkeypatch):
     seen = []
-    monkeypatch.setattr(norm_runner, 'measure_speed', lambda configs, *rest: seen.append(configs))
+    monkeypatch.setattr('mmdet.comparison.runner.measure_speed', lambda configs, *rest: seen.append(configs))
     tool('--speed-only', '--speed-seconds', '1', '--learning-rates', '0.04', '0.01')
     assert {norm: config.optim_wrapper.optimizer.lr for norm, config in seen[0][2].items()} == {'BN': 0.04, 'GN': 0.04}
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from mmdet.comparison.display import Display, progress_of
 from mmdet.comparison.grid import Cell, cell_config, find_norms, find_places, training_length
 from mmdet.comparison.results import Results
-from mmdet.comparison.runner import reason_of
 from mmdet.comparison.speed import span
+from mmdet.comparison.trainings import reason_of
 from mmdet.config import check_config, load_config
 from mmdet.config.text import config_values, first_difference
 from mmdet.words import duration
