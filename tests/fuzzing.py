@@ -5,6 +5,7 @@ import copy
 
 import numpy as np
 import pycocotools.mask as coco_mask
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,22 @@ def run(examples, strategy, function):
         function(value)
 
     once()
+
+
+EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
+
+
+def odd_values(own, largest=2**40):
+    """None, truth values, numbers, texts, and some of ``own``."""
+    return st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-largest, largest),
+        st.integers(-2, 40),
+        st.floats(),
+        st.text(max_size=4),
+        st.sampled_from([[], {}, [1], [[1]], 2**70, [None], *own]),
+    )
 
 
 def _places(node, path=()):

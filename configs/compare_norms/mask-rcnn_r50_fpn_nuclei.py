@@ -1,5 +1,4 @@
-# For tools/compare_norms.py: the full Mask R-CNN R-50-FPN from scratch, the norm everywhere, images of 512 pixels.
-# About 40 minutes an epoch and norm on one CPU core
+# For tools/compare_norms.py: the full Mask R-CNN R-50-FPN from scratch, the norm everywhere, images of 512 pixels
 _base_ = [
     '../_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/datasets/nuclei_instance.py',

@@ -34,8 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(words)
-    if args.gpus and args.launcher == 'none':
-        return relaunch(words, args.gpus, args.max_restarts)
+    code = relaunch(words, args.gpus, args.max_restarts) if args.launcher == 'none' else None
+    if code is not None:
+        return code
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     check_config(cfg, ('test',))
     check_checkpoint_file(args.checkpoint)

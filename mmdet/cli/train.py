@@ -107,8 +107,9 @@ def resume_command(words: list[str], args: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(words)
-    if args.gpus and args.launcher == 'none':
-        return relaunch(words, args.gpus, args.max_restarts)
+    code = relaunch(words, args.gpus, args.max_restarts) if args.launcher == 'none' else None
+    if code is not None:
+        return code
     cfg = build_config(args)
     check_config(cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',))
     since = restarted()

@@ -22,7 +22,7 @@ from mmdet.comparison.results import show
 from mmdet.comparison.runner import Grid
 from mmdet.comparison.settings import PLACES, Settings
 from mmdet.config import load_config
-from mmdet.config.options import add_config, make_parser, number, whole
+from mmdet.config.options import add_config, make_parser
 from mmdet.run.launch import command_words
 
 
@@ -38,14 +38,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[Settings, argparse.Namesp
         help="a type, a key of the config's norm_cfgs, 'none', or NAME=dict(type='CBN', buffer_num=7)",
     )
     parser.add_argument(
-        '--batch-sizes',
-        nargs='+',
-        type=whole(1),
-        default=Settings('').batch_sizes,
-        metavar='N',
-        help='images a process',
+        '--batch-sizes', nargs='+', type=int, default=Settings('').batch_sizes, metavar='N', help='images a process'
     )
-    parser.add_argument('--seeds', nargs='+', type=whole(0), default=[0], metavar='N')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='N')
     parser.add_argument(
         '--learning-rates',
         nargs='+',
@@ -63,8 +58,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Settings, argparse.Namesp
     )
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_NAME')
     parser.add_argument('--resume', action='store_true', help='keep what is finished, go on with what is not')
-    parser.add_argument('--jobs', type=whole(1), default=1, help='trainings at a time; they share cores or GPUs')
-    parser.add_argument('--processes', type=whole(1), default=1, help='processes (GPUs) of each training')
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time; they share cores or GPUs')
+    parser.add_argument('--processes', type=int, default=1, help='processes (GPUs) of each training')
     parser.add_argument(
         '--no-scale-lr',
         dest='scale_lr',
@@ -74,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[Settings, argparse.Namesp
     parser.add_argument('--remove-checkpoints', action='store_true', help="of each training once it's finished")
     parser.add_argument(
         '--speed-seconds',
-        type=number(0),
+        type=float,
         default=300,
         metavar='S',
         help='about how long the steps of the norms are timed in turns after the trainings; 0: not at '

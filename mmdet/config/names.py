@@ -26,12 +26,11 @@ def find_config(name: str) -> Path:
         FileNotFoundError: ``name`` looks like a path and there is no such file.
         KeyError: there is no such config, and the nearest names are said; or there are several.
     """
-    names = config_names()
     bare = name.removeprefix('mmdet::').removeprefix('configs/')
     for path in (CONFIGS / bare, CONFIGS / f'{bare}.py'):
         if '/' in bare and path.is_file():
             return path
-    bare = bare.removesuffix('.py')
+    bare, names = bare.removesuffix('.py'), config_names()
     found = names.get(bare, [])
     if len(found) == 1:
         return found[0]

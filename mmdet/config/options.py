@@ -14,14 +14,10 @@ def make_parser(doc: str | None, **kwargs: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, help: str = '', **kwargs: Any) -> None:
+def add_config(parser: argparse.ArgumentParser, help: str = '') -> None:
     """``config`` and ``--cfg-options``, for :func:`~mmdet.config.load_config`."""
     about = 'config file, or the name of one of those that come with mmdet'
-    parser.add_argument('config', help=f'{about}; {help}' if help else about, **kwargs)
-    add_cfg_options(parser)
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=f'{about}; {help}' if help else about)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -5,6 +5,9 @@ from collections import Counter
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmdet.ops.norm.build import NORMS
 
@@ -44,7 +47,10 @@ def introduction(runner: Runner) -> str:
     model = getattr(runner.model, 'module', runner.model)
     number = sum(parameter.numel() for parameter in model.parameters())
     names = {kind: name for name, kind in reversed(NORMS.items())}
-    norms = Counter(names[type(layer)] for layer in model.modules() if type(layer) in names)
+    kinds = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+    norms = Counter(
+        names.get(type(layer), type(layer).__name__) for layer in model.modules() if isinstance(layer, kinds)
+    )
     parts = ', '.join(f'{count} {name}' for name, count in norms.items())
     return (
         f'{runner.experiment_name.removesuffix(f"_{runner.timestamp}")}: {type(model).__name__}, '

@@ -84,22 +84,11 @@ def _address(restarts: int) -> list[str]:
     if nodes == '1' and not env.get('PORT'):
         return ['--standalone']  # a free port: two runs on one machine don't meet
     if restarts == 0 and ':' not in nodes:
-        return [
-            *('--nnodes', nodes, '--node_rank', env.get('NODE_RANK', '0')),
-            *('--master_addr', host, '--master_port', port),
-        ]
+        rank = env.get('NODE_RANK', '0')
+        return ['--nnodes', nodes, '--node_rank', rank, '--master_addr', host, '--master_port', port]
     # machines find each other anew after a failure
-    meeting = f'{host}:{port}'
-    return [
-        '--nnodes',
-        nodes,
-        '--rdzv-backend',
-        'c10d',
-        '--rdzv-endpoint',
-        meeting,
-        '--rdzv-id',
-        env.get('RUN_ID', 'mmdet'),
-    ]
+    meeting = ('--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{host}:{port}', '--rdzv-id', env.get('RUN_ID', 'mmdet'))
+    return ['--nnodes', nodes, *meeting]
 
 
 def launch_command(words: list[str]) -> int:
@@ -115,8 +104,19 @@ def launch_command(words: list[str]) -> int:
     return launch(number, [*rest, '--launcher', 'pytorch'], args.max_restarts)
 
 
-def relaunch(words: list[str], gpus: int, restarts: int | None) -> int:
-    """:func:`launch` of the running command, of which ``words`` are the arguments, with ``--gpus`` taken out."""
+def relaunch(words: list[str], gpus: int | None, restarts: int | None) -> int | None:
+    """:func:`launch` of the running command on ``gpus`` processes; None if it is not asked for.
+
+    Args:
+        words: the command's arguments, of which ``--gpus`` and ``--max-restarts`` are taken out.
+
+    Raises:
+        ValueError: as :func:`check_processes`; restarts without processes to start again.
+    """
+    if gpus is None:
+        if restarts is not None:
+            raise ValueError(f'--max-restarts {restarts}: needs --gpus, the number of processes')
+        return None
     kept = without_options(words, '--gpus', '--max-restarts')
     itself = ['-m', *sys.argv[0].split()] if sys.argv[0].startswith('mmdet ') else [sys.argv[0]]
     return launch(check_processes(str(gpus)), [*itself, *kept, '--launcher', 'pytorch'], restarts or 0)

@@ -235,7 +235,7 @@ def test_processes_start_through_torchrun(tmp_path):
     [
         (['--seeds', '1', '1'], 'different'),
         (['--batch-sizes', '0'], '1 or more'),
-        (['--jobs', '0'], '--jobs: 0: must be'),
+        (['--jobs', '0'], '--jobs 0: must be'),
         (['--speed-seconds', '-1'], '--speed-seconds'),
         (['--speed-only', '--speed-seconds', '0'], 'more than 0'),
         (['--where', 'head'], 'invalid choice'),

@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 from conftest import load_tool
-from fuzzing import change, changes, run
-from hypothesis import strategies as st
+from fuzzing import EXAMPLES, change, changes, odd_values, run
 from mmengine.config import Config
 
 from mmdet.apis import DetInferencer
@@ -16,38 +15,24 @@ from mmdet.engine import DetRunner
 from mmdet.io.resuming import check_resumable
 from mmdet.run.prepare import prepare
 
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.integers(-2, 40),
-    st.floats(),
-    st.text(max_size=4),
-    st.sampled_from(
-        [
-            [],
-            {},
-            [1],
-            [[1]],
-            'model = dict(type="os.system", command="false")',
-            'import os',
-            2**70,
-            (),
-            [None],
-            torch.zeros(0),
-            torch.zeros(3),
-            torch.ones(2, 2),
-            torch.tensor(float('nan')),
-            dict(a=1),
-            torch.zeros(4, dtype=torch.int64),
-            b'x',
-            {1: 2},
-            [0, 0, 0],
-            [(300, 0, 0)],
-        ]
-    ),
+ODD = odd_values(
+    [
+        'model = dict(type="os.system", command="false")',
+        'import os',
+        (),
+        torch.zeros(0),
+        torch.zeros(3),
+        torch.ones(2, 2),
+        torch.tensor(float('nan')),
+        dict(a=1),
+        torch.zeros(4, dtype=torch.int64),
+        b'x',
+        {1: 2},
+        [0, 0, 0],
+        [(300, 0, 0)],
+    ],
+    largest=2**70,
 )
-EXAMPLES = pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope='module')

@@ -64,6 +64,8 @@ class DetRunner(Runner):
             DetRunner.from_cfg(cfg).train()
     """
 
+    _introduced = False
+
     def __init__(self, *args, **kwargs) -> None:
         setup()
         super().__init__(*args, **kwargs)
@@ -85,7 +87,9 @@ class DetRunner(Runner):
         return self._run(super().test)
 
     def _run(self, function: Callable) -> Any:
-        self.logger.info(introduction(self))
+        if not self._introduced:
+            self._introduced = True
+            self.logger.info(introduction(self))
         try:
             with Watch(check_timeout((self.cfg.get('env_cfg') or {}).get('dist_cfg') or {}, 'config')):
                 return function()
