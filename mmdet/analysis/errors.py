@@ -31,8 +31,9 @@ from terminaltables import AsciiTable
 from mmdet.analysis.curves import save_figure
 from mmdet.config.options import make_parser
 from mmdet.datasets.coco_file import LARGEST
+from mmdet.datasets.coco_table import read_table
 from mmdet.datasets.transforms.loading import rle_problem
-from mmdet.evaluation import coco_truth
+from mmdet.evaluation.coco_truth import make_truth
 from mmdet.io.atomic import write_atomic
 
 #: the curves, each with one kind of error less than the one before
@@ -165,7 +166,7 @@ def read_truth(path: str, kind: str) -> COCO:
     Raises:
         FileNotFoundError, ValueError: as :func:`.read_coco`; no mask where masks are asked for.
     """
-    boxes, masks, without_mask = coco_truth.read_truth(path)
+    boxes, masks, without_mask = make_truth(read_table(path))
     if kind == 'segm' and without_mask == len(boxes.anns):
         raise ValueError(
             f"ann_file {path}: annotations[0] has no 'segmentation', which --types segm needs, and no "

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -11,8 +11,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
+from mmdet.words import nearest
 
 from .coco_table import CocoTable, read_table
+from .transforms.loading import LoadAnnotations
 
 COCO_CLASSES = (
     'person',
@@ -96,8 +98,19 @@ COCO_CLASSES = (
     'hair drier',
     'toothbrush',
 )
-BAD_BOX = 'boxes without area or outside the image left out'
-BAD_POLYGON = 'polygons of fewer than three points left out'
+
+NO_CLASSES = (
+    'metainfo.classes must be a tuple of names, or a file with one name a line, got the text {0!r}; one class is a '
+    'tuple with a comma: ({0!r}, )'
+)
+
+
+def _transforms(transforms: Iterable) -> Iterator:
+    """The transforms of a pipeline, and those that they hold."""
+    for one in transforms:
+        yield one
+        inner = getattr(one, 'transforms', ())
+        yield from _transforms(inner if isinstance(inner, (list, tuple)) else ())
 
 
 class _Images(Sequence):
@@ -127,9 +140,12 @@ class _Images(Sequence):
             for i, (x, y, width, height), label, crowd in zip(*(column.tolist() for column in columns))
         ]
         key, name = table.name(image)
+        path = os.path.join(self.prefix, name)
+        if '\\' in name and not os.path.exists(path):  # written on Windows
+            path = os.path.join(self.prefix, name.replace('\\', '/'))
         return dict(
             img_id=key,
-            img_path=os.path.join(self.prefix, name),
+            img_path=path,
             height=int(arrays['height'][image]),
             width=int(arrays['width'][image]),
             instances=instances,
@@ -195,6 +211,9 @@ class CocoDataset(BaseDataset):
             raise ValueError(
                 f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got {skip_broken!r}'
             )
+        classes = (kwargs.get('metainfo') or {}).get('classes')
+        if isinstance(classes, str) and not os.path.isfile(classes):
+            raise ValueError(NO_CLASSES.format(classes))
         self.backend_args = backend_args
         self.skip_broken = skip_broken
         self.cache = cache
@@ -245,25 +264,66 @@ class CocoDataset(BaseDataset):
             sequence that makes each dict when it is asked for.
         """
         table = read_table(self.ann_file, self.backend_args, self.cache)
+        if not table.annotated and not self.test_mode:
+            raise ValueError(f"ann_file {self.ann_file}: the list 'annotations' is missing; there is nothing to learn")
         self.cat2label = self._labels(table.categories)
         labels = np.array([self.cat2label.get(key, -1) for key, _ in table.categories] + [-1], dtype=np.int64)
         arrays = table.arrays
-        wanted = (labels[arrays['category']] >= 0) & ~arrays['ignored']
-        kept = wanted & arrays['usable']
+        kept = (labels[arrays['category']] >= 0) & ~arrays['ignored'] & arrays['usable']
         images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
-        left_out = {
-            BAD_BOX: (wanted & ~arrays['usable'])[arrays['order']].sum(),
-            BAD_POLYGON: arrays['spoilt'][kept].sum(),
-            'images without objects': (images.sizes()[1] == 0).sum(),
-        }
-        said = ', '.join(f'{number} {what}' for what, number in left_out.items() if number)
-        level = logging.WARNING if left_out[BAD_BOX] or left_out[BAD_POLYGON] else logging.INFO
-        print_log(f'{self.ann_file}: {len(images)} images' + (f'; {said}' if said else ''), 'current', level)
+        self._account(images)
         changed = any(
             getattr(type(self), name) is not getattr(CocoDataset, name)
             for name in ('full_init', 'load_data_list', 'filter_data')
         )
         return list(images) if changed else images
+
+    def _account(self, images: _Images) -> None:
+        """Log what becomes of the objects of the file, in numbers that add up."""
+        table, arrays = images.table, images.table.arrays
+        owner, left = table.owner, np.ones(len(arrays['category']), dtype=bool)
+        sorts: list[tuple[str, np.ndarray, str]] = [  # what, which, and the field that says so
+            ('of no image of the file', owner < 0, 'image_id'),
+            ('of no category of the file', arrays['category'] < 0, 'category_id'),
+            ('of other classes', images.labels[arrays['category']] < 0, ''),
+            ('crowds, ignored', arrays['crowd'].copy(), ''),
+        ]
+        if not self.test_mode:
+            smallest = (self.filter_cfg or {}).get('min_size', 0)
+            small = np.minimum(arrays['height'], arrays['width']) < smallest
+            sorts[3:3] = [
+                ("marked 'ignore'", arrays['ignored'], ''),
+                ('boxes without area or outside the image', ~arrays['usable'], ''),
+                (f'in images below min_size={smallest}', small[owner] if len(small) else left, ''),
+            ]
+            if any(isinstance(one, LoadAnnotations) and one.with_mask for one in _transforms(self.pipeline.transforms)):
+                sorts.append(('without a mask, ignored', ~table.masked, ''))
+        parts, odd = [], False
+        for what, those, field in sorts:
+            those = those & left
+            left &= ~those
+            number = int(those.sum())
+            if number:
+                example = f'annotations[{those.argmax()}]'
+                if field:
+                    example += f': {field} {table.strays[field][1]!r}'
+                parts.append(f' + {number} {what} ({example})')
+                odd |= what[:2] in ('of', 'bo', 'wi') and what != 'of other classes' or 10 * number > len(left)
+        said = f'{len(images)} images, {len(left)} objects'
+        if parts:
+            said += f' = {left.sum()} to {"find" if self.test_mode else "learn"}{"".join(parts)}'
+        if not self.test_mode and not left.any():
+            said, odd = f'{said}; nothing is left to learn', True
+        spoilt, empty = arrays['spoilt'][images.kept].sum(), (images.sizes()[1] == 0).sum()
+        if spoilt:
+            said, odd = f'{said}; {spoilt} polygons of fewer than three points left out', True
+        if empty and table.annotated:
+            said += f'; {empty} images without objects'
+        if 'file_name' in table.strays:
+            number, name = table.strays['file_name']
+            said += f'; images[{number}] and one before it have the same file_name {name!r}'
+            said, odd = said + ', and the objects of each are background in the other', True
+        print_log(f'{self.ann_file}: {said}', 'current', logging.WARNING if odd else logging.INFO)
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(self.data_list, _Images):
@@ -286,14 +346,25 @@ class CocoDataset(BaseDataset):
 
     def _labels(self, categories: Sequence[tuple]) -> dict[int | str, int]:
         classes = list(self.metainfo['classes'])
+        if len(set(classes)) < len(classes):
+            raise ValueError(f'metainfo.classes must be different names, got {", ".join(map(repr, classes))}')
         names = {name: key for key, name in categories}
         unknown = [name for name in classes if name not in names]
-        if unknown:
+        if unknown and not (self.test_mode and len(unknown) < len(classes)):
             raise ValueError(
                 f'ann_file {self.ann_file}: has no category {", ".join(map(repr, unknown[:5]))} of '
-                f'metainfo.classes; its categories are {", ".join(map(repr, names))}. Set '
-                'metainfo=dict(classes=(...)) of the dataset to names in the file.'
+                f'metainfo.classes; its categories are {", ".join(map(repr, names)) or "none"}'
+                f'{nearest(unknown[0], names)}. Set metainfo=dict(classes=(...)) of the dataset to names in the file; '
+                "a class of which it just has no object belongs in its list 'categories' all the same"
             )
+        if unknown:
+            print_log(
+                f'{self.ann_file}: has no category {", ".join(map(repr, unknown[:5]))} of metainfo.classes; there is '
+                'nothing of such a class to find, and AP is the mean of the others',
+                'current',
+                logging.WARNING,
+            )
+            classes = [name for name in classes if name in names]
         in_file = [name for name in names if name in classes]
         if in_file != classes:
             print_log(
@@ -303,7 +374,7 @@ class CocoDataset(BaseDataset):
                 'current',
                 logging.WARNING,
             )
-        labels = {name: label for label, name in enumerate(classes)}
+        labels = {name: label for label, name in enumerate(self.metainfo['classes'])}
         return {key: labels[name] for key, name in categories if name in labels}
 
     def filter_data(self) -> Sequence[dict]:

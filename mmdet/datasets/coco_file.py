@@ -4,6 +4,7 @@ import json
 import os
 import reprlib
 from array import array
+from collections.abc import Container
 from typing import Any
 
 import mmengine
@@ -27,13 +28,14 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
     """Read the contents of a COCO annotation file, and check them.
 
     Returns:
-        The lists ``images``, ``annotations`` and ``categories``, and whatever else the file has. Boxes are [x, y,
-        width, height] in pixels; heights and widths of images are int.
+        The lists ``images``, ``annotations`` (missing in a file of images that nobody has annotated) and
+        ``categories``, and whatever else the file has. Boxes are [x, y, width, height] in pixels; heights and widths of
+        images are int. Single numbers that the file has as texts are numbers.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no JSON, or without the lists ``images``, ``annotations`` and ``categories`` and what they must
-            hold; two images or categories with one id; a number that is none, or beyond :data:`LARGEST`.
+        ValueError: no JSON, or without the lists ``images`` and ``categories`` and what they must hold; two images or
+            categories with one id; a number that is none, or beyond :data:`LARGEST`.
     """
     check_ann_file(path)
     try:
@@ -56,6 +58,8 @@ def check_coco(path: str, data: Any) -> None:
         ('annotations', ('image_id', 'bbox')),
         ('categories', ('id', 'name')),
     ):
+        if key == 'annotations' and key not in data:
+            continue
         if not isinstance(data.get(key), list):
             raise ValueError(
                 f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has {sorted(data)}"
@@ -69,14 +73,41 @@ def check_coco(path: str, data: Any) -> None:
     _check_images(path, data['images'])
     _check_ids(path, 'categories', data['categories'], 'name')
     sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
+    categories = {category['id'] for category in data['categories']}
     coordinates = _Coordinates(path)
-    for i, annotation in enumerate(data['annotations']):
+    for i, annotation in enumerate(data.get('annotations', ())):
         try:
-            _check_annotation(annotation, sizes)
+            _check_annotation(annotation, sizes, categories)
         except ValueError as error:
-            raise ValueError(f'ann_file {path}: annotations[{i}]: {error}') from None
+            raise ValueError(f'ann_file {path}: {place(i, annotation)}: {error}') from None
         coordinates.add(i, annotation)
     coordinates.check()
+
+
+def place(index: int, annotation: dict) -> str:
+    """Say where an annotation is in its file."""
+    return f'annotations[{index}]' + (f' (id {reprlib.repr(annotation["id"])})' if 'id' in annotation else '')
+
+
+def number(value: Any) -> int | float | None:
+    """Return a number as it is, that of a text, and None of anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else value
+
+
+def refer(value: int | float | str | None, ids: Container) -> int | float | str | None:
+    """Return which of ``ids``, all numbers or all texts, is meant by ``value``, or ``value``: 1 and '1' are one."""
+    if value in ids or value is None:
+        return value
+    try:
+        other = int(value) if isinstance(value, str) else str(value)
+    except ValueError:
+        return value
+    return other if other in ids else value
 
 
 def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
@@ -84,7 +115,9 @@ def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
     for i, item in enumerate(items):
         if not isinstance(item[name], str):
             raise ValueError(f'ann_file {path}: {key}[{i}]: {name} must be a text, got {item[name]!r}')
-        if not isinstance(item['id'], (int, str)):
+        if isinstance(item['id'], float) and item['id'].is_integer():
+            item['id'] = int(item['id'])
+        if not isinstance(item['id'], (int, str)) or isinstance(item['id'], bool):
             raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
         if item['id'] in seen:
             raise ValueError(
@@ -105,32 +138,38 @@ def _check_images(path: str, images: list[dict]) -> None:
         if not image['file_name']:
             raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
         for key in ('height', 'width'):
-            value = image[key]
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not (1 <= value <= LARGEST and value == int(value))
-            ):
+            value = number(image[key])
+            if value is None or not (1 <= value <= LARGEST and value == int(value)):
                 raise ValueError(
                     f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
-                    f'of pixels from 1 to {LARGEST}, got {value!r}'
+                    f'of pixels from 1 to {LARGEST}, got {image[key]!r}'
                 )
             image[key] = int(value)
 
 
-def _check_annotation(annotation: dict, sizes: dict) -> None:
+def _check_annotation(annotation: dict, sizes: dict, categories: set) -> None:
     """All but the values of coordinates, which :class:`_Coordinates` looks at together."""
     box = annotation['bbox']
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
         raise ValueError(f'bbox must be [x, y, width, height] in pixels, got {reprlib.repr(box)}')
-    for key, kinds in (('image_id', (int, str)), ('category_id', (int, str, type(None)))):
-        if not isinstance(annotation.get(key), kinds):
-            raise ValueError(f'{key} must be a number or a text, got {reprlib.repr(annotation[key])}')
-    area, crowd = annotation.get('area'), annotation.get('iscrowd')
-    if area is not None and not (isinstance(area, (int, float)) and abs(area) <= LARGEST**2):
-        raise ValueError(f'area must be a number of pixels, got {reprlib.repr(area)}')
-    if crowd not in (None, 0, 1):
-        raise ValueError(f'iscrowd must be 0 or 1, got {reprlib.repr(crowd)}')
+    for key, ids in (('image_id', sizes), ('category_id', categories)):
+        value = annotation.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, (bool, float, list, dict)) or value is None and key == 'image_id':
+            raise ValueError(f'{key} must be a number or a text, got {reprlib.repr(value)}')
+        annotation[key] = refer(value, ids)
+    if annotation.get('area') is not None:
+        area = number(annotation['area'])
+        if area is None or not abs(area) <= LARGEST**2:
+            raise ValueError(f'area must be a number of pixels, got {reprlib.repr(annotation["area"])}')
+        annotation['area'] = area
+    for key in ('iscrowd', 'ignore'):
+        value = annotation.get(key)
+        flag = value if isinstance(value, bool) else number(value)
+        if value is not None and flag not in (0, 1):
+            raise ValueError(f'{key} must be 0 or 1, got {reprlib.repr(value)}')
+        annotation[key] = bool(flag)
     mask = annotation.get('segmentation')
     if isinstance(mask, dict):
         problem = rle_problem(mask, sizes.get(annotation['image_id']))
@@ -176,7 +215,7 @@ class _Coordinates:
                         and outline(np.array(polygon[: len(polygon) // 2 * 2], dtype=float)) > LONGEST
                     ):
                         raise ValueError(
-                            f'ann_file {self.path}: annotations[{index}]: segmentation is a polygon with '
+                            f'ann_file {self.path}: {place(index, annotation)}: segmentation is a polygon with '
                             f'an outline of more than {LONGEST} pixels'
                         )
         except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
@@ -200,7 +239,7 @@ class _Coordinates:
                 for value in numbers:
                     if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
                         raise ValueError(
-                            f'ann_file {self.path}: annotations[{index}]: {key} must hold numbers of '
+                            f'ann_file {self.path}: {place(index, annotation)}: {key} must hold numbers of '
                             f'pixels, at most {LARGEST}, got {reprlib.repr(value)} in '
                             f'{reprlib.repr(numbers)}'
                         )

@@ -21,7 +21,7 @@ from mmdet.datasets.coco_table import read_table
 from mmdet.io.atomic import write_atomic
 from mmdet.registry import METRICS
 
-from .coco_truth import read_truth
+from .coco_truth import make_truth
 from .dump import encode_masks
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal')
@@ -104,7 +104,8 @@ class CocoMetric(BaseMetric):
 
     Raises:
         ValueError: an unknown metric or item, ``format_only`` without a prefix, images without a result.
-        FileNotFoundError, ValueError: see :func:`.read_coco`; a data set with other classes or images than the file.
+        FileNotFoundError, ValueError: see :func:`.read_coco`; a file without annotations, but for ``format_only``; a
+            data set with none of the file's classes, or with other images.
 
     Example:
         In the config of Mask R-CNN; a validation then returns ``coco/bbox_mAP``, ``coco/segm_mAP`` and others::
@@ -138,7 +139,12 @@ class CocoMetric(BaseMetric):
         if format_only and outfile_prefix is None:
             raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
         # Now, not after the first epoch.
-        self._categories = [name for _, name in read_table(ann_file, backend_args).categories]
+        self._table = read_table(ann_file, backend_args)
+        if not self._table.annotated and not format_only:
+            raise ValueError(
+                f"CocoMetric: ann_file {ann_file} has no list 'annotations' to evaluate against; with format_only=True "
+                'and outfile_prefix the results are written, and nothing is evaluated'
+            )
         self.ann_file = ann_file
         self.classwise = classwise
         self.proposal_nums = sorted(proposal_nums)
@@ -155,16 +161,17 @@ class CocoMetric(BaseMetric):
 
     @property
     def dataset_meta(self) -> dict | None:
-        """Return the data set's metainfo, whose ``classes`` must be categories of the file."""
+        """Return the data set's metainfo; some of its ``classes`` must be categories of the file."""
         return self._dataset_meta
 
     @dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
-        unknown = [name for name in (meta or {}).get('classes') or () if name not in self._categories]
-        if unknown:
+        classes = (meta or {}).get('classes') or ()
+        names = [name for _, name in self._table.categories]
+        if classes and not set(classes) & set(names):
             raise ValueError(
-                f"CocoMetric: ann_file {self.ann_file} has no category {unknown[0]!r} of the data set's "
-                f'classes; its categories are {", ".join(map(repr, self._categories))}'
+                f"CocoMetric: ann_file {self.ann_file} has none of the data set's classes "
+                f'{", ".join(map(repr, classes[:5]))}; its categories are {", ".join(map(repr, names))}'
             )
         self._dataset_meta = meta
 
@@ -174,7 +181,7 @@ class CocoMetric(BaseMetric):
         Args:
             data_batch: not used.
             data_samples: for each image a dict of ``img_id`` and ``pred_instances``: bboxes (K, 4) in pixels of the
-                original image, scores (K,), labels (K,) and, for 'segm', masks (K, H, W).
+                original image, scores (K,), labels (K,) and, for 'segm', masks: (K, H, W), or K run-length encodings.
 
         Raises:
             ValueError: the metric is 'segm' and there are no masks.
@@ -188,7 +195,8 @@ class CocoMetric(BaseMetric):
                 labels=found['labels'].cpu().numpy(),
             )
             if 'masks' in found:
-                result['masks'] = encode_masks(found['masks'].cpu().numpy())
+                masks = found['masks']
+                result['masks'] = masks if isinstance(masks, list) else encode_masks(masks.cpu().numpy())
             elif 'segm' in self.metrics:
                 raise ValueError(
                     "CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
@@ -256,7 +264,7 @@ class CocoMetric(BaseMetric):
 
     def _load(self) -> COCO:
         if self._coco is None:
-            self._coco, self._coco_masks, without_mask = read_truth(self.ann_file, self.backend_args)
+            self._coco, self._coco_masks, without_mask = make_truth(self._table)
             if without_mask and 'segm' in self.metrics:
                 print_log(
                     f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
@@ -264,10 +272,13 @@ class CocoMetric(BaseMetric):
                     'current',
                     logging.WARNING,
                 )
-            names = {category['name']: category['id'] for category in self._coco.dataset['categories']}
-            classes = (self.dataset_meta or {}).get('classes') or list(names)
-            self._classes = list(classes)
-            self._cat_ids = [names[name] for name in classes]
+            # Of two categories of one name one has objects.
+            used = {one['category_id'] for one in self._coco.dataset['annotations']}
+            names = {name: key for key, name in self._table.categories}
+            names.update((name, key) for key, name in self._table.categories if key in used)
+            self._classes = list((self.dataset_meta or {}).get('classes') or names)
+            #: None of a class that the file does not have
+            self._cat_ids = [names.get(name) for name in self._classes]
         return self._coco
 
     def _format(self, results: list[dict]) -> dict[str, list[dict]]:
@@ -278,6 +289,8 @@ class CocoMetric(BaseMetric):
             boxes = result['bboxes'].astype(float)
             boxes[:, 2:] -= boxes[:, :2]
             for i, (box, score, label) in enumerate(zip(boxes.tolist(), result['scores'].tolist(), result['labels'])):
+                if self._cat_ids[label] is None:
+                    continue
                 item = dict(image_id=result['img_id'], category_id=self._cat_ids[label], score=score)
                 formatted['bbox'].append(dict(item, bbox=box))
                 if 'masks' in result:
@@ -291,7 +304,8 @@ class CocoMetric(BaseMetric):
             detections = coco.loadRes([dict(item) for item in items]) if items else COCO()
             evaluation = COCOeval(coco, detections, 'segm' if metric == 'segm' else 'bbox')
             params = evaluation.params
-            params.catIds, params.imgIds, params.maxDets = self._cat_ids, image_ids, list(self.proposal_nums)
+            params.catIds = [key for key in self._cat_ids if key is not None]
+            params.imgIds, params.maxDets = image_ids, list(self.proposal_nums)
             if self.iou_thrs is not None:
                 params.iouThrs = self.iou_thrs
             params.useCats = int(metric != 'proposal')
@@ -310,6 +324,9 @@ class CocoMetric(BaseMetric):
         if self.classwise and metric != 'proposal':
             rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
             for name, cat_id in zip(self._classes, self._cat_ids):
+                if cat_id is None:
+                    rows.append([name] + ['-'] * 6)
+                    continue
                 i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
                 one = evaluation.eval['precision'][:, :, i : i + 1]
                 part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i : i + 1]))

@@ -3,49 +3,57 @@
 import contextlib
 import io
 
+import numpy as np
 from pycocotools.coco import COCO
 
-from mmdet.datasets.coco_file import read_coco
-from mmdet.datasets.transforms.loading import valid_mask
+from mmdet.datasets.coco_table import CocoTable
 
 
-def read_truth(path: str, backend_args: dict | None = None) -> tuple[COCO, COCO, int]:
-    """Read COCO annotations as pycocotools wants them.
+def make_truth(table: CocoTable) -> tuple[COCO, COCO, int]:
+    """Make of an annotation file what pycocotools evaluates against.
 
     Returns:
-        Them for boxes; for masks, where an object that has none is a region in which detections do not count; and the
+        It for boxes; for masks, where an object that has none is a region in which detections do not count; and the
         number of such objects.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`.read_coco`.
     """
-    data = read_coco(path, backend_args)
-    # Several categories of one name are one, as in training.
-    same = {category['id']: category['name'] for category in data['categories']}
-    last = {name: key for key, name in same.items()}
-    without_mask = {}
-    for i, annotation in enumerate(data['annotations'], 1):
-        # What pycocotools needs and training does not.
-        x, y, width, height = annotation['bbox']
-        annotation['id'] = i  # 0 would mean "no object" to it
-        for key, value in (('iscrowd', 0), ('area', width * height), ('category_id', None)):
-            if annotation.get(key) is None:
-                annotation[key] = value
-        annotation['category_id'] = last.get(same.get(annotation['category_id']), annotation['category_id'])
-        mask, bad = valid_mask(annotation.get('segmentation'))
+    arrays = table.arrays
+    images = [table.name(i) for i in range(len(table))]
+    owner = table.owner
+    keys = [key for key, _ in table.categories] + [None]
+    columns = [arrays[name].tolist() for name in ('box', 'area', 'category', 'crowd')]
+    boxes, without_mask = [], {}
+    for i in np.sort(arrays['order']).tolist():
+        box, area, category, crowd = (column[i] for column in columns)
+        mask = table.mask(i)
+        annotation = dict(
+            id=i + 1,  # 0 would mean "no object" to it
+            image_id=images[owner[i]][0],
+            category_id=keys[category],
+            bbox=box,
+            area=area,
+            iscrowd=int(crowd),
+            segmentation=mask or [],
+        )
         if mask is None:
+            x, y, width, height = box
             corners = [x, y, x + width, y, x + width, y + height, x, y + height]
             without_mask[i] = dict(annotation, segmentation=[corners], iscrowd=1)
-        elif bad:
-            annotation['segmentation'] = mask
-    boxes = masks = _index(data)
+        boxes.append(annotation)
+    data = dict(
+        images=[
+            dict(id=key, file_name=name, height=height, width=width)
+            for (key, name), height, width in zip(images, arrays['height'].tolist(), arrays['width'].tolist())
+        ],
+        categories=[
+            dict(id=key, name=name, supercategory=above)
+            for (key, name), above in zip(table.categories, table.supercategories)
+        ],
+        annotations=boxes,
+    )
+    truth = masks = _index(data)
     if without_mask:
-        masks = _index(
-            dict(
-                data, annotations=[without_mask.get(annotation['id'], annotation) for annotation in data['annotations']]
-            )
-        )
-    return boxes, masks, len(without_mask)
+        masks = _index(dict(data, annotations=[without_mask.get(one['id'] - 1, one) for one in boxes]))
+    return truth, masks, len(without_mask)
 
 
 def _index(data: dict) -> COCO:

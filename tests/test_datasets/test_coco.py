@@ -1,6 +1,7 @@
 """CocoDataset: what a file says becomes what the model sees; bad files are refused."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_three_kinds_of_masks_are_one(tmp_path):
 def test_spoilt_objects_are_left_out_counted_and_said_once(tmp_path, monkeypatch):
     log = []  # the logger writes to the stream of the test that made it
     monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda message, *_: log.append(message))
-    data = dataset(tmp_path, test_mode=True)
+    data = dataset(tmp_path)
     said = '\n'.join(log)
     assert said.count('boxes without area') == 1 and '2 boxes without area or outside' in said
     assert '2 polygons of fewer than three points' in said and '1 images without objects' in said
@@ -116,6 +117,160 @@ def test_spoilt_objects_are_left_out_counted_and_said_once(tmp_path, monkeypatch
     assert second['gt_bboxes'].tolist() == [[30, 5, 50, 14], [10, 5, 30, 15]]
     # An object whose only polygon is spoilt is neither positive nor background.
     assert second['gt_ignore_flags'].tolist() == [False, True]
+
+
+@pytest.fixture
+def log(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda text, _, level=logging.INFO: said.append((level, text)))
+    return said
+
+
+MASKED = [LoadAnnotations(with_mask=True)]
+
+
+def test_the_objects_that_are_said_add_up(tmp_path, log):
+    data = coco()
+    data['annotations'] += [
+        annotation(10, 77),
+        annotation(11, 78),
+        annotation(12, 3, 5),
+        annotation(13, 3, None),
+        annotation(14, 3, ignore='1', iscrowd='0'),
+        annotation(15, 9, segmentation=[], area=None),
+        annotation(16, 3, area='0'),
+    ]
+    dataset(tmp_path, data, pipeline=MASKED, filter_cfg=dict(min_size=32))
+    assert log[-1][1].partition('.json: ')[2] == (
+        '4 images, 16 objects = 3 to learn + 2 of no image of the file (annotations[9]: image_id 77) + 2 of no '
+        'category of the file (annotations[11]: category_id 5) + 1 of other classes (annotations[3]) + 1 marked '
+        "'ignore' (annotations[13]) + 3 boxes without area or outside the image (annotations[4]) + 1 in images below "
+        'min_size=32 (annotations[8]) + 1 crowds, ignored (annotations[2]) + 2 without a mask, ignored '
+        '(annotations[7]); 2 polygons of fewer than three points left out'
+    )
+    dataset(tmp_path, data, test_mode=True)
+    assert '16 objects = 10 to find + 2 of no image' in log[-1][1] and 'area' not in log[-1][1]
+
+
+@pytest.mark.parametrize(
+    'change, level, words',
+    [
+        (dict(), logging.INFO, '20 objects'),
+        (dict(iscrowd=1), logging.WARNING, '= 0 to learn + 20 crowds, ignored (annotations[0]); nothing is left to'),
+        (dict(segmentation=[]), logging.WARNING, '= 0 to learn + 20 without a mask, ignored (annotations[0]); nothing'),
+        (dict(iscrowd='0'), logging.INFO, '20 objects'),
+    ],
+)
+def test_a_word_where_little_is_left(tmp_path, log, change, level, words):
+    many = [annotation(i, 3, **change) for i in range(20)]
+    dataset(tmp_path, coco(annotations=many, categories=[dict(id=7, name='dog')]), ('dog',), pipeline=MASKED)
+    assert log[-1][0] == level and words in log[-1][1]
+    few = [annotation(i, 3, iscrowd=int(i < 2)) for i in range(20)]  # a tenth
+    dataset(tmp_path, coco(annotations=few))
+    assert log[-1][0] == logging.INFO and '20 objects = 18 to learn + 2 crowds' in log[-1][1]
+
+
+def test_one_image_twice(tmp_path, log):
+    data = coco()
+    data['images'][2]['file_name'] = 'a.jpg'
+    dataset(tmp_path, data)
+    assert "images[2] and one before it have the same file_name 'a.jpg'" in log[-1][1]
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda one: one.update(category_id={7: 0, 90: 1}[one['category_id']]), 'category_id is counted from another'),
+        (
+            lambda one: one.update(image_id=one['image_id'] - 1),
+            'image_id is counted from another number.*Add 1 to each',
+        ),
+        (
+            lambda one: one.update(image_id=one['image_id'] + 1000),
+            r'image_id of 4 of 4 .*annotations\[0\] has 1001, ima',
+        ),
+        (lambda one: one.update(category_id='dog'), r"category_id of 4 of 4 .*annotations\[0\] has 'dog', categories"),
+        (lambda one: one.update(bbox=[20, 10, 28, 19]), r'bbox must be.*look like \[x1, y1, x2, y2\]: \[20.0, 10.0'),
+        (lambda one: one.update(bbox=[0.2, 0.1, 0.5, 0.5]), 'look like shares of the image, 0 to 1'),
+    ],
+)
+def test_files_that_count_or_measure_differently(tmp_path, change, words):
+    data = coco(annotations=[annotation(i, i, (7, 90)[i % 2]) for i in (1, 2, 3, 4)])
+    data['categories'] = [dict(id=1, name='dog'), dict(id=2, name='cat')] if 'counted' in words else data['categories']
+    for i, image in enumerate(data['images'], 1):
+        image.update(id=i, width=30, height=20)
+    if 'image_id is counted' in words:
+        for one in data['annotations']:
+            one['category_id'] = 1
+    for one in data['annotations']:
+        change(one)
+    with pytest.raises(ValueError, match=f'annotations.json: .*{words}'):
+        dataset(tmp_path, data)
+
+
+def test_numbers_and_ids_that_are_texts(tmp_path):
+    data = coco()
+    expected = dataset(tmp_path, data, test_mode=True)
+    for image in data['images']:
+        image.update(width=str(image['width']), height=float(image['height']), id=str(image['id']))
+    for one in data['annotations']:
+        one.update(area=str(one['area']), iscrowd=str(one['iscrowd']), category_id=str(one['category_id']))
+    for category in data['categories']:
+        category['id'] = float(category['id'])
+    got = dataset(tmp_path, data, test_mode=True)
+    for i in range(4):
+        assert dict(got.get_data_info(i), img_id=0) == dict(expected.get_data_info(i), img_id=0)
+    assert got.get_data_info(0)['img_id'] == '3'
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(area='big'), r"annotations\[0\] \(id 1\): area must be a number of pixels, got 'big'"),
+        (dict(area=float('nan')), r'annotations\[0\] \(id 1\): area must be a number of pixels, got nan'),
+        (dict(iscrowd='no'), "iscrowd must be 0 or 1, got 'no'"),
+        (dict(ignore=2), 'ignore must be 0 or 1, got 2'),
+        (dict(category_id=[7]), r'category_id must be a number or a text, got \[7\]'),
+        (dict(category_id=float('nan')), 'category_id must be a number or a text, got nan'),
+        (dict(image_id=None), 'image_id must be a number or a text, got None'),
+        (dict(image_id=True), 'image_id must be a number or a text, got True'),
+    ],
+)
+def test_values_of_another_kind(tmp_path, change, words):
+    with pytest.raises(ValueError, match=f'annotations.json: .*{words}'):
+        dataset(tmp_path, coco(annotations=[annotation(1, 3) | change]))
+
+
+def test_a_file_of_images_alone(tmp_path, log):
+    data = {key: value for key, value in coco().items() if key != 'annotations'}
+    assert len(dataset(tmp_path, data, test_mode=True)) == 4 and '4 images, 0 objects' in log[-1][1]
+    with pytest.raises(ValueError, match="'annotations' is missing; there is nothing to learn"):
+        dataset(tmp_path, data)
+
+
+def test_a_rare_class_that_only_training_has(tmp_path, log):
+    assert dataset(tmp_path, classes=('dog', 'lynx', 'cat'), test_mode=True).cat2label == {7: 0, 90: 2}
+    assert log[0][0] == logging.WARNING and "has no category 'lynx' of metainfo.classes" in log[0][1]
+    for options in (dict(classes=('dog', 'lynx')), dict(classes=('lynx',), test_mode=True)):
+        with pytest.raises(ValueError, match="has no category 'lynx'.*belongs in its list 'categories'"):
+            dataset(tmp_path, **options)
+
+
+def test_classes_that_are_no_tuple_of_names(tmp_path):
+    with pytest.raises(ValueError, match=r"got the text 'dog'; one class is a tuple with a comma: \('dog', \)"):
+        dataset(tmp_path, classes=('dog'))
+    with pytest.raises(ValueError, match="must be different names, got 'dog', 'dog'"):
+        dataset(tmp_path, classes=('dog', 'dog'))
+    (tmp_path / 'names.txt').write_text('cat\ndog\n')
+    assert dataset(tmp_path, classes=str(tmp_path / 'names.txt')).cat2label == {90: 0, 7: 1}
+
+
+def test_backslashes_of_windows(tmp_path):
+    data = coco()
+    data['images'][0]['file_name'] = 'cats\\a.jpg'
+    assert dataset(tmp_path, data).get_data_info(0)['img_path'] == str(tmp_path / 'cats/a.jpg')
+    (tmp_path / 'cats\\a.jpg').write_bytes(b'')
+    assert dataset(tmp_path, data).get_data_info(0)['img_path'] == str(tmp_path / 'cats\\a.jpg')
 
 
 def test_filter(tmp_path):

@@ -33,7 +33,9 @@ def dataset(path, classes=CLASSES, **kwargs):
 
 
 def same(one, other):
-    assert one.categories == other.categories and set(one.arrays) == set(other.arrays)
+    assert set(one.arrays) == set(other.arrays)
+    for name in ('categories', 'supercategories', 'annotated', 'strays'):
+        assert getattr(one, name) == getattr(other, name), name
     for name, values in one.arrays.items():
         assert values.dtype == other.arrays[name].dtype and np.array_equal(values, other.arrays[name]), name
 
@@ -98,8 +100,9 @@ def spoilt():
     for i, change in enumerate(odd):
         data['annotations'].insert(i, dict(data['annotations'][i % 3], id=50 + i, **change))
     del data['annotations'][-1]['segmentation'], data['annotations'][-2]['area']
+    for one in data['annotations']:
+        one['image_id'] = 2**40 if one['image_id'] == 1 else one['image_id']
     data['images'][0].update(id=2**40, file_name='ä/"b".png')
-    data['annotations'][3]['image_id'] = 2**40
     return data
 
 
@@ -121,7 +124,7 @@ def test_what_the_dicts_say(tmp_path, real):
     kept = [image for image in expected if image['instances'] and min(image['height'], image['width']) >= 24]
     data = dataset(path, classes, filter_cfg=dict(filter_empty_gt=True, min_size=24))
     assert [data.get_data_info(i)['img_id'] for i in range(len(data))] == [image['img_id'] for image in kept]
-    same(coco_table._read_fast(Path(path).read_bytes()), coco_table._read_plain(path))
+    same(coco_table._read_fast(path, Path(path).read_bytes()), coco_table._read_plain(path))
 
 
 @pytest.mark.parametrize('examples', [300, pytest.param(5000, marks=pytest.mark.slow)])
@@ -131,7 +134,7 @@ def test_fast_takes_nothing_that_the_plain_way_refuses(tmp_path, examples):
     def check(data):
         path = write(tmp_path, data)
         try:
-            fast = coco_table._read_fast(Path(path).read_bytes())
+            fast = coco_table._read_fast(path, Path(path).read_bytes())
         except Exception as error:
             assert isinstance(error, (ValueError, OverflowError, coco_table.msgspec.MsgspecError)), repr(error)
             return
@@ -175,12 +178,18 @@ def test_a_subclass_may_change_the_list(tmp_path):
         assert len(data) == 3 and all(data.get_data_info(i)[key] == value for i in range(3))
 
 
+class Forgetful(dict):
+    def __setitem__(self, *_):
+        pass
+
+
 @pytest.fixture
 def reads(monkeypatch):
     """Files of any size are kept; how often one was read."""
     count = []
     read = coco_table._read
     monkeypatch.setattr(coco_table, 'CACHE_FROM', 0)
+    monkeypatch.setattr(coco_table, '_IN_USE', Forgetful())
     monkeypatch.setattr(coco_table, '_read', lambda *args: count.append(1) or read(*args))
     return count
 
@@ -286,7 +295,7 @@ def test_no_numbers_beyond_the_largest(tmp_path):
         data = annotations()
         data['annotations'][0][key] = value
         with pytest.raises(ValueError):
-            coco_table._read_fast(json.dumps(data).encode())
+            coco_table._read_fast('x.json', json.dumps(data).encode())
         with pytest.raises(ValueError, match=r'x.json: annotations\[0\]'):
             read_table(write(tmp_path, data))
 
@@ -295,9 +304,11 @@ def test_outlines_that_pycocotools_cannot_draw(tmp_path):
     data = annotations()
     data['annotations'][0]['segmentation'] = [[-(2**20), 0, 2**20, 1] * 4]
     with pytest.raises(ValueError):
-        coco_table._read_fast(json.dumps(data).encode())
+        coco_table._read_fast('x.json', json.dumps(data).encode())
     for read in (read_coco, read_table):
-        with pytest.raises(ValueError, match=r'x.json: annotations\[0\]: segmentation is a polygon with an outline of'):
+        with pytest.raises(
+            ValueError, match=r'x.json: annotations\[0\] \(id 0\): segmentation is a polygon with an outline of'
+        ):
             read(write(tmp_path, data))
     data['annotations'][0]['segmentation'] = [[0, 0, 2**20, 0, 2**20, 2**20, 0, 2**20]]  # just as long
     assert len(read_table(write(tmp_path, data))) == 3
@@ -311,13 +322,12 @@ def test_odd_names_of_files(tmp_path, reads):
     assert len(reads) == 3
 
 
-def test_categories_of_one_name_are_one(tmp_path):
+def test_a_category_without_objects_may_have_the_name_of_another(tmp_path):
+    """As in exports whose supercategory is a category, too."""
     data = annotations()
     data['categories'].append(dict(id=7, name='a'))
-    data['annotations'][0]['category_id'] = 7
     path = write(tmp_path, data)
     assert dataset(path).cat2label == {1: 0, 2: 1, 7: 0}
-    assert [dataset(path, test_mode=True).get_cat_ids(i) for i in range(3)] == [[0, 1], [1, 0], [0, 1]]
     metric = CocoMetric(path)
     metric.dataset_meta = dict(classes=CLASSES)
     for image in dataset(path, test_mode=True):
@@ -333,6 +343,17 @@ def test_categories_of_one_name_are_one(tmp_path):
             ],
         )
     assert metric.evaluate(3)['coco/bbox_mAP'] == 1
+    data['annotations'][0]['category_id'] = 7
+    with pytest.raises(ValueError, match="categories 1 and 7 have the same name 'a', and both have objects"):
+        read_table(write(tmp_path, data))
+
+
+def test_read_once_while_it_is_used(tmp_path):
+    path = write(tmp_path)
+    first = read_table(path)
+    assert read_table(path) is first and dataset(path)._images.table is first
+    write(tmp_path, dict(annotations(), annotations=[]))
+    assert read_table(path) is not first
 
 
 def test_a_table_without_anything(tmp_path):

@@ -128,6 +128,25 @@ def other_size(data):
         annotation['segmentation'] = []
 
 
+def each(data, change):
+    for annotation in data['annotations']:
+        change(annotation)
+
+
+def two_of_one_name():
+    def change(data):
+        data['categories'].append(dict(id=9, name='circle'))
+        for one, key in zip(data['annotations'], (1, 9)):
+            one['category_id'] = key
+
+    edited(change)
+
+
+def unannotated():
+    edited(lambda data: json.dumps(dict(data, annotations=None)).replace('"annotations": null, ', ''), test_mode=True)
+    CocoMetric(CHANGED)
+
+
 def flipped():
     data = bytearray(Path(saved('flipped.pth', dict(state_dict=dict(a=torch.ones(999))))).read_bytes())
     data[len(data) // 2] ^= 1
@@ -178,16 +197,24 @@ PROVOKED = {
     'ann_file ...: not JSON': lambda: edited(lambda data: '{"images": ['),
     "ann_file ...: not in COCO's format": lambda: edited(lambda data: json.dumps(dict(images=[], annotations=[]))),
     'ann_file ...: has no category': lambda: edited(lambda data: None, metainfo=dict(classes=('person',))),
-    'ann_file ...: annotations[0]: bbox must be': lambda: edited(
+    'metainfo.classes must be a tuple': lambda: edited(lambda data: None, metainfo=dict(classes=('circle'))),
+    'ann_file ...: annotations[0] (id ...): bbox must be': lambda: edited(
         lambda data: data['annotations'][0].update(bbox=[1, 2, 3])
     ),
     'ann_file ...: none of 6 images has an object': lambda: edited(lambda data: data['annotations'].clear()),
     '...: its categories are in another order': lambda: edited(
         lambda data: None, metainfo=dict(classes=('triangle', 'circle', 'square'))
     ),
-    '...: 6 images; 1 boxes without area': lambda: edited(
-        lambda data: data['annotations'][0].update(bbox=[1, 1, 0, 5])
+    'ann_file ...: each bbox must be': lambda: edited(
+        lambda data: each(data, lambda one: one.update(bbox=[20, 21, 60, 61]))
     ),
+    'ann_file ...: category_id is counted': lambda: edited(
+        lambda data: each(data, lambda one: one.update(category_id=one['category_id'] - 1))
+    ),
+    'ann_file ...: image_id of': lambda: edited(lambda data: each(data, lambda one: one.update(image_id=1000))),
+    'ann_file ...: categories 1 and 9': two_of_one_name,
+    'CocoMetric: ann_file ... has no list': unannotated,
+    '...: 6 images, ... objects': lambda: edited(lambda data: data['annotations'][0].update(bbox=[1, 1, 0, 5])),
     'image ...: no such file; the annotations': lambda: edited(
         lambda data: data['images'][0].update(file_name='gone.png')
     )[0],
@@ -195,7 +222,7 @@ PROVOKED = {
     'ann_file ...: images[0] (000000.png) and images[1]': lambda: edited(
         lambda data: data['images'][1].update(id=data['images'][0]['id'])
     ),
-    'ann_file ...: annotations[0]: bbox must hold numbers': lambda: edited(
+    'ann_file ...: annotations[0] (id ...): bbox must hold numbers': lambda: edited(
         lambda data: data['annotations'][0].update(bbox=[float('nan'), 1, 5, 5])
     ),
     'image ...: is 64 x 64 pixels': lambda: edited(other_size)[0],
