@@ -140,16 +140,23 @@ class _Images(Sequence):
             for i, (x, y, width, height), label, crowd in zip(*(column.tolist() for column in columns))
         ]
         key, name = table.name(image)
-        path = os.path.join(self.prefix, name)
-        if '\\' in name and not os.path.exists(path):  # written on Windows
-            path = os.path.join(self.prefix, name.replace('\\', '/'))
         return dict(
             img_id=key,
-            img_path=path,
+            img_path=self._path(name),
             height=int(arrays['height'][image]),
             width=int(arrays['width'][image]),
             instances=instances,
         )
+
+    def _path(self, name: str) -> str:
+        path = os.path.join(self.prefix, name)
+        if '\\' in name and not os.path.exists(path):  # written on Windows
+            path = os.path.join(self.prefix, name.replace('\\', '/'))
+        return path
+
+    def paths(self) -> list[str]:
+        """The images' files."""
+        return [self._path(self.table.name(image)[1]) for image in self.chosen]
 
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """The shorter side in pixels and the number of objects, of each image."""
@@ -339,6 +346,14 @@ class CocoDataset(BaseDataset):
         if self._images is None:
             return super().get_data_info(idx)
         return dict(self._images[self.data_bytes.view(np.int64)[idx]], sample_idx=idx % len(self))
+
+    @property
+    def images(self) -> _Images | None:
+        """The images in the order of the samples; None where a subclass has made dicts of its own."""
+        self.full_init()
+        if self._images is not None:
+            return self._images[self.data_bytes.view(np.int64)]
+        return self.data_list if isinstance(self.data_list, _Images) else None
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the labels of an image's objects, for data sets that draw rare classes more often."""

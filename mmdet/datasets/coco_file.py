@@ -99,7 +99,7 @@ def number(value: Any) -> int | float | None:
     return None if isinstance(value, bool) or not isinstance(value, (int, float)) else value
 
 
-def refer(value: int | float | str | None, ids: Container) -> int | float | str | None:
+def refer(value: Any, ids: Container) -> Any:
     """Return which of ``ids``, all numbers or all texts, is meant by ``value``, or ``value``: 1 and '1' are one."""
     if value in ids or value is None:
         return value

@@ -218,10 +218,9 @@ class _File(msgspec.Struct, gc=False):
 
 def _read(path: str, data: bytes | mmap.mmap, backend_args: dict | None = None) -> CocoTable:
     """The fast way for a file that is as it should be; any other goes the plain way, which says what is wrong."""
-    try:
+    with suppress(ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return _read_fast(path, data)
-    except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
-        return _read_plain(path, backend_args)
+    return _read_plain(path, backend_args)
 
 
 def _read_fast(path: str, data: bytes | mmap.mmap) -> CocoTable:
@@ -264,7 +263,9 @@ class _Builder:
         self.path, self.annotated = path, annotated
         self.images, self.categories = images, [(one.id, one.name) for one in categories]
         self.supercategories = [one.supercategory if isinstance(one.supercategory, str) else None for one in categories]
-        self.sizes = {image.id: (i, (int(image.height), int(image.width))) for i, image in enumerate(images)}
+        self.sizes: dict[Any, tuple[int, tuple[int, int] | None]] = {
+            image.id: (i, (int(image.height), int(image.width))) for i, image in enumerate(images)
+        }
         self.labels: dict[int | str | None, int] = {one.id: i for i, one in enumerate(categories)}
         #: values that are no id, with the number of the first object that has each
         self.strays: dict[str, dict[int | str | None, int]] = dict(image_id={}, category_id={})
@@ -378,11 +379,16 @@ class _Builder:
             order=known[np.argsort(owner[known], kind='stable')],
             order_end=np.cumsum(np.bincount(owner[known], minlength=len(height)), dtype=np.int64),
         )
-        strays = {key: next((i, value) for value, i in found.items()) for key, found in self.strays.items() if found}
-        files = [image.file_name for image in self.images]
-        if len(set(files)) < len(files):
-            seen: set[str] = set()
-            strays['file_name'] = next((i, name) for i, name in enumerate(files) if name in seen or seen.add(name))
+        strays: dict[str, tuple] = {}
+        for key, found in self.strays.items():
+            if found:
+                value, number = next(iter(found.items()))
+                strays[key] = (number, value)
+        first: dict[str, int] = {}
+        for i, image in enumerate(self.images):
+            if first.setdefault(image.file_name, i) != i:
+                strays['file_name'] = (i, image.file_name)
+                break
         return CocoTable(arrays, self.categories, self.supercategories, self.annotated, strays)
 
     def _check_ids(self, key: str, owners: str, found: np.ndarray, ids: list) -> None:

@@ -138,9 +138,9 @@ class CocoMetric(BaseMetric):
                 raise ValueError(f'CocoMetric: metric must be of {METRIC_NAMES}, got {name!r}')
         if format_only and outfile_prefix is None:
             raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
-        # Now, not after the first epoch.
-        self._table = read_table(ann_file, backend_args)
-        if not self._table.annotated and not format_only:
+        #: what the file says; read now, not after the first epoch
+        self.table = read_table(ann_file, backend_args)
+        if not self.table.annotated and not format_only:
             raise ValueError(
                 f"CocoMetric: ann_file {ann_file} has no list 'annotations' to evaluate against; with format_only=True "
                 'and outfile_prefix the results are written, and nothing is evaluated'
@@ -167,13 +167,26 @@ class CocoMetric(BaseMetric):
     @dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
         classes = (meta or {}).get('classes') or ()
-        names = [name for _, name in self._table.categories]
+        names = [name for _, name in self.table.categories]
         if classes and not set(classes) & set(names):
             raise ValueError(
                 f"CocoMetric: ann_file {self.ann_file} has none of the data set's classes "
                 f'{", ".join(map(repr, classes[:5]))}; its categories are {", ".join(map(repr, names))}'
             )
         self._dataset_meta = meta
+
+    def names(self) -> list[str]:
+        """Return the names of the numbers that :meth:`evaluate` returns; none with ``format_only``."""
+        kinds = [] if self.format_only else self.metrics
+        return [f'{self.prefix}/{name}' for metric in kinds for name, _ in self._items(metric)]
+
+    def _items(self, metric: str) -> list[tuple[str, str]]:
+        """The name of each number of a metric, and of :func:`summarize`."""
+        wanted = self.metric_items
+        if wanted is None:
+            start = 'AR' if metric == 'proposal' else 'mAP'
+            wanted = [name for name in item_names(self.proposal_nums) if name.startswith(start)]
+        return [(name if metric == 'proposal' else f'{metric}_{name}', name) for name in wanted]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the detections of a batch.
@@ -264,7 +277,7 @@ class CocoMetric(BaseMetric):
 
     def _load(self) -> COCO:
         if self._coco is None:
-            self._coco, self._coco_masks, without_mask = make_truth(self._table)
+            self._coco, self._coco_masks, without_mask = make_truth(self.table)
             if without_mask and 'segm' in self.metrics:
                 print_log(
                     f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
@@ -274,8 +287,8 @@ class CocoMetric(BaseMetric):
                 )
             # Of two categories of one name one has objects.
             used = {one['category_id'] for one in self._coco.dataset['annotations']}
-            names = {name: key for key, name in self._table.categories}
-            names.update((name, key) for key, name in self._table.categories if key in used)
+            names = {name: key for key, name in self.table.categories}
+            names.update((name, key) for key, name in self.table.categories if key in used)
             self._classes = list((self.dataset_meta or {}).get('classes') or names)
             #: None of a class that the file does not have
             self._cat_ids = [names.get(name) for name in self._classes]
@@ -313,10 +326,7 @@ class CocoMetric(BaseMetric):
             evaluation.accumulate()
         numbers = summarize(evaluation, self.proposal_nums)
         self._print(metric, numbers, evaluation)
-        wanted = self.metric_items
-        if wanted is None:
-            wanted = [name for name in numbers if name.startswith('AR' if metric == 'proposal' else 'mAP')]
-        return {(name if metric == 'proposal' else f'{metric}_{name}'): round(numbers[name], 4) for name in wanted}
+        return {name: round(numbers[item], 4) for name, item in self._items(metric)}
 
     def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> None:
         rows = [['', 'value'], *([name, f'{value:.3f}'] for name, value in numbers.items())]

@@ -44,6 +44,7 @@ def prepare(cfg: Config, launcher: str) -> None:
         dict(type=hook) for hook in RUN_HOOKS if hook not in present
     ]
     cfg.setdefault('default_scope', 'mmdet')
+    follow_loop(cfg)
     env = cfg.setdefault('env_cfg', {})
     dist_cfg = env.setdefault('dist_cfg', {})
     dist_cfg['backend'] = pick_backend(dist_cfg.get('backend', 'auto'))
@@ -59,6 +60,27 @@ def prepare(cfg: Config, launcher: str) -> None:
         if launcher == 'pytorch' and not is_distributed():
             # mmengine makes a timedelta of the timeout, too
             torch.distributed.init_process_group(**dict(dist_cfg, timeout=timedelta(seconds=timeout)))
+
+
+def follow_loop(cfg: Config) -> None:
+    """Let checkpoints and the log of a training that counts iterations count them, too, where the config says nothing.
+
+    A config that was made for epochs and only got another loop would write its first checkpoint at the end.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if not str(loop.get('type', '')).endswith('IterBasedTrainLoop') and loop.get('by_epoch', True):
+        return
+    if cfg.get('log_processor'):
+        cfg.log_processor.by_epoch = False
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if isinstance(checkpoint, dict) and 'by_epoch' not in checkpoint:
+        interval = loop.get('val_interval', 1000)
+        checkpoint.update(by_epoch=False, interval=interval)
+        print_log(
+            f'train_cfg counts iterations: a checkpoint every {interval}, as validation; '
+            'default_hooks.checkpoint=dict(by_epoch=False, interval=...) sets another number',
+            'current',
+        )
 
 
 def pick_backend(wanted: str) -> str:

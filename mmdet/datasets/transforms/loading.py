@@ -1,5 +1,6 @@
 """Reading images and annotations."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from PIL import Image
 
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
@@ -63,28 +65,47 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             if self.ignore_empty:
                 return None
             raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
-        _check_size(results, image)
+        if size_problem(results, image.shape):
+            raise ValueError(size_problem(results, image.shape, _orientation(data)))
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
 
-def _check_size(results: dict, image: np.ndarray) -> None:
-    height, width = image.shape[:2]
+def size_problem(results: dict, shape: Sequence[int], orientation: int = 1) -> str:
+    """Say how an image's size differs from its annotations', or return ''.
+
+    Args:
+        results: ``img_path`` and, as the annotations have them, ``height`` and ``width``.
+        shape: (height, width, ...) of the image as it is read.
+        orientation: its EXIF orientation.
+    """
+    height, width = shape[:2]
     said = results.get('height', height), results.get('width', width)
     if said == (height, width):
-        return
-    turned = said == (width, height)
-    hint = (
-        'it is turned by its EXIF orientation, or was; annotate it as it is shown, or read it without with '
-        "LoadImageFromFile(color_type='color_ignore_orientation')"
-        if turned
-        else 'was it resized? The boxes would be in other places'
-    )
-    raise ValueError(
+        return ''
+    hint = 'was it resized? The boxes would be in other places'
+    if said == (width, height):
+        hint = 'it was turned after it was annotated, or before'
+        if orientation > 1:
+            hint = (
+                f'its EXIF orientation ({orientation}) turns it. If it was annotated as it is stored, read it so: '
+                '--cfg-options train_dataloader.dataset.pipeline.0.color_type=color_ignore_orientation, and the same '
+                'for val_dataloader and test_dataloader'
+            )
+    return (
         f'image {results["img_path"]}: is {width} x {height} pixels, but {said[1]} x {said[0]} in the '
         f'annotations (width x height); {hint}'
     )
+
+
+def _orientation(data: bytes) -> int:
+    """The EXIF orientation of an image file, 1 of one without."""
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return file.getexif().get(0x0112, 1)
+    except Exception:  # PIL does not read all that OpenCV does
+        return 1
 
 
 def cut_off(data: bytes) -> str:

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
+from mmengine.dist import master_only
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
@@ -19,6 +21,7 @@ from mmdet.run.prepare import setup
 from mmdet.run.ranks import Watch, check_timeout
 
 from ..terminal import introduction, quiet
+from .checks import check_run, compare_classes, settings, warn_of_overridden
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 
@@ -103,6 +106,13 @@ class DetRunner(Runner):
         """As in mmengine; environment, config and hooks go to the file only."""
         return quiet(super().build_logger(*args, **kwargs))
 
+    @master_only
+    def dump_config(self) -> None:
+        """Write the merged config to the work dir as in mmengine, but not over the very file that it was read from."""
+        source = Path(self.cfg.filename) if self.cfg.filename else None
+        if source is None or not source.is_file() or source.resolve().parent != Path(self.work_dir).resolve():
+            super().dump_config()
+
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
         """Build a data loader as in mmengine; the workers leave signals to this process."""
@@ -158,6 +168,26 @@ class DetRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: str | Callable = 'cpu',
     ) -> None:
-        """Resume as in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory."""
+        """Resume as in mmengine; the file is read to the CPU, where the other processes' windows take no GPU memory.
+
+        Settings of optimizer and schedulers that the checkpoint brings are warned of where they are not the config's.
+        """
+        wanted = settings(self)
         with blame(filename):
             super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        warn_of_overridden(wanted, settings(self), filename)
+
+    def load_or_resume(self) -> None:
+        """Load or resume as in mmengine, once what the run will need was looked at (:func:`.check_run`)."""
+        check_run(self)
+        super().load_or_resume()
+
+    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
+        """Load weights as in mmengine; returns the checkpoint.
+
+        Raises:
+            ValueError: to be resumed or tested, and trained with the data's classes in another order.
+        """
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        compare_classes(self, checkpoint, filename)
+        return checkpoint

@@ -1,0 +1,229 @@
+"""What would stop or spoil a run later is said before its first iteration."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import load_tool
+from mmengine.config import Config
+from mmengine.runner import BaseLoop
+from PIL import Image
+
+from mmdet.engine.runner import checks, loops
+from mmdet.run import prepare
+
+SHAPES = 'shapes/annotations/'
+TRAIN = loops.EpochBasedTrainLoop._train
+
+
+@pytest.fixture
+def said(tiny_shapes, tiny_config, tmp_path, monkeypatch):
+    """A place with shapes to spoil and their config; trainings end where they would begin. What is said of them."""
+    log = []
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_shapes, 'shapes')
+    text = tiny_config.read_text().replace(str(tiny_shapes), 'shapes') + 'param_scheduler = []\n'
+    (tmp_path / 'tiny.py').write_text(text)
+    for loop in (loops.EpochBasedTrainLoop, loops.IterBasedTrainLoop):
+        monkeypatch.setattr(loop, '_train', lambda self: None)
+    for module in (checks, loops, prepare):
+        monkeypatch.setattr(module, 'print_log', lambda text, *_: log.append(text))
+    return log
+
+
+def train(*options, words=(), extra=''):
+    with open('tiny.py') as file:
+        text = file.read()
+    with open('mine.py', 'w') as file:
+        file.write(text + extra)
+    load_tool('tools/train.py').main(
+        ['mine.py', '--work-dir', 'work', *words, '--cfg-options', 'randomness.seed=1', *options]
+    )
+
+
+def edit(part, change):
+    path = f'{SHAPES}{part}.json'
+    with open(path) as file:
+        data = json.load(file)
+    change(data)
+    with open(path, 'w') as file:
+        json.dump(data, file)
+
+
+def test_a_run_that_is_as_it_should_be(said):
+    train()
+    assert said == []
+
+
+def other_size(data):
+    data['images'][3].update(height=48)
+    for one in data['annotations']:
+        one['segmentation'] = []
+
+
+@pytest.mark.parametrize(
+    'change, options, words',
+    [
+        (
+            ('val', lambda data: data['images'][2].update(id=99)),
+            ('val_dataloader.dataset.ann_file=annotations/old.json',),
+            'val_evaluator.ann_file shapes/annotations/val.json is of other images than '
+            'val_dataloader.dataset.ann_file shapes/annotations/old.json: for the id 3 this one has 000002.png of 64 x 64, '
+            'the evaluator no image. Set',
+        ),
+        (None, ('val_dataloader.dataset.metainfo.classes=(circle,triangle,square)',), 'label 1 is .*triangle.*square'),
+        (
+            None,
+            ('train_dataloader.batch_size=7', 'train_dataloader.batch_sampler.drop_last=True'),
+            '6 images make no batch of 7',
+        ),
+        (None, ('train_cfg.val_interval=0',), 'val_interval: must be a number of epochs, 1 or more, got 0'),
+        (
+            None,
+            ('default_hooks.checkpoint.save_best=coco/bbox_mAP50',),
+            "save_best: the validation gives no 'coco/bbox_mAP50'; nearest: 'coco/bbox_mAP_50'",
+        ),
+        (
+            None,
+            "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]",
+            "EarlyStoppingHook.monitor: the validation gives no 'bbox_mAP'",
+        ),
+        (
+            None,
+            "param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='coco/mAP')]",
+            "param_scheduler.0.monitor: the validation gives no 'coco/mAP'",
+        ),
+        (
+            None,
+            ('model.type=FasterRCNN', 'model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None'),
+            "val_evaluator.metric: 'segm' needs masks, and this detector predicts none",
+        ),
+        (
+            None,
+            ('val_dataloader.dataset.pipeline.2.meta_keys=(img_path,)',),
+            'val_dataloader.dataset.pipeline: its samples have no img_id, ori_shape, img_shape',
+        ),
+        (('train', other_size), (), 'image .*000003.png: is 64 x 64 pixels, but 64 x 48 in the annotations'),
+        (
+            ('val', lambda data: data['images'][4].update(file_name='sub/000004.png')),
+            (),
+            'image .*val/sub/000004.png: no such file, and 0 more of the 5 images.*There is shapes/val/000004.png',
+        ),
+    ],
+)
+def test_refused_before_the_first_iteration(said, change, options, words):
+    shutil.copy(f'{SHAPES}val.json', f'{SHAPES}old.json')
+    if change:
+        edit(*change)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        train(*(options if isinstance(options, tuple) else ()), extra='' if isinstance(options, tuple) else options)
+
+
+def test_images_that_may_be_left_out_are_not_looked_for(said):
+    edit('train', lambda data: data['images'][0].update(file_name='gone.png'))
+    train('train_dataloader.dataset.skip_broken=0.5')
+    with pytest.raises(FileNotFoundError, match=r'gone.png: no such file.*skip_broken=0.01'):
+        train()
+
+
+def test_an_image_on_its_side(said):
+    """Annotated as it is stored, and as it is shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save('shapes/train/side.jpg', exif=exif)
+
+    def stored(data):
+        data['images'][5].update(file_name='side.jpg', width=64, height=48)
+        data['annotations'] = [dict(one, bbox=[1, 1, 20, 20], segmentation=[]) for one in data['annotations']]
+
+    edit('train', stored)
+    with pytest.raises(
+        ValueError, match=r'side.jpg: is 48 x 64 .*EXIF orientation \(6\) turns it.*pipeline.0.color_type'
+    ):
+        train()
+    train('train_dataloader.dataset.pipeline.0.color_type=color_ignore_orientation')
+    edit('train', lambda data: data['images'][5].update(width=48, height=64))
+    train()
+
+
+def test_another_loop_than_the_rest_counts_in(said):
+    loop = ('train_cfg._delete_=True', 'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=30')
+    steps = "param_scheduler = [dict(type='MultiStepLR', milestones=[1])]"
+    train(*loop, 'train_cfg.val_interval=10', extra=steps)
+    assert len(said) == 2 and 'a checkpoint every 10, as validation' in said[0]
+    assert 'param_scheduler.0 (MultiStepLR) counts epochs' in said[1]
+    saved = Config.fromfile('work/mine.py')
+    assert saved.log_processor.by_epoch is False and saved.default_hooks.checkpoint.interval == 10
+    said.clear()
+    train(*loop, 'train_cfg.val_interval=10', 'default_hooks.checkpoint.by_epoch=True')
+    assert len(said) == 1 and 'no checkpoint before the last iteration' in said[0]
+
+
+def test_rates_that_never_drop(said):
+    train(extra="param_scheduler = [dict(type='MultiStepLR', milestones=[3, 2])]")
+    assert len(said) == 1 and 'param_scheduler.0.milestones [2, 3]: the run has 2 epochs' in said[0]
+    said.clear()
+    train(extra="param_scheduler = [dict(type='MultiStepLR', milestones=[1, 2])]")
+    assert said == []
+
+
+def test_an_evaluator_with_other_objects(said):
+    """Images of one name in other folders."""
+    train('val_evaluator.ann_file=shapes/annotations/train.json')
+    assert (
+        len(said) == 1 and 'for 5 of the 5 images it has other objects than val_dataloader.dataset.ann_file' in said[0]
+    )
+    said.clear()
+    shutil.copy(f'{SHAPES}val.json', f'{SHAPES}info.json')
+    edit('info', lambda data: data.pop('annotations'))
+    train('val_dataloader.dataset.ann_file=annotations/info.json')
+    assert said == []
+
+
+CLASSES = ('circle', 'square', 'triangle')
+
+
+@pytest.mark.parametrize('mode', ['train', 'resume', 'test'])
+def test_a_checkpoint_of_other_classes(said, mode):
+    runner = SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=None, _resume=mode == 'resume')
+    loop = BaseLoop.__new__(type('Loop', (BaseLoop,), dict(run=None)))
+    loop.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=CLASSES)))
+    setattr(runner, '_test_loop' if mode == 'test' else '_train_loop', loop)
+
+    def compare(meta):
+        checks.compare_classes(runner, dict(meta=meta), 'c.pth')
+
+    for meta in ({}, dict(CLASSES=CLASSES), dict(dataset_meta=dict(classes=list(CLASSES))), dict(dataset_meta=3)):
+        compare(meta)
+    assert said == []
+    for meta in (dict(dataset_meta=dict(classes=CLASSES[::-1])), dict(CLASSES=CLASSES[::-1])):
+        if mode == 'train':
+            compare(meta)
+        else:
+            with pytest.raises(ValueError, match=r"c.pth: trained with the classes 'triangle'.*in another order than"):
+                compare(meta)
+    compare(dict(dataset_meta=dict(classes=('a', 'b', 'c'))))
+    assert len(said) == (mode != 'train')
+
+
+def test_settings_that_a_checkpoint_overrides(said, monkeypatch):
+    monkeypatch.setattr(loops.EpochBasedTrainLoop, '_train', TRAIN)
+    steps = "param_scheduler = [dict(type='MultiStepLR', milestones=[{}])]"
+    options = ('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'train_cfg.val_interval=5')
+    train(*options, 'train_cfg.max_epochs=1', extra=steps.format(1))
+    said.clear()
+    train(*options, 'train_cfg.max_epochs=1', words=['--resume'], extra=steps.format(1))
+    assert [text[:55] for text in said] == [
+        'param_scheduler.0.milestones [1]: the run has 1 epochs,',
+        'nothing left to train: epoch 1 was the last one of trai',
+    ]
+    said.clear()
+    changed = ('optim_wrapper.optimizer.lr=0.5', 'optim_wrapper.optimizer.weight_decay=0.25')
+    train(*options, *changed, words=['--resume'], extra=steps.format(2))
+    text = ' '.join(said)
+    assert 'lr=0.04 (config: 0.5)' in text and 'optimizer.weight_decay=0.0001 (config: 0.25)' in text
+    assert (
+        'param_scheduler.0.milestones=[1] (config: [2])' in text and 'start anew from the weights: load_from=' in text
+    )
