@@ -4,8 +4,8 @@ import json
 import os
 import reprlib
 from array import array
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import mmengine
 import numpy as np
@@ -46,42 +46,76 @@ def read_coco(path: str, backend_args: dict | None = None) -> dict:
     return data
 
 
+class Fault(NamedTuple):
+    """Something in an annotation file that keeps it from being read."""
+
+    #: the list that it is in, '' of the file as a whole
+    key: str
+    number: int
+    text: str
+
+
 def check_coco(path: str, data: Any) -> None:
     """Check the contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
+    for fault in faults(data):
+        raise ValueError(f'ann_file {path}: {fault.text}')
+
+
+def faults(data: Any) -> Iterator[Fault]:
+    """All that is wrong with the contents of a file; numbers that are texts become numbers on the way."""
     if not isinstance(data, dict):
-        raise ValueError(
-            f"ann_file {path}: not in COCO's format: expected an object with the keys 'images', "
-            f"'annotations' and 'categories', found a {type(data).__name__}"
+        yield Fault(
+            '',
+            0,
+            "not in COCO's format: expected an object with the keys 'images', 'annotations' and 'categories', found a "
+            f'{type(data).__name__}',
         )
-    for key, fields in (
-        ('images', ('id', 'file_name', 'height', 'width')),
-        ('annotations', ('image_id', 'bbox')),
-        ('categories', ('id', 'name')),
+        return
+    bad: set[tuple[str, int]] = set()
+
+    def kept(key: str) -> Iterator[tuple[int, dict]]:
+        return ((i, item) for i, item in enumerate(data.get(key, ())) if (key, i) not in bad)
+
+    for key in FIELDS:
+        if not isinstance(data.get(key), list) and (key in data or key != 'annotations'):
+            yield Fault('', 0, f"not in COCO's format: the list '{key}' is missing; it has {sorted(data)}")
+            return
+    for key, find in (
+        *((key, _structure(key, data.get(key, ()))) for key in FIELDS),
+        ('images', _id_faults('images', kept('images'), 'file_name')),
+        ('images', _size_faults(kept('images'))),
+        ('categories', _id_faults('categories', kept('categories'), 'name')),
     ):
-        if key == 'annotations' and key not in data:
-            continue
-        if not isinstance(data.get(key), list):
-            raise ValueError(
-                f"ann_file {path}: not in COCO's format: the list '{key}' is missing; it has {sorted(data)}"
-            )
-        for i, item in enumerate(data[key]):
-            if not isinstance(item, dict):
-                raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] is no object but {item!r}")
-            for field in fields:
-                if field not in item:
-                    raise ValueError(f"ann_file {path}: not in COCO's format: {key}[{i}] has no {field!r}")
-    _check_images(path, data['images'])
-    _check_ids(path, 'categories', data['categories'], 'name')
-    sizes = {image['id']: (image['height'], image['width']) for image in data['images']}
-    categories = {category['id'] for category in data['categories']}
-    coordinates = _Coordinates(path)
-    for i, annotation in enumerate(data.get('annotations', ())):
+        for fault in find:
+            bad.add((key, fault.number))
+            yield fault
+    sizes = {image['id']: (image['height'], image['width']) for _, image in kept('images')}
+    categories = {category['id'] for _, category in kept('categories')}
+    coordinates = _Coordinates()
+    for i, annotation in kept('annotations'):
         try:
             _check_annotation(annotation, sizes, categories)
         except ValueError as error:
-            raise ValueError(f'ann_file {path}: {place(i, annotation)}: {error}') from None
-        coordinates.add(i, annotation)
-    coordinates.check()
+            yield Fault('annotations', i, f'{place(i, annotation)}: {error}')
+        else:
+            yield from coordinates.add(i, annotation)
+    yield from coordinates.check()
+
+
+#: what the entries of each list must have
+FIELDS = dict(
+    images=('id', 'file_name', 'height', 'width'), annotations=('image_id', 'bbox'), categories=('id', 'name')
+)
+
+
+def _structure(key: str, items: Sequence) -> Iterator[Fault]:
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            yield Fault(key, i, f"not in COCO's format: {key}[{i}] is no object but {item!r}")
+        else:
+            lacking = next((field for field in FIELDS[key] if field not in item), None)
+            if lacking:
+                yield Fault(key, i, f"not in COCO's format: {key}[{i}] has no {lacking!r}")
 
 
 def place(index: int, annotation: dict) -> str:
@@ -110,40 +144,51 @@ def refer(value: Any, ids: Container) -> Any:
     return other if other in ids else value
 
 
-def _check_ids(path: str, key: str, items: list[dict], name: str) -> None:
+def _id_faults(key: str, items: Iterable[tuple[int, dict]], name: str) -> Iterator[Fault]:
     seen: dict = {}
-    for i, item in enumerate(items):
-        if not isinstance(item[name], str):
-            raise ValueError(f'ann_file {path}: {key}[{i}]: {name} must be a text, got {item[name]!r}')
+    first: tuple[int, Any] | None = None
+    for i, item in items:
         if isinstance(item['id'], float) and item['id'].is_integer():
             item['id'] = int(item['id'])
-        if not isinstance(item['id'], (int, str)) or isinstance(item['id'], bool):
-            raise ValueError(f'ann_file {path}: {key}[{i}]: id must be a number or a text, got {item["id"]!r}')
-        if item['id'] in seen:
-            raise ValueError(
-                f'ann_file {path}: {key}[{seen[item["id"]]}] ({items[seen[item["id"]]][name]}) and '
-                f'{key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must differ'
+        if not isinstance(item[name], str):
+            yield Fault(key, i, f'{key}[{i}]: {name} must be a text, got {item[name]!r}')
+        elif not isinstance(item['id'], (int, str)) or isinstance(item['id'], bool):
+            yield Fault(key, i, f'{key}[{i}]: id must be a number or a text, got {item["id"]!r}')
+        elif item['id'] in seen:
+            before, other = seen[item['id']]
+            yield Fault(
+                key,
+                i,
+                f'{key}[{before}] ({other}) and {key}[{i}] ({item[name]}) have the same id {item["id"]!r}; ids must '
+                'differ',
             )
-        if isinstance(item['id'], str) != isinstance(items[0]['id'], str):  # they are sorted
-            raise ValueError(
-                f'ann_file {path}: {key}[0] has the id {items[0]["id"]!r} and {key}[{i}] {item["id"]!r}; '
-                'ids must be all numbers or all texts'
+        elif first is not None and isinstance(item['id'], str) != isinstance(first[1], str):  # they are sorted
+            yield Fault(
+                key,
+                i,
+                f'{key}[{first[0]}] has the id {first[1]!r} and {key}[{i}] {item["id"]!r}; ids must be all numbers or '
+                'all texts',
             )
-        seen[item['id']] = i
+        else:
+            first = first or (i, item['id'])
+            seen[item['id']] = i, item[name]
 
 
-def _check_images(path: str, images: list[dict]) -> None:
-    _check_ids(path, 'images', images, 'file_name')
-    for i, image in enumerate(images):
+def _size_faults(images: Iterable[tuple[int, dict]]) -> Iterator[Fault]:
+    for i, image in images:
         if not image['file_name']:
-            raise ValueError(f'ann_file {path}: images[{i}]: file_name is empty')
+            yield Fault('images', i, f'images[{i}]: file_name is empty')
+            continue
         for key in ('height', 'width'):
             value = number(image[key])
             if value is None or not (1 <= value <= LARGEST and value == int(value)):
-                raise ValueError(
-                    f'ann_file {path}: images[{i}] ({image["file_name"]}): {key} must be a whole number '
-                    f'of pixels from 1 to {LARGEST}, got {image[key]!r}'
+                yield Fault(
+                    'images',
+                    i,
+                    f'images[{i}] ({image["file_name"]}): {key} must be a whole number of pixels from 1 to {LARGEST}, '
+                    f'got {image[key]!r}',
                 )
+                break
             image[key] = int(value)
 
 
@@ -195,51 +240,54 @@ def outline(polygon: np.ndarray) -> float:
 class _Coordinates:
     """Looks at the numbers of boxes and polygons, a million at a time; one by one only to name what is wrong."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.waiting: list[tuple[int, dict]] = []
         self.values = array('d')
 
-    def add(self, index: int, annotation: dict) -> None:
-        self.waiting.append((index, annotation))
+    def add(self, index: int, annotation: dict) -> Iterator[Fault]:
         mask = annotation.get('segmentation')
         try:
-            self.values.extend(annotation['bbox'])
+            values = list(annotation['bbox'])
             if isinstance(mask, list):
                 for polygon in mask:
-                    self.values.extend(polygon)
+                    values += polygon
                     # no step is longer than all coordinates are apart
                     if (
                         polygon
                         and len(polygon) * (max(polygon) - min(polygon)) > LONGEST
                         and outline(np.array(polygon[: len(polygon) // 2 * 2], dtype=float)) > LONGEST
                     ):
-                        raise ValueError(
-                            f'ann_file {self.path}: {place(index, annotation)}: segmentation is a polygon with '
-                            f'an outline of more than {LONGEST} pixels'
-                        )
+                        text = f'segmentation is a polygon with an outline of more than {LONGEST} pixels'
+                        yield Fault('annotations', index, f'{place(index, annotation)}: {text}')
+                        return
+            self.values.extend(values)
         except (TypeError, OverflowError):  # a polygon with text in it, a number of 400 digits
-            self._name()
+            yield from self._named(index, annotation)
+            return
+        self.waiting.append((index, annotation))
         if len(self.values) > 1 << 20:
-            self.check()
+            yield from self.check()
 
-    def check(self) -> None:
+    def check(self) -> Iterator[Fault]:
         values = np.frombuffer(self.values)
         if len(values) and not (np.abs(values) <= LARGEST).all():
-            self._name()
+            for index, annotation in self.waiting:
+                yield from self._named(index, annotation)
+        del values  # an array that is looked at cannot grow
         self.waiting, self.values = [], array('d')
 
-    def _name(self) -> None:
-        for index, annotation in self.waiting:
-            mask = annotation.get('segmentation')
-            parts = [('bbox', annotation['bbox'])] + [
-                (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())
-            ]
-            for key, numbers in parts:
-                for value in numbers:
-                    if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
-                        raise ValueError(
-                            f'ann_file {self.path}: {place(index, annotation)}: {key} must hold numbers of '
-                            f'pixels, at most {LARGEST}, got {reprlib.repr(value)} in '
-                            f'{reprlib.repr(numbers)}'
-                        )
+    def _named(self, index: int, annotation: dict) -> Iterator[Fault]:
+        mask = annotation.get('segmentation')
+        parts = [('bbox', annotation['bbox'])] + [
+            (f'segmentation[{k}]', polygon) for k, polygon in enumerate(mask if isinstance(mask, list) else ())
+        ]
+        for key, numbers in parts:
+            for value in numbers:
+                if not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
+                    yield Fault(
+                        'annotations',
+                        index,
+                        f'{place(index, annotation)}: {key} must hold numbers of pixels, at most {LARGEST}, got '
+                        f'{reprlib.repr(value)} in {reprlib.repr(numbers)}',
+                    )
+                    return

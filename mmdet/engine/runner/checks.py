@@ -129,11 +129,11 @@ def _other_objects(images: Any, table: CocoTable) -> int:
     places = {table.name(i)[0]: i for i in range(len(table))}
     number = 0
     for i in images.chosen:
-        boxes = [
+        here, there = (
             np.sort(one.arrays['box'][one.part('order', at)], axis=0)
             for one, at in ((images.table, i), (table, places[images.table.name(i)[0]]))
-        ]
-        number += not np.array_equal(*boxes)
+        )
+        number += not np.array_equal(here, there)
     return number
 
 
