@@ -104,6 +104,50 @@ NO_CLASSES = (
     'tuple with a comma: ({0!r}, )'
 )
 
+NO_IMAGE, NO_CATEGORY = 'of no image of the file', 'of no category of the file'
+BAD_BOX, NO_MASK = 'boxes without area or outside the image', 'without a mask, ignored'
+#: what a file should not have
+ODD = (NO_IMAGE, NO_CATEGORY, BAD_BOX, NO_MASK)
+
+
+def unlearned(
+    table: CocoTable, labels: np.ndarray, training: bool, masks: bool = False, smallest: int = 0
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Say what becomes of the objects of a file that are not learned, or not to be found.
+
+    Args:
+        labels: of each category, and of none at the end; -1 where it is no class.
+        training: else evaluation, in which odd boxes count as they are.
+        masks: whether masks are trained.
+        smallest: side in pixels below which images are left out.
+
+    Yields:
+        Why, which (N,) bool, each object once, and the field of the file that says so, '' where there is none. None
+        without objects.
+    """
+    arrays = table.arrays
+    owner, left = table.owner, np.ones(len(arrays['category']), dtype=bool)
+    sorts: list[tuple[str, np.ndarray, str]] = [
+        (NO_IMAGE, owner < 0, 'image_id'),
+        (NO_CATEGORY, arrays['category'] < 0, 'category_id'),
+        ('of other classes', labels[arrays['category']] < 0, ''),
+    ]
+    if training:
+        small = np.minimum(arrays['height'], arrays['width']) < smallest
+        sorts += [
+            ("marked 'ignore'", arrays['ignored'], ''),
+            (BAD_BOX, ~arrays['usable'], ''),
+            (f'in images below min_size={smallest}', small[owner] if len(small) else left, ''),
+        ]
+    sorts.append(('crowds, ignored', arrays['crowd'], ''))
+    if training and masks:
+        sorts.append((NO_MASK, ~table.masked, ''))
+    for what, those, field in sorts:
+        those = those & left
+        left &= ~those
+        if those.any():
+            yield what, those, field
+
 
 def _transforms(transforms: Iterable) -> Iterator:
     """The transforms of a pipeline, and those that they hold."""
@@ -287,47 +331,30 @@ class CocoDataset(BaseDataset):
 
     def _account(self, images: _Images) -> None:
         """Log what becomes of the objects of the file, in numbers that add up."""
-        table, arrays = images.table, images.table.arrays
-        owner, left = table.owner, np.ones(len(arrays['category']), dtype=bool)
-        sorts: list[tuple[str, np.ndarray, str]] = [  # what, which, and the field that says so
-            ('of no image of the file', owner < 0, 'image_id'),
-            ('of no category of the file', arrays['category'] < 0, 'category_id'),
-            ('of other classes', images.labels[arrays['category']] < 0, ''),
-            ('crowds, ignored', arrays['crowd'].copy(), ''),
-        ]
-        if not self.test_mode:
-            smallest = (self.filter_cfg or {}).get('min_size', 0)
-            small = np.minimum(arrays['height'], arrays['width']) < smallest
-            sorts[3:3] = [
-                ("marked 'ignore'", arrays['ignored'], ''),
-                ('boxes without area or outside the image', ~arrays['usable'], ''),
-                (f'in images below min_size={smallest}', small[owner] if len(small) else left, ''),
-            ]
-            if any(isinstance(one, LoadAnnotations) and one.with_mask for one in _transforms(self.pipeline.transforms)):
-                sorts.append(('without a mask, ignored', ~table.masked, ''))
+        left = np.ones(len(images.kept), dtype=bool)
+        masks = any(isinstance(one, LoadAnnotations) and one.with_mask for one in _transforms(self.pipeline.transforms))
+        smallest = (self.filter_cfg or {}).get('min_size', 0)
         parts, odd = [], False
-        for what, those, field in sorts:
-            those = those & left
+        for what, those, field in unlearned(images.table, images.labels, not self.test_mode, masks, smallest):
             left &= ~those
             number = int(those.sum())
-            if number:
-                example = f'annotations[{those.argmax()}]'
-                if field:
-                    example += f': {field} {table.strays[field][1]!r}'
-                parts.append(f' + {number} {what} ({example})')
-                odd |= what[:2] in ('of', 'bo', 'wi') and what != 'of other classes' or 10 * number > len(left)
+            example = f'annotations[{those.argmax()}]'
+            if field:
+                example += f': {field} {images.table.strays[field][1]!r}'
+            parts.append(f' + {number} {what} ({example})')
+            odd |= what in ODD or 10 * number > len(left)
         said = f'{len(images)} images, {len(left)} objects'
         if parts:
             said += f' = {left.sum()} to {"find" if self.test_mode else "learn"}{"".join(parts)}'
         if not self.test_mode and not left.any():
             said, odd = f'{said}; nothing is left to learn', True
-        spoilt, empty = arrays['spoilt'][images.kept].sum(), (images.sizes()[1] == 0).sum()
+        spoilt, empty = images.table.arrays['spoilt'][images.kept].sum(), (images.sizes()[1] == 0).sum()
         if spoilt:
             said, odd = f'{said}; {spoilt} polygons of fewer than three points left out', True
-        if empty and table.annotated:
+        if empty and images.table.annotated:
             said += f'; {empty} images without objects'
-        if 'file_name' in table.strays:
-            number, name = table.strays['file_name']
+        if 'file_name' in images.table.strays:
+            number, name = images.table.strays['file_name']
             said += f'; images[{number}] and one before it have the same file_name {name!r}'
             said, odd = said + ', and the objects of each are background in the other', True
         print_log(f'{self.ann_file}: {said}', 'current', logging.WARNING if odd else logging.INFO)

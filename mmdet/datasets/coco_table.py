@@ -245,13 +245,26 @@ def _read_fast(path: str, data: bytes | mmap.mmap) -> CocoTable:
 
 
 def _read_plain(path: str, backend_args: dict | None = None) -> CocoTable:
-    plain = read_coco(path, backend_args)
+    return make_table(path, read_coco(path, backend_args))
+
+
+def make_table(path: str, data: dict, refused: list[str] | None = None) -> CocoTable:
+    """Make a table of the contents of a file in which :func:`.faults` has found nothing.
+
+    Args:
+        path: for messages.
+        data: see :func:`.read_coco`.
+        refused: gets what is otherwise raised.
+
+    Raises:
+        ValueError: ids, names or boxes of the file as a whole make no sense.
+    """
 
     def made(key: str, kind: type[T]) -> list[T]:
-        return [kind(*(one.get(field) for field in kind.__struct_fields__)) for one in plain[key]]
+        return [kind(*(one.get(field) for field in kind.__struct_fields__)) for one in data[key]]
 
-    annotated = 'annotations' in plain
-    builder = _Builder(path, made('images', _Image), made('categories', _Category), annotated)
+    annotated = 'annotations' in data
+    builder = _Builder(path, made('images', _Image), made('categories', _Category), annotated, refused)
     builder.add(made('annotations', _Object) if annotated else ())
     return builder.build()
 
@@ -259,8 +272,15 @@ def _read_plain(path: str, backend_args: dict | None = None) -> CocoTable:
 class _Builder:
     """Fills the arrays of a :class:`CocoTable`; raises ValueError where :func:`.read_coco` would refuse the file."""
 
-    def __init__(self, path: str, images: Sequence[_Image], categories: Sequence[_Category], annotated: bool) -> None:
-        self.path, self.annotated = path, annotated
+    def __init__(
+        self,
+        path: str,
+        images: Sequence[_Image],
+        categories: Sequence[_Category],
+        annotated: bool,
+        refused: list[str] | None = None,
+    ) -> None:
+        self.path, self.annotated, self.refused = path, annotated, refused
         self.images, self.categories = images, [(one.id, one.name) for one in categories]
         self.supercategories = [one.supercategory if isinstance(one.supercategory, str) else None for one in categories]
         self.sizes: dict[Any, tuple[int, tuple[int, int] | None]] = {
@@ -391,6 +411,11 @@ class _Builder:
                 break
         return CocoTable(arrays, self.categories, self.supercategories, self.annotated, strays)
 
+    def _refuse(self, text: str) -> None:
+        if self.refused is None:
+            raise ValueError(f'ann_file {self.path}: {text}')
+        self.refused.append(text)
+
     def _check_ids(self, key: str, owners: str, found: np.ndarray, ids: list) -> None:
         """Refuse a file whose objects mostly refer to nothing, or count from another number than the ids."""
         strays = self.strays[key]
@@ -398,21 +423,19 @@ class _Builder:
             return
         value, number = next(iter(strays.items()))
         shown = ', '.join(map(repr, ids[:5])) + (', ...' if len(ids) > 5 else '')
-        missing, text = int((found < 0).sum()), f'ann_file {self.path}: {key}'
+        missing = int((found < 0).sum())
         used = {ids[i] for i in np.unique(found) if i >= 0} | set(strays)
-        known = set(ids)
-        numbers = {one for one in used if isinstance(one, int)}
-        if len(numbers) == len(used):
-            for step in (1, -1):
-                if all(one + step in known for one in numbers):
-                    raise ValueError(
-                        f'{text} is counted from another number than the ids of {owners}: annotations[{number}] has '
-                        f'{value!r}, {owners} have {shown}. {"Add 1 to" if step > 0 else "Take 1 from"} each {key}'
-                    )
+        known, numbers = set(ids), {one for one in used if isinstance(one, int)}
+        for step in (1, -1) if len(numbers) == len(used) else ():
+            if all(one + step in known for one in numbers):
+                return self._refuse(
+                    f'{key} is counted from another number than the ids of {owners}: annotations[{number}] has '
+                    f'{value!r}, {owners} have {shown}. {"Add 1 to" if step > 0 else "Take 1 from"} each {key}'
+                )
         if 2 * missing > len(found):
-            raise ValueError(
-                f'{text} of {missing} of {len(found)} annotations is the id of none of {owners}: '
-                f'annotations[{number}] has {value!r}, {owners} have {shown or "no ids"}'
+            self._refuse(
+                f'{key} of {missing} of {len(found)} annotations is the id of none of {owners}: annotations[{number}] '
+                f'has {value!r}, {owners} have {shown or "no ids"}'
             )
 
     def _check_names(self, category: np.ndarray) -> None:
@@ -421,8 +444,8 @@ class _Builder:
         for i in np.unique(category[category >= 0]).tolist():
             key, name = self.categories[i]
             if name in used:
-                raise ValueError(
-                    f'ann_file {self.path}: categories {used[name]!r} and {key!r} have the same name {name!r}, and '
+                self._refuse(
+                    f'categories {used[name]!r} and {key!r} have the same name {name!r}, and '
                     'both have objects; give them one id, or two names'
                 )
             used[name] = key
@@ -434,12 +457,12 @@ class _Builder:
         x, y, w, h = box.T
         inside = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
         if inside.all() and ((x + w > width + 1) | (y + h > height + 1)).mean() > 0.2:
-            raise ValueError(
-                f'ann_file {self.path}: each bbox must be [x, y, width, height] in pixels; these look like '
+            self._refuse(
+                f'each bbox must be [x, y, width, height] in pixels; these look like '
                 f'[x1, y1, x2, y2]: {box[0].tolist()} in an image of {width[0]} x {height[0]}'
             )
         if (box >= 0).all() and (box <= 1).all() and box.any():
-            raise ValueError(
-                f'ann_file {self.path}: each bbox must be [x, y, width, height] in pixels; these look like shares of '
+            self._refuse(
+                f'each bbox must be [x, y, width, height] in pixels; these look like shares of '
                 f'the image, 0 to 1: {box[0].tolist()}'
             )
