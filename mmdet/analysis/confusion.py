@@ -98,11 +98,16 @@ def suppress(found: Detections, iou_thr: float) -> Detections:
 # -- what mmdet test --out writes ----------------------------------------------------------------------------------
 
 
-def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections]:
-    """Detections by image id from a .pkl file of ``mmdet test --out``, read without running code in it.
+def read_samples(path: str | Path, num_classes: int) -> dict[int | str, dict]:
+    """What was found in each image, by its id, from a .pkl file of ``mmdet test --out``, read without running code.
+
+    Returns:
+        Dicts as DumpDetResults writes them, in ``pred_instances`` at least the tensors bboxes (K, 4), labels (K,) of
+        int64 and scores (K,).
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is none of this kind, or holds labels of other classes.
+        FileNotFoundError: no such file. ValueError: it is none of this kind, has no image, or holds labels of other
+            classes.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,21 +115,23 @@ def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections
             f'predictions {path}: no such file; it is written by mmdet test CONFIG CHECKPOINT --out {path}'
         )
     try:
-        samples = read_pickle(path)
+        entries = read_pickle(path)
     except Exception as error:  # a cut or foreign file can raise anything
         raise ValueError(f'predictions {path}: not written by mmdet test --out ({error})') from None
-    results = {}
-    for i, sample in enumerate(samples if isinstance(samples, list) else [samples]):
+    samples = {}
+    for i, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         try:
-            kept = sample['pred_instances']
-            found = Detections(*(torch.as_tensor(kept[key]).detach() for key in ('bboxes', 'labels', 'scores')))
+            kept = entry['pred_instances']
+            found = Detections(*(torch.as_tensor(kept[key]).detach() for key in Detections._fields))
             number = len(found.labels)
             if [list(values.shape) for values in found] != [[number, 4], [number], [number]]:
                 raise TypeError(f'shapes {[tuple(values.shape) for values in found]}')
             found = found._replace(labels=found.labels.long() if found.labels.dtype in INTEGERS else None)
             if found.labels is None or not all(found[k].is_floating_point() for k in (0, 2)):
                 raise TypeError('labels must be of integers, bboxes and scores of floating point')
-            results[sample['img_id']] = found
+            if not all(found[k].isfinite().all() for k in (0, 2)):
+                raise TypeError('bboxes or scores that are no finite numbers')
+            samples[entry['img_id']] = dict(entry, pred_instances=dict(kept, **found._asdict()))
         except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"predictions {path}: entry {i} has no 'img_id' and 'pred_instances' with bboxes, labels "
@@ -132,10 +139,43 @@ def read_predictions(path: str | Path, num_classes: int) -> dict[int, Detections
             ) from None
         if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < num_classes:
             raise ValueError(
-                f'predictions {path}: image {sample["img_id"]} has the label {int(found.labels.max())}, '
+                f'predictions {path}: image {entry["img_id"]} has the label {int(found.labels.max())}, '
                 f"but the config's data set has {num_classes} classes; give the config of the test"
             )
-    return results
+    if not samples:
+        raise ValueError(f'predictions {path}: an empty list; it has the results of no image')
+    return samples
+
+
+def detections(sample: dict) -> Detections:
+    """Boxes, labels and scores of one of :func:`read_samples`."""
+    return Detections(*(sample['pred_instances'][key] for key in Detections._fields))
+
+
+def check_images(path: str | Path, samples: dict[int | str, dict], infos: dict[int | str, dict]) -> None:
+    """Raise ValueError where predictions are not of the images of a data set, with the ids as keys of both."""
+    if set(samples) != set(infos):
+        odd = sorted(set(samples) ^ set(infos), key=str)
+        raise ValueError(
+            f"predictions {path}: of {len(samples)} images, but the config's test set has "
+            f'{len(infos)}; image {odd[0]!r} is in {"the predictions" if odd[0] in samples else "the set"} only; give '
+            'the config of the test'
+        )
+    for key, sample in samples.items():
+        info = infos[key]
+        shape, own_shape = sample.get('ori_shape'), (info.get('height'), info.get('width'))
+        # the folder may have moved
+        name, own_name = (Path(str(one.get('img_path') or '')).name for one in (sample, info))
+        if name and own_name and name != own_name:
+            said = f'is {name}', own_name
+        elif isinstance(shape, (list, tuple)) and all(own_shape) and tuple(shape) != own_shape:
+            said = f'has the size {tuple(shape)}', own_shape
+        else:
+            continue
+        raise ValueError(
+            f"predictions {path}: image {key!r} {said[0]}, but in the config's test set {said[1]}; give the config of "
+            'the test'
+        )
 
 
 # -- the matrix as a file ---------------------------------------------------------------------------------------------
@@ -273,41 +313,44 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_objects(cfg):
-    """The classes of the config's test set, and the objects of each image by its id."""
+def build_test_set(cfg):
+    """The data set of the config's test."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
-    images = {}
+    return DATASETS.build(cfg.test_dataloader.dataset)
+
+
+def read_objects(dataset):
+    """Of each image, by its id: what the data set knows of it, without instances but with its ``position``; and its
+    objects."""
+    infos, objects = {}, {}
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
-        instances = info['instances']
-        images[info['img_id']] = Objects(
+        key, instances = info['img_id'], info.pop('instances', [])
+        infos[key] = dict(info, position=i)
+        objects[key] = Objects(
             torch.tensor([instance['bbox'] for instance in instances], dtype=torch.float64).reshape(-1, 4),
             torch.tensor([instance['bbox_label'] for instance in instances], dtype=torch.long),
             torch.tensor([instance['ignore_flag'] for instance in instances], dtype=torch.bool),
         )
-    return list(dataset.metainfo['classes']), images
+    return infos, objects
 
 
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_config(cfg, ('test',))
-    classes, objects = read_objects(cfg)
-    found = read_predictions(args.prediction_path, len(classes))
-    if set(found) != set(objects):
-        odd = sorted(set(found) ^ set(objects), key=str)
-        raise ValueError(
-            f"predictions {args.prediction_path}: of {len(found)} images, but the config's test set has "
-            f'{len(objects)}; image {odd[0]!r} is in {"the predictions" if odd[0] in found else "the set"} only. Give '
-            'the config of the test'
-        )
+    dataset = build_test_set(cfg)
+    classes = list(dataset.metainfo['classes'])
+    infos, objects = read_objects(dataset)
+    samples = read_samples(args.prediction_path, len(classes))
+    check_images(args.prediction_path, samples, infos)
     counts = 0
-    for image, detections in found.items():
+    for image, sample in samples.items():
+        found = detections(sample)
         if args.nms_iou_thr is not None:
-            detections = suppress(detections, args.nms_iou_thr)
-        counts = counts + confusion(objects[image], detections, len(classes), args.score_thr, args.tp_iou_thr)
-    title = args.title or f'{len(found)} images; score at least {args.score_thr:g}, IoU at least {args.tp_iou_thr:g}'
+            found = suppress(found, args.nms_iou_thr)
+        counts = counts + confusion(objects[image], found, len(classes), args.score_thr, args.tp_iou_thr)
+    title = args.title or f'{len(samples)} images; score at least {args.score_thr:g}, IoU at least {args.tp_iou_thr:g}'
     if not args.show:
         plt.switch_backend('Agg')
     figure = draw(counts, classes, title, args.color_theme)

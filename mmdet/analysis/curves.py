@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from mmdet.analysis.logs import Curve, counts_epochs, epoch_times, get_curve, read_log, time_summary
 from mmdet.config.options import make_parser, whole
 from mmdet.io.atomic import write_atomic
+from mmdet.visualization.fonts import fonts_for
 
 #: seaborn's names of styles, which scripts for mmdetection use
 SEABORN = ('dark', 'darkgrid', 'white', 'whitegrid', 'ticks')
@@ -115,7 +116,8 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     if kind not in known:
         raise ValueError(f"{path}: the file's name must end with one of {', '.join('.' + name for name in known)}")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi)
+    with fonts_for(figure):
+        figure.savefig(buffer, format=kind, dpi=dpi)
     write_atomic(buffer.getvalue(), path)
 
 

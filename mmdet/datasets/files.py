@@ -5,10 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .coco import CocoDataset
-from .transforms.loading import LoadImageFromFile, size_problem
+from .transforms.loading import LoadImageFromFile, image_size, size_problem
 
 #: EXIF orientations that swap width and height
 ON_ITS_SIDE = (5, 6, 7, 8)
@@ -88,15 +86,10 @@ def _folders(root: Path) -> list[Path]:
 
 def header_problem(dataset: CocoDataset, image: dict) -> str:
     """Say how an image file's size differs from its annotations', or return ''. What is no image is left to loading."""
-    try:
-        with Image.open(image['img_path']) as file:
-            width, height = file.size
-            turn = file.getexif().get(0x0112, 1)
-    except Exception:  # PIL does not read all that OpenCV does
+    size, turn = image_size(image['img_path'])
+    if size is None:
         return ''
-    if turn in ON_ITS_SIDE and _turns(dataset):
-        width, height = height, width
-    return size_problem(image, (height, width), turn)
+    return size_problem(image, size[::-1] if turn in ON_ITS_SIDE and _turns(dataset) else size, turn)
 
 
 def _turns(dataset: CocoDataset) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .fonts import find_fonts
 from .labels import draw_label, find_spot, label_size
 from .palette import shades
 
@@ -96,6 +97,7 @@ def draw_instances(
     for i in order:
         _draw_box(canvas, boxes[i], colours[i], thickness, dashed=bool(ignored[i]))
     size = max(12, round(side / 45))
+    find_fonts(''.join(map(str, classes)))  # of all names at once
     full, short = _texts(labels, classes, scores, ignored)
     for i, text, corner in _fit_texts(full, short, boxes, scores, len(classes) == 1, size, canvas.shape[:2]):
         draw_label(canvas, text, corner, size, colours[i], None if text_colours is None else text_colours[i])

@@ -2,21 +2,44 @@
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import split
 
 #: share of any object that its own or another one's label may cover
 MAX_COVER = 0.5
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # slow to import
+def _face(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
-    # Pillow's and OpenCV's own fonts have few letters beyond ASCII
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size)
+
+class _Font:
+    """Writes text in letters of ``size`` pixels, each in a font that has it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def getlength(self, text: str) -> float:
+        return sum(_face(path, self.size).getlength(part) for path, part in split(text))
+
+    def getmask(self, text: str) -> np.ndarray:
+        """The opacity of a label (H, W), uint8."""
+        letters = Image.new('L', label_size(text, self.size))
+        pen, x = ImageDraw.Draw(letters), float(_margin(self.size))
+        for path, part in split(text):
+            face = _face(path, self.size)
+            pen.text((x, round(1.05 * self.size)), part, fill=255, font=face, anchor='ls')
+            x += face.getlength(part)
+        return np.asarray(letters)
+
+
+@cache
+def _font(size: int) -> _Font:
+    return _Font(size)
 
 
 def label_size(text: str, size: int) -> tuple[int, int]:
@@ -46,10 +69,8 @@ def draw_label(
         size: of the letters in pixels.
         ground, ink: colours of rectangle and letters; :func:`readable_ink` if None.
     """
-    width, height = label_size(text, size)
-    letters = Image.new('L', (width, height))
-    ImageDraw.Draw(letters).text((_margin(size), round(1.05 * size)), text, fill=255, font=_font(size), anchor='ls')
-    opacity = np.asarray(letters)[..., None] / 255
+    opacity = _font(size).getmask(text)[..., None] / 255
+    height, width = opacity.shape[:2]
     ink = readable_ink(ground) if ink is None else ink
     x, y = corner
     part = canvas[y : y + height, x : x + width]

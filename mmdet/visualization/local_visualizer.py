@@ -177,7 +177,11 @@ class DetLocalVisualizer(Visualizer):
     def _draw(self, image: np.ndarray, shown: list[InstanceData], factor: int) -> np.ndarray:
         """The image, enlarged, with each of ``shown`` on it, side by side."""
         parts = [self._draw_instances(image, instances, factor) for instances in shown]
-        return np.concatenate(parts, axis=1) if parts else enlarge(image, factor)
+        if len(parts) < 2:
+            return parts[0] if parts else enlarge(image, factor)
+        picture, width = np.concatenate(parts, axis=1), parts[0].shape[1]
+        picture[:, width - 1], picture[:, width] = 0, 255  # on dark ground nobody sees where the second begins
+        return picture
 
     def _draw_instances(self, image: np.ndarray, instances: InstanceData, factor: int) -> np.ndarray:
         masks = instances.get('masks')

@@ -15,8 +15,9 @@ from mmdet.analysis.confusion import (
     Detections,
     Objects,
     confusion,
+    detections,
     draw,
-    read_predictions,
+    read_samples,
     shares,
     summary,
     suppress,
@@ -237,10 +238,10 @@ def test_bad_predictions(tmp_path, capsys, content, says):
     path = tmp_path / 'found.pkl'
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
     with pytest.raises(ValueError, match=says) as error:
-        read_predictions(path, CLASSES)
+        read_samples(path, CLASSES)
     assert str(path) in str(error.value) and capsys.readouterr().out == ''
     with pytest.raises(FileNotFoundError, match='no such file'):
-        read_predictions(tmp_path / 'absent.pkl', CLASSES)
+        read_samples(tmp_path / 'absent.pkl', CLASSES)
 
 
 def test_predictions_of_tensors_and_arrays(tmp_path):
@@ -252,5 +253,5 @@ def test_predictions_of_tensors_and_arrays(tmp_path):
             masks=[dict(size=[2, 2], counts=b'04')],
         )
         (tmp_path / 'found.pkl').write_bytes(pickle.dumps([dict(img_id=4, pred_instances=found)]))
-        [(image, read)] = read_predictions(tmp_path / 'found.pkl', CLASSES).items()
-        assert image == 4 and [values.tolist() for values in read] == [[[0, 1, 2, 3]], [2], [0.5]]
+        [(image, read)] = read_samples(tmp_path / 'found.pkl', CLASSES).items()
+        assert image == 4 and [values.tolist() for values in detections(read)] == [[[0, 1, 2, 3]], [2], [0.5]]

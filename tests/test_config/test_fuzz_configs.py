@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet.analysis import errors, logs
-from mmdet.analysis.confusion import Objects, confusion, read_predictions
+from mmdet.analysis.confusion import Objects, confusion, detections, read_samples
 from mmdet.comparison.report import write_report
 from mmdet.comparison.results import show
 from mmdet.config import build_model, check_model_config, load_config
@@ -213,12 +213,12 @@ def test_predictions(examples, tmp_path):
     def use(samples):
         path.write_bytes(pickle.dumps(samples))
         try:
-            predictions = read_predictions(path, 2)
+            predictions = read_samples(path, 2)
         except ValueError as error:
             assert str(error).startswith(f'predictions {path}: '), error
             return
-        for detections in predictions.values():
-            confusion(objects, detections, 2, 0.1, 0.5)
+        for sample in predictions.values():
+            confusion(objects, detections(sample), 2, 0.1, 0.5)
 
     use(base)
     run(examples, mutated(base, odd, most=2), use)

@@ -64,7 +64,7 @@ def test_make_shapes_writes_whole_sets_or_none(tmp_path, monkeypatch):
         make.main(['--out', str(tmp_path / 'other'), '--background', '165', '90'])
 
 
-VOC = """<annotation><filename>a.jpg</filename><size><width>50</width><height>40</height></size>
+VOC = """<annotation><filename>{}.jpg</filename><size><width>50</width><height>40</height></size>
 <object><name>dog</name><difficult>{}</difficult>
 <bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object></annotation>"""
 
@@ -74,7 +74,7 @@ def test_pascal_voc(tmp_path):
     (tmp_path / 'Annotations').mkdir()
     (tmp_path / 'ImageSets' / 'Main').mkdir(parents=True)
     for name, difficult in (('a', 0), ('b', 1)):
-        (tmp_path / 'Annotations' / f'{name}.xml').write_text(VOC.format(difficult))
+        (tmp_path / 'Annotations' / f'{name}.xml').write_text(VOC.format(name, difficult))
     (tmp_path / 'ImageSets' / 'Main' / 'train.txt').write_text('a\nb\n')
     out = tmp_path / 'out.json'
     command = [str(tmp_path), '--split', 'train', '--out', str(out), '--classes', 'cat', 'dog']

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import re
 import shutil
 import sys
@@ -14,20 +15,25 @@ import pytest
 import torch
 from conftest import load_tool
 from documents import BLOCKS
+from matplotlib import font_manager
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner import BaseLoop
 from torch import nn
 
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.engine.runner import loops
+from mmdet.engine.runner.checks import compare_classes
 from mmdet.evaluation import CocoMetric
+from mmdet.io import published
 from mmdet.models import ResNet
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
 from mmdet.registry import DATASETS
 from mmdet.run.ending import run_main
 from mmdet.run.launch import check_processes
 from mmdet.run.ranks import message
+from mmdet.visualization import fonts
 
 MESSAGES = [
     block
@@ -107,6 +113,20 @@ def voc_of_cells():
     tool('dataset_converters/pascal_voc.py', 'VOCdevkit', '--split', 'train', '--out', 'out.json')()
 
 
+def results_of_four():
+    empty = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long))
+    samples = [dict(img_id=i, pred_instances=empty) for i in (2, 3, 4, 5)]
+    Path('results.pkl').write_bytes(pickle.dumps(samples))
+    tool('analysis_tools/analyze_results.py', 'my.py', 'results.pkl')()
+
+
+def without_fonts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(font_manager, 'findSystemFonts', list)
+        patch.setattr(fonts, '_found', {})
+        fonts.find_fonts('细胞 cell')
+
+
 def lost_checkpoint():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, 'all_gather_object', lambda start: [start, 0])
@@ -147,6 +167,55 @@ def unannotated():
     CocoMetric(CHANGED)
 
 
+def begun(*settings, words=()):
+    """A training up to where its first iteration would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        for loop in (loops.EpochBasedTrainLoop, loops.IterBasedTrainLoop):
+            patch.setattr(loop, '_train', lambda self: None)
+        train(*words, '--cfg-options', *settings)
+
+
+def renumbered():
+    path = Path('shapes/annotations/val.json')
+    data = json.loads(path.read_text())
+    data['images'][0]['id'] = 1000
+    written('shapes/annotations/other.json', json.dumps(data))
+    begun('val_evaluator.ann_file=shapes/annotations/other.json')
+
+
+def no_masks():
+    begun('model.type=FasterRCNN', 'model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None')
+
+
+def gone():
+    edited(lambda data: data['images'][0].update(file_name='gone.png'))
+    begun('train_dataloader.dataset.data_root=shapes', 'train_dataloader.dataset.ann_file=annotations/changed.json')
+
+
+def scheduled(text, milestones):
+    steps = f"param_scheduler = [dict(type='MultiStepLR', milestones={milestones})]\n"
+    path = written('steps.py', f"_base_ = 'my.py'\n{steps}{text}")
+    with pytest.MonkeyPatch.context() as patch:
+        for loop in (loops.EpochBasedTrainLoop, loops.IterBasedTrainLoop):
+            patch.setattr(loop, '_train', lambda self: None)
+        load_tool('tools/train.py').main([path, '--work-dir', 'out'])
+
+
+def resumed():
+    path = written('steps.py', "_base_ = 'my.py'\nparam_scheduler = []\ntrain_cfg = dict(max_epochs=1)\n")
+    without = ('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
+    for words in ([], ['--resume', '--cfg-options', 'optim_wrapper.optimizer.lr=0.5', *without]):
+        words = words or ['--cfg-options', *without]
+        load_tool('tools/train.py').main([path, '--work-dir', 'out', *words])
+
+
+def other_order():
+    loop = BaseLoop.__new__(type('Loop', (BaseLoop,), dict(run=None)))
+    loop.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=('circle', 'square', 'triangle'))))
+    runner = SimpleNamespace(_train_loop=None, _val_loop=None, _test_loop=loop)
+    compare_classes(runner, dict(meta=dict(CLASSES=('triangle', 'square', 'circle'))), 'c.pth')
+
+
 def flipped():
     data = bytearray(Path(saved('flipped.pth', dict(state_dict=dict(a=torch.ones(999))))).read_bytes())
     data[len(data) // 2] ^= 1
@@ -157,6 +226,19 @@ def strange():
     cfg = Config.fromfile('my.py')
     cfg.model.neck = dict(type='os.system', command='true')
     DetInferencer(weights=saved('strange.pth', dict(meta=dict(cfg=cfg.pretty_text))))
+
+
+def damaged_in_the_cache():
+    Path('torch/hub/checkpoints').mkdir(parents=True)
+    written('torch/hub/checkpoints/mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth', 'PK')
+    init_detector('my.py', 'mask-rcnn_r50_fpn_1x_coco')
+
+
+def without_a_clone():
+    published.published()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, 'INDEX', Path('site-packages/mmdet/.mim/model-index.yml'))
+        init_detector('my.py', 'mask-rcnn_r18-half_fpn_cbnplus_24e')
 
 
 def no_number():
@@ -229,7 +311,32 @@ PROVOKED = {
     'image ...: has masks as RLE': lambda: edited(as_rle, pipeline=POLYGONS)[0],
     "CocoMetric: metric 'segm' needs masks": boxes_only,
     'VOCdevkit/Annotations/a.xml: not a VOC annotation': voc_of_cells,
+    "predictions results.pkl: of 4 images, but the config's test set": results_of_four,
+    'no font here has': without_fonts,
     '--out data/shapes: is there already': tool('dataset_converters/make_shapes.py', '--out', 'data/shapes'),
+    'image ...: no such file, and 0 more': gone,
+    'val_evaluator.ann_file ... is of other images': renumbered,
+    'val_dataloader.dataset.metainfo.classes is not': lambda: begun(
+        'val_dataloader.dataset.metainfo.classes=(triangle,circle,square)'
+    ),
+    "val_evaluator.metric: 'segm' needs masks": no_masks,
+    'default_hooks.checkpoint.save_best: the validation': lambda: begun(
+        'default_hooks.checkpoint.save_best=coco/bbox_mAP50'
+    ),
+    'train_dataloader: 6 images make no batch': lambda: begun(
+        'train_dataloader.batch_size=7', 'train_dataloader.batch_sampler.drop_last=True'
+    ),
+    'val_dataloader.dataset.pipeline: its samples': lambda: begun(
+        'val_dataloader.dataset.pipeline.2.meta_keys=(img_path,)'
+    ),
+    'train_cfg.val_interval: must be': lambda: begun('train_cfg.val_interval=0'),
+    'param_scheduler.0 (MultiStepLR) counts epochs': lambda: scheduled(
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=9)", '[1]'
+    ),
+    'param_scheduler.0.milestones': lambda: scheduled('', '[2, 3]'),
+    '--resume takes from': resumed,
+    'nothing left to train': resumed,
+    'checkpoint c.pth: trained with the classes': other_order,
     'checkpoint epoch_9.pth: no such file': test('epoch_9.pth'),
     'checkpoint cut.pth: not a checkpoint, or cut off': lambda: test(written('cut.pth', 'PK'))(),
     'checkpoint other.pth: holds': lambda: init_detector('my.py', saved('other.pth', dict(model=nn.Linear(2, 2)))),
@@ -240,6 +347,12 @@ PROVOKED = {
     'checkpoint flipped.pth: damaged': lambda: init_detector('my.py', flipped()),
     'checkpoint strange.pth: its config names': strange,
     'checkpoint torchvision://resnet18: neither is': pretrained,
+    'checkpoint mask-rcnn_r50_fpn_1x: no such file': test('mask-rcnn_r50_fpn_1x'),
+    'checkpoint mask_rcnn_r50_fpn_gn_1x: no such file': lambda: train('--weights', 'mask_rcnn_r50_fpn_gn_1x'),
+    'checkpoint mask-rcnn_r50_fpn_1x_coco: neither is': lambda: DetInferencer('mask-rcnn_r50_fpn_1x_coco'),
+    'checkpoint mask-rcnn_r50_fpn_1x_coco: ... is damaged': damaged_in_the_cache,
+    'checkpoint mask-rcnn_r18-half_fpn_cbnplus_24e: ...': without_a_clone,
+    '--resume mask-rcnn_r50_fpn_1x_coco: these are weights': lambda: train('--resume', 'mask-rcnn_r50_fpn_1x_coco'),
     'checkpoint bare.pth: holds no config': lambda: DetInferencer(weights=saved('bare.pth', {})),
     'mixed precision in float16': lambda: train('--amp', 'fp16'),
     'error: argument --amp: invalid choice': lambda: train('--amp', 'fp8'),

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 
 
 @pytest.fixture
@@ -21,7 +24,8 @@ def drawn(tmp_path):
     samples = []
     for name in 'abc':
         cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((4, 5, 3), (255, 0, 0), np.uint8))
-        samples.append(DetDataSample(metainfo=dict(img_path=str(tmp_path / f'{name}.png'))))
+        sample = DetDataSample(metainfo=dict(img_path=str(tmp_path / f'{name}.png')), pred_instances=InstanceData())
+        samples.append(sample)
     return SimpleNamespace(visualizer=visualizer, iter=40), samples, calls
 
 
@@ -32,7 +36,7 @@ def test_every_second_image_in_validation_and_every_one_in_testing(drawn):
     hook = DetVisualizationHook(True, 2, 0.7, True, 1.5, 'there')
     hook.after_val_iter(runner, 1, outputs=samples)
     assert [args[0] for args, _ in calls] == ['b']  # the fifth image
-    assert calls[0][1] == dict(draw_gt=False, show=True, wait_time=1.5, out_file=None, pred_score_thr=0.7, step=40)
+    assert calls[0][1] == dict(show=True, wait_time=1.5, out_file=None, pred_score_thr=0.7, step=40)
     assert (calls[0][0][1] == (0, 0, 255)).all()  # RGB
     hook.after_test_iter(runner, 3, outputs=samples)
     assert [kwargs['out_file'] for _, kwargs in calls[1:]] == ['there/a.png', 'there/b.png', 'there/c.png']
@@ -49,6 +53,56 @@ def test_images_of_one_name_have_a_picture_each(drawn):
     hook.before_test(runner)
     hook.after_test_iter(runner, 0, outputs=samples)
     assert [kwargs['out_file'] for _, kwargs in calls] == ['there/a_0.png', 'there/b.png', 'there/c.png']
+
+
+@pytest.mark.parametrize('phase', ['val', 'test'])
+def test_annotations_are_on_the_left_in_pixels_of_the_image(phase, tmp_path):
+    truth = [([10, 20, 60, 50], [[10, 20, 60, 20, 60, 50, 10, 50]], 0), ([80, 10, 90, 40], None, 1)]
+    infos = [
+        dict(
+            img_id=i,
+            img_path=str(tmp_path / f'{i}.png'),
+            instances=[dict(bbox=box, bbox_label=0, mask=mask, ignore_flag=flag) for box, mask, flag in truth[:number]],
+        )
+        for i, number in enumerate((2, 0))
+    ]
+    data = type('Data', (), dict(__len__=lambda self: 2, get_data_info=lambda self, i: infos[i]))()
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+    # the model's input is half as large
+    found = InstanceData(
+        bboxes=torch.tensor([[100.0, 60.0, 110.0, 90.0]]), labels=torch.tensor([0]), scores=torch.tensor([0.9])
+    )
+    found.masks = torch.zeros(1, 100, 120, dtype=torch.bool)
+    samples = []
+    for info in infos:
+        cv2.imwrite(info['img_path'], np.full((100, 120, 3), 128, np.uint8))
+        meta = dict(img_path=info['img_path'], img_id=info['img_id'], ori_shape=(100, 120), img_shape=(50, 60))
+        samples.append(DetDataSample(metainfo=meta, pred_instances=found))
+    visualizer, pictures = DetLocalVisualizer(), []
+    visualizer.add_image = lambda name, picture, step: pictures.append(visualizer.get_image())
+    visualizer._vis_backends = dict(kept=None)
+    runner = SimpleNamespace(visualizer=visualizer, iter=1, val_loop=loop, test_loop=loop)
+    hook = DetVisualizationHook(draw=True, interval=1)
+    getattr(hook, f'before_{phase}')(runner)
+    getattr(hook, f'after_{phase}_iter')(runner, 0, outputs=samples)
+    both, alone = pictures
+    assert both.shape == (100, 240, 3) and alone.shape == (100, 120, 3)
+    left, right = both[:, :119].astype(int), both[:, 121:]
+    assert (left[25:45, 30:50] != 128).any(-1).all()  # the mask
+    assert (left[12:38, 80] == (225, 225, 225)).all(-1).any() and (left[15:30, 83:88] == 128).all()  # ignored: dashed
+    assert (left[65:85, 95:115] == 128).all() and (right[15:45, 5:55] == 128).all()
+    assert (right[65:85, 99] != 128).any(-1).all() and (right == alone[:, 1:]).all()
+    assert 'gt_instances' not in samples[0]
+
+
+def test_annotations_of_the_pipeline_where_the_data_set_has_none(drawn):
+    runner, samples, _ = drawn
+    for sample in samples[:2]:
+        sample.gt_instances = InstanceData(bboxes=torch.ones(int(sample is samples[0]), 4))
+    shown = []
+    runner.visualizer.add_datasample = lambda name, image, sample, **kwargs: shown.append(sample)
+    DetVisualizationHook(draw=True).after_test_iter(runner, 0, outputs=samples)
+    assert ['gt_instances' in sample for sample in shown] == [True, False, False]
 
 
 def test_trigger():

@@ -87,10 +87,10 @@ HOSTILE = {
 }
 READ = """
 import resource, sys
-from mmdet.analysis.confusion import read_predictions
+from mmdet.analysis.confusion import read_samples
 from mmdet.io.checkpoint import load_checkpoint_file
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-for read in (load_checkpoint_file, load_checkpoint_file, lambda path: read_predictions(path, 2)):
+for read in (load_checkpoint_file, load_checkpoint_file, lambda path: read_samples(path, 2)):
     path = sys.argv.pop(1)
     try:
         print('READ', read(path))

@@ -66,7 +66,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 return None
             raise ValueError(f'image {path}: cannot be read as an image ({type(error).__name__}: {error})') from error
         if size_problem(results, image.shape):
-            raise ValueError(size_problem(results, image.shape, _orientation(data)))
+            raise ValueError(size_problem(results, image.shape, image_size(data)[1]))
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
@@ -99,13 +99,17 @@ def size_problem(results: dict, shape: Sequence[int], orientation: int = 1) -> s
     )
 
 
-def _orientation(data: bytes) -> int:
-    """The EXIF orientation of an image file, 1 of one without."""
+def image_size(source: bytes | str) -> tuple[tuple[int, int] | None, int]:
+    """Read the header of an image, its contents or its path.
+
+    Returns:
+        (height, width) as it is stored, None of what PIL does not read; its EXIF orientation, 1 of one without.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            return file.getexif().get(0x0112, 1)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            return file.size[::-1], file.getexif().get(0x0112, 1)
     except Exception:  # PIL does not read all that OpenCV does
-        return 1
+        return None, 1
 
 
 def cut_off(data: bytes) -> str:

@@ -1,21 +1,51 @@
-"""Pictures of detections in validation and testing."""
+"""Pictures of detections, beside what is annotated, in validation and testing."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
+import numpy as np
 from mmengine import fileio
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmdet.registry import HOOKS
 from mmdet.structures import DetDataSample
 
 
+def with_truth(sample: DetDataSample, info: dict | None, image: np.ndarray) -> DetDataSample:
+    """Return the detections of a sample with what is annotated in its image, in pixels of the original image.
+
+    Args:
+        sample: with ``pred_instances``; its ``gt_instances``, if any, count where ``info`` has no list of instances.
+        info: of the image, as the data set's ``get_data_info`` has it, or None.
+        image: (H, W, 3), the original one.
+
+    Returns:
+        A new sample; without ``gt_instances`` where nothing is annotated.
+    """
+    truth = sample
+    if info is not None and 'instances' in info:
+        loaded = LoadAnnotations(with_mask='masks' in sample.pred_instances)(dict(info, ori_shape=image.shape[:2]))
+        truth = PackDetInputs()(dict(loaded, img=image))['data_samples']
+    shown = DetDataSample(pred_instances=sample.pred_instances)
+    ignored = truth.get('ignored_instances', ())
+    if 'gt_instances' in truth and len(truth.gt_instances) + len(ignored):
+        shown.gt_instances = truth.gt_instances
+        if len(ignored):
+            shown.ignored_instances = ignored
+    return shown
+
+
 @HOOKS.register_module()
 class DetVisualizationHook(Hook):
-    """Draws the detections of validation and test on the images.
+    """Draws the images of validation and test: on the left what is annotated, on the right what was detected.
+
+    The annotations are the data set's own, so that the pipeline need not load them. Images without any get the
+    detections alone.
 
     Args:
         draw: nothing is drawn without it.
@@ -51,6 +81,12 @@ class DetVisualizationHook(Hook):
         self.test_out_dir = test_out_dir
         self.backend_args = backend_args
         self._repeated: set[str] = set()
+        self._dataset: Any = None
+        self._positions: dict[tuple, int] = {}
+
+    def before_val(self, runner: Runner) -> None:
+        """Find the data set's images by path and id."""
+        self._look_up(runner.val_loop.dataloader.dataset)
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
@@ -64,11 +100,16 @@ class DetVisualizationHook(Hook):
                 self._draw(runner, sample, runner.iter, None)
 
     def before_test(self, runner: Runner) -> None:
-        """Look for images of one name in several folders, whose pictures get the image's id."""
-        data = runner.test_loop.dataloader.dataset
-        if self.draw and self.test_out_dir and hasattr(data, 'get_data_info'):
-            stems = Counter(Path(data.get_data_info(i)['img_path']).stem for i in range(len(data)))
-            self._repeated = {stem for stem, number in stems.items() if number > 1}
+        """As :meth:`before_val`; and find those of one name in several folders, whose pictures get the image's id."""
+        self._look_up(runner.test_loop.dataloader.dataset)
+        stems = Counter(Path(path).stem for path, _ in self._positions)
+        self._repeated = {stem for stem, number in stems.items() if number > 1}
+
+    def _look_up(self, dataset: Any) -> None:
+        if self.draw and dataset is not self._dataset and hasattr(dataset, 'get_data_info'):
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            self._positions = {(info['img_path'], info.get('img_id')): i for i, info in enumerate(infos)}
+            self._dataset = dataset
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
@@ -83,11 +124,12 @@ class DetVisualizationHook(Hook):
 
     def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: str | None) -> None:
         image = mmcv.imfrombytes(fileio.get(sample.img_path, self.backend_args), channel_order='rgb')
+        position = self._positions.get((sample.img_path, sample.get('img_id')))
+        info = None if position is None else self._dataset.get_data_info(position)
         runner.visualizer.add_datasample(
             Path(sample.img_path).stem,
             image,
-            sample,
-            draw_gt=False,
+            with_truth(sample, info, image),
             show=self.show,
             wait_time=self.wait_time,
             out_file=out_file,

@@ -223,7 +223,9 @@ def settings(runner: Runner) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for i, group in enumerate(wrapper.param_groups):
         for key, value in group.items():
-            if key not in ('params', 'lr') and isinstance(value, (int, float, bool, tuple, type(None))):
+            if key == 'params' or key == 'lr' and 'initial_lr' in group:  # what a scheduler has made of that
+                continue
+            if isinstance(value, (int, float, bool, tuple, type(None))):
                 where = '' if i == 0 else f' of group {i}'
                 found[f'optim_wrapper.optimizer.{key.removeprefix("initial_")}{where}'] = value
     for i, scheduler in enumerate(_schedulers(runner)):

@@ -1,0 +1,9 @@
+"""mmdet analyze results, by the name that mmdetection gives its first half."""
+
+import sys
+
+from mmdet.analysis.results import main
+from mmdet.run.ending import run_main
+
+if __name__ == '__main__':
+    sys.exit(run_main(main))
