@@ -27,6 +27,7 @@ from mmdet.config import config_names, find_config, load_config, no_imports, sav
 from mmdet.evaluation.dump import encode_masks
 from mmdet.io.atomic import write_atomic
 from mmdet.io.checkpoint import read_checkpoint
+from mmdet.io.published import place_of
 from mmdet.run.prepare import setup
 from mmdet.run.progress import track
 from mmdet.structures import DetDataSample
@@ -43,8 +44,9 @@ class DetInferencer(BaseInferencer):
 
     Args:
         model: a config file, a Config or dict, or the name of one of this repository's configs, for instance
-            'mask-rcnn_r50_fpn_1x_coco'; None for the config in ``weights``.
-        weights: a checkpoint, a file or URL; without it the weights are random.
+            'mask-rcnn_r50_fpn_1x_coco'; None for the config in ``weights``, or of this name.
+        weights: a checkpoint, a file or URL, or the name of a config with published weights. Without it they are those
+            of ``model`` if that is a name, and else random.
         device: by default the first GPU, or else the CPU.
         scope: in which the config's parts are looked up.
         palette: colours of the classes, see :func:`mmdet.visualization.get_palette`; 'none' for the checkpoint's or
@@ -53,7 +55,8 @@ class DetInferencer(BaseInferencer):
         trust_checkpoint: unpickle whatever the checkpoint holds, which may run any code.
 
     Raises:
-        FileNotFoundError, KeyError, TypeError, ValueError: as :func:`init_detector`; a name that no config has.
+        FileNotFoundError, KeyError, TypeError, ValueError: as :func:`init_detector`; a name that no config has, or one
+            without published weights.
 
     Example:
         Pictures go to ``out/vis``, detections to ``out/preds``::
@@ -80,12 +83,17 @@ class DetInferencer(BaseInferencer):
         init_default_scope(scope)
         self.palette = palette
         self.num_images = 0  # so far, for the names of arrays
+        if model is None and not os.path.isfile(str(weights)) and place_of(str(weights)):
+            model = str(weights)
+        if isinstance(model, (str, Path)) and not os.path.isfile(model):
+            name, model = str(model), find_config(str(model))
+            weights = name.removesuffix('.py') if weights is None else weights
         self._saved = None if weights is None else read_checkpoint(str(weights), trust_checkpoint)
         building = nullcontext if model is not None else no_imports
         if model is None:
             model = saved_config(cast(dict, self._saved), str(weights))
         elif isinstance(model, (str, Path)):
-            model = load_config(str(model if os.path.isfile(model) else find_config(str(model))))
+            model = load_config(str(model))
         elif not isinstance(model, Config):
             model = Config(copy.deepcopy(dict(model)))
         with building():

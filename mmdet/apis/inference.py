@@ -44,7 +44,8 @@ def init_detector(
 
     Args:
         config: a file or a Config, which stays as it is.
-        checkpoint: a file or URL; without it the weights are random.
+        checkpoint: a file, URL, or name of a config with published weights, for instance
+            'mask-rcnn_r50_fpn_1x_coco'; without it the weights are random.
         device: 'cpu', 'cuda:0', ...
         cfg_options: settings that override the config, by dotted key.
         palette: colours of the classes, see :func:`mmdet.visualization.get_palette`; 'none' for the checkpoint's or

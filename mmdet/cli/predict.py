@@ -22,9 +22,11 @@ from mmdet.visualization import check_display
 
 #: of a clone; an installed package has no demo/
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
 USAGE = """%(prog)s                                     in a clone: a model of this repository on its sample images
        %(prog)s IMG ...                             the same model on your images
        %(prog)s IMG ... CONFIG CHECKPOINT           or CONFIG --weights CHECKPOINT
+       %(prog)s IMG ... NAME                        a config of mmdet, with the weights that are published for it
        %(prog)s IMG ... CHECKPOINT                  the config is in the checkpoint"""
 
 
@@ -43,7 +45,11 @@ def parse_args(argv=None):
         metavar='IMG ... CONFIG CHECKPOINT',
         help="files, folders or globs; then a config (a file or one of this repository's names) and a checkpoint",
     )
-    parser.add_argument('--weights', metavar='CHECKPOINT', help='checkpoint, if it does not come after the config')
+    parser.add_argument(
+        '--weights',
+        metavar='CHECKPOINT',
+        help='checkpoint, or the name of a config with published weights, if it does not come after the config',
+    )
     parser.add_argument('--model', choices=models(), help='a trained model of this repository (default: nuclei)')
     parser.add_argument('--out-dir', default='outputs', metavar='OUT', help='(default: outputs)')
     add_device(parser)
@@ -76,7 +82,7 @@ def parse_args(argv=None):
         parser.error(f'--model {args.model} is a whole model, so {own} cannot be one; leave out either')
     if own and not args.inputs:
         parser.error(f'no images to try {own} on')
-    if args.config and not args.weights:
+    if args.config and not args.weights and args.config.endswith(CONFIG_ENDINGS):
         parser.error(f'{args.config} needs a checkpoint: IMG CONFIG CHECKPOINT')
     return args
 
@@ -85,11 +91,13 @@ def split_inputs(words):
     """Take a config and a checkpoint off the end of ``words``, in place; None where there is none."""
     checkpoint = words.pop() if words and words[-1].endswith(('.pth', '.pt')) else None
     config = words.pop() if words and is_config(words[-1], alone=len(words) == 1 and not checkpoint) else None
+    if config in config_names() and not checkpoint and words and is_config(words[-1], alone=len(words) == 1):
+        config, checkpoint = words.pop(), config  # by its name
     return config, checkpoint
 
 
 def is_config(word, alone):
-    if word.endswith(('.py', '.json', '.yaml', '.yml')):
+    if word.endswith(CONFIG_ENDINGS):
         return True
     if os.path.exists(word) or glob.has_magic(word) or word.lower().endswith(ENDINGS):
         return False

@@ -18,10 +18,13 @@ from mmdet.run.prepare import prepare
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or the name of a config with published weights')
     add_work_dir(parser)
     parser.add_argument('--out', help='write the detections to this .pkl file')
-    parser.add_argument('--show-dir', help='write pictures of the detections into this folder')
+    parser.add_argument(
+        '--show-dir',
+        help='write pictures into this folder: on the left what is annotated, on the right what was detected',
+    )
     add_trust_checkpoint(parser)
     add_launcher(parser)
     args = parser.parse_args(argv)
@@ -43,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
         cfg.setdefault('default_hooks', {})
-        cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir)
+        hook = cfg.default_hooks.get('visualization') or dict(type='DetVisualizationHook')
+        cfg.default_hooks.visualization = dict(hook, draw=True, test_out_dir=args.show_dir)
     prepare(cfg, args.launcher)
     runner = DetRunner.from_cfg(cfg)
     if args.out:

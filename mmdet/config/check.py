@@ -37,6 +37,11 @@ SECTIONS = {
 TRAINING = {'optim_wrapper': (own.OPTIM_WRAPPERS,), 'param_scheduler': (own.PARAM_SCHEDULERS,)}
 #: dicts of the model that no registry builds; the part that reads them checks them
 PLAIN = ('norm_cfg', 'roi_layer', 'upsample_cfg', 'metainfo')
+#: of train_cfg and test_cfg, which detections use first in a validation
+NUMBERS = {
+    **dict.fromkeys(('score_thr', 'iou_threshold', 'mask_thr_binary', 'min_bbox_size'), (int, float)),
+    **dict.fromkeys(('max_per_img', 'nms_pre'), (int,)),
+}
 NMS = ('nms', 'soft_nms')
 #: keys that are not the class's own: for the registry, and for the constructor of an optimizer's wrapper
 BUILDER = ('type', 'constructor', 'paramwise_cfg')
@@ -75,6 +80,12 @@ def check_model_config(cfg: Config) -> None:
             except Exception as error:
                 raise _as(error)(f'{_name(cfg)}, {path}.norm_cfg: {_words(error)}') from None
     _check(model, f'{_name(cfg)}, model', MODEL)
+    for part in ('train_cfg', 'test_cfg'):
+        for path, node in walk(model.get(part), f'model.{part}'):
+            for key, value in node.items():
+                if key in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[key])):
+                    what = 'a number' if float in NUMBERS[key] else 'a whole number'
+                    raise ValueError(f'{_name(cfg)}, {path}.{key}: must be {what}, got {value!r}')
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -271,6 +282,15 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
     """
     check_model_config(cfg)
     check_parts(cfg, parts)
+    for part in ('train', 'val', 'test'):
+        keys = [f'{part}_dataloader', f'{part}_cfg', *(() if part == 'train' else [f'{part}_evaluator'])]
+        none = [key for key in keys if cfg.get(key) is None]
+        if none and len(none) < len(keys) and (part in parts or part == 'val' and 'train' in parts):
+            raise ValueError(
+                f'{_name(cfg)}: {", ".join(none)} {"is" if len(none) == 1 else "are"} None and '
+                f'{", ".join(key for key in keys if key not in none)} not; set all of them, or none: --cfg-options '
+                + ' '.join(f'{key}=None' for key in keys)
+            )
     for part in parts:
         loader = cfg.get(f'{part}_dataloader')
         if loader is None:

@@ -14,10 +14,10 @@ def make_parser(doc: str | None, **kwargs: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, help: str = '') -> None:
-    """``config`` and ``--cfg-options``, for :func:`~mmdet.config.load_config`."""
+def add_config(parser: argparse.ArgumentParser, help: str = '', nargs: str | None = None) -> None:
+    """``config`` and ``--cfg-options``, for :func:`~mmdet.config.load_config`; nargs='?' where there may be none."""
     about = 'config file, or the name of one of those that come with mmdet'
-    parser.add_argument('config', help=f'{about}; {help}' if help else about)
+    parser.add_argument('config', nargs=nargs, help=f'{about}; {help}' if help else about)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

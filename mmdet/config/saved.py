@@ -75,6 +75,7 @@ def check_saved_config(cfg: Config, source: str) -> None:
     for registry in trees:
         registry.import_from_location()
     scopes = {registry.scope for registry in trees}
+    cfg._cfg_dict.pop('norm_cfgs', None)  # names for mmdet compare, timm's among them; nothing here builds them
     for path, node in walk(cfg._cfg_dict):
         for key in ('_scope_', 'default_scope'):
             if node.get(key) is not None and node[key] not in scopes:

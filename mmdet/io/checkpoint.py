@@ -9,8 +9,6 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, BinaryIO
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
 from mmengine import fileio
@@ -22,6 +20,8 @@ from mmengine.runner import checkpoint as engine
 from torch import Tensor, nn
 
 from mmdet.io.atomic import is_whole
+from mmdet.io.download import fetch
+from mmdet.io.published import find_weights
 from mmdet.io.unpickling import REPLACEMENTS, check_depth, restore
 from mmdet.io.weights import describe_differences, find_differences
 from mmdet.words import first_line, nearest, shorten
@@ -66,20 +66,33 @@ _SAFE_GLOBALS = (
 )
 
 
-def check_checkpoint_file(path: str) -> None:
+def check_checkpoint_file(path: str) -> str:
     """Raise FileNotFoundError or ValueError unless ``path`` is a file as torch has saved it.
 
     Archives are read through and compared with their seal or checksums (:func:`~mmdet.io.atomic.is_whole`);
     pickles, as before torch 1.6, have none.
+
+    Args:
+        path: of a file, or else the name of published weights (:func:`~mmdet.io.published.find_weights`). A URL is
+            left to those that read it.
+
+    Returns:
+        The file's path.
     """
+    path = os.path.expanduser(path)
     if '://' in path:
-        return
+        return path
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'checkpoint {path}: no such file')
-    state = os.stat(path)
-    problem = _problem(path, state.st_ino, state.st_size, state.st_mtime_ns)
+        path = find_weights(path)
+    problem = _file_problem(path)
     if problem:
         raise ValueError(f'checkpoint {path}: {problem}')
+    return path
+
+
+def _file_problem(path: str) -> str:
+    state = os.stat(path)
+    return _problem(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 def _has_index(file: BinaryIO) -> bool:
@@ -106,15 +119,14 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu', trust: bool = Fal
     """Read a checkpoint; only weights, plain values and what mmengine writes beside them are unpickled.
 
     Args:
-        path: a file.
+        path: a file, or the name of published weights.
         map_location: as of :func:`torch.load`.
         trust: unpickle anything, which may run any code.
 
     Raises:
         FileNotFoundError, ValueError: no such file; no checkpoint; other objects in it.
     """
-    path = os.path.expanduser(path)
-    check_checkpoint_file(path)
+    path = check_checkpoint_file(path)
     return _unpickle(path, path, map_location, trust)
 
 
@@ -179,31 +191,15 @@ def _check_meta(checkpoint: dict, name: str) -> None:
 
 def _read_url(name: str, url: str, map_location: Any) -> dict:
     """The file of a URL, from torch's cache or else downloaded to it; ``name`` is what the config says."""
-    path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(url).path))
+    advice = (
+        'give the path of another, or start at random with init_cfg=None (--cfg-options model.backbone.init_cfg=None)'
+    )
     try:
-        if is_main_process():
-            _download(name, url, path)
+        if is_main_process():  # whose machine may be the only one with a network
+            fetch(name, url, _file_problem, advice)
     finally:
         barrier()  # the others wait for it, also in vain
-    _download(name, url, path)
-    return _without_code(load_checkpoint_file(path, map_location))
-
-
-def _download(name: str, url: str, path: str) -> None:
-    if os.path.isfile(path):
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, path, progress=os.isatty(2))
-        check_checkpoint_file(path)
-    except (URLError, ConnectionError, TimeoutError, ValueError) as error:
-        if os.path.isfile(path):
-            os.remove(path)
-        raise FileNotFoundError(
-            f'checkpoint {name}: neither is {path} there, nor could {url} be downloaded ({error}). Put the file there, '
-            'give the path of another, or start at random with init_cfg=None (--cfg-options '
-            'model.backbone.init_cfg=None)'
-        ) from None
+    return _without_code(load_checkpoint_file(fetch(name, url, _file_problem, advice), map_location))
 
 
 def _look_up(name: str, urls: dict) -> str:
@@ -286,7 +282,8 @@ def read_checkpoint(path: str, trust: bool = False) -> dict:
     """The contents of a checkpoint on the CPU.
 
     Args:
-        path: a file, a URL, or a name such as ``torchvision://resnet50`` or ``package://NAME/FILE``.
+        path: a file, a URL, the name of published weights, or one such as ``torchvision://resnet50`` or
+            ``package://NAME/FILE``.
         trust: unpickle anything, which may run any code.
 
     Raises:

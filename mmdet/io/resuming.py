@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from, and whether it can, by what is in it beside weights."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,8 @@ def find_checkpoint(work_dir: str, since: float = 0) -> str | None:
     problems: list[Exception] = []
     for path in ([named] if named else []) + [str(file) for file in found]:
         try:
+            if not os.path.isfile(path):  # a name of published weights is none of a run's
+                raise FileNotFoundError
             check_checkpoint_file(path)
         except FileNotFoundError:
             problems.append(FileNotFoundError(f'{pointer}: names {path[:200]!r}, which is not there'))

@@ -63,8 +63,16 @@ def test_model_by_name_and_by_path(tiny_config):
         DetInferencer()
     inferencer = DetInferencer(tiny_config, device='cpu', palette='red', show_progress=False)
     assert inferencer.model.dataset_meta['palette'] == [(255, 0, 0)] * 3
-    by_name = DetInferencer('faster-rcnn_r18_fpn_cbn', device='cpu', show_progress=False)
-    assert by_name.cfg.filename == str(ROOT / 'configs/bccd/faster-rcnn_r18_fpn_cbn.py')
+    with pytest.raises(FileNotFoundError, match='faster-rcnn_r18_fpn_cbn: .*no published weights .*half_fpn_cbnplus'):
+        DetInferencer('faster-rcnn_r18_fpn_cbn', device='cpu')
+    name = 'faster-rcnn_r18-half_fpn_cbnplus_24e'
+    for words in (dict(model=name), dict(weights=name), dict(model=f'bccd/{name}.py')):
+        by_name = DetInferencer(**words, device='cpu', show_progress=False)
+        assert by_name.cfg.filename == str(ROOT / f'configs/bccd/{name}.py')
+        assert by_name.model.dataset_meta['classes'] == ('RBC', 'WBC', 'Platelets')
+    [path] = (ROOT / 'demo/models').glob(f'{name}*.pth')
+    saved = torch.load(path)['state_dict']
+    assert all(torch.equal(value, saved[key].to(value)) for key, value in by_name.model.state_dict().items())
 
 
 def test_pictures_with_one_name_do_not_replace_each_other(inferencer, said, tmp_path):

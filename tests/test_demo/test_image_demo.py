@@ -12,6 +12,8 @@ from conftest import ROOT, load_tool
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.run.ending import run_main
 
+BCCD = 'faster-rcnn_r18-half_fpn_cbnplus_24e'
+
 
 @pytest.fixture(scope='module')
 def demo():
@@ -77,6 +79,15 @@ def test_forms_of_the_command_line(demo, tiny_config, checkpoint, folder, form, 
     assert result == direct['predictions'][0] and len(result['scores']) > 0
     said = capsys.readouterr().out
     assert f'1 picture in {out}/vis, detections in {out}/preds' in said and ' x ' in said
+
+
+@pytest.mark.parametrize('words', [[BCCD], ['--weights', BCCD], [f'configs/bccd/{BCCD}.py', BCCD], [BCCD, BCCD]])
+def test_published_weights_by_name(demo, folder, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    demo.main(['demo/images/blood_cells.jpg', *words, '--out-dir', str(folder / 'out'), '--no-save-vis'])
+    assert json.loads((folder / 'out/preds/blood_cells.json').read_text())['scores'][0] > 0.9
+    with pytest.raises(KeyError, match=f"config '{BCCD}s': no config has this name; nearest: '{BCCD}'"):
+        demo.main(['demo/images/blood_cells.jpg', f'{BCCD}s'])
 
 
 def test_folders_globs_and_several_files(demo, checkpoint, folder):

@@ -264,6 +264,8 @@ PROVOKED = {
     'config bad.py: [Errno 2]': lambda: tool('train.py', written('bad.py', "_base_ = './gone.py'"))(),
     'config bad.py cannot be read': lambda: tool('train.py', written('bad.py', 'model = dict('))(),
     "config my.py, model.backbone.type: there is no 'ResNxt'": setting('model.backbone.type=ResNxt'),
+    'config my.py: val_cfg is None and': setting('val_cfg=None'),
+    'config my.py, model.test_cfg.rcnn.score_thr': setting('model.test_cfg.rcnn.score_thr=x'),
     "config my.py, model.neck: FPN has no argument 'out_chanels'": setting('model.neck.out_chanels=3'),
     'error: unrecognized arguments': lambda: train('--batch-size', '1'),
     "config my.py, model.neck.norm_cfg: norm_cfg: unknown norm type 'CNB'": setting('model.neck.norm_cfg.type=CNB'),

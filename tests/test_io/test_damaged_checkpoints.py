@@ -135,6 +135,7 @@ def test_links_to_nowhere_are_passed_over(states, tmp_path):
     [
         b'https://example.com/x.pth',
         b'torchvision://resnet50',
+        b'mask-rcnn_r18-half_fpn_cbnplus_24e',
         b'\xff\xfe\x00\x80',
         b'\0' * 4096,
         b'x' * 5000,
