@@ -295,10 +295,22 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         loader = cfg.get(f'{part}_dataloader')
         if loader is None:
             raise KeyError(f"config {cfg.filename}: has no key '{part}_dataloader'")
+        _check_loader(f'{_name(cfg)}, {part}_dataloader', loader)
         for path, node in walk(loader.to_dict(), f'{part}_dataloader'):
             if 'ann_file' in node:
                 _check_paths(cfg.filename, path, node)
                 _check_classes(cfg, path, node)
+
+
+def _check_loader(path: str, loader: dict) -> None:
+    for key, least in (('batch_size', 1), ('num_workers', 0)):
+        value = loader.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f'{path}.{key}: must be a whole number, {least} or more, got {value!r}')
+    if not loader.get('num_workers', 0):
+        for key in ('persistent_workers', 'prefetch_factor'):
+            if loader.get(key):
+                raise ValueError(f'{path}.{key}: {loader[key]!r} needs workers; set num_workers, or leave {key} out')
 
 
 def _check_paths(config: str, path: str, dataset: dict) -> None:

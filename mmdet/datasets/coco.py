@@ -149,12 +149,12 @@ def unlearned(
             yield what, those, field
 
 
-def _transforms(transforms: Iterable) -> Iterator:
+def transforms_of(transforms: Iterable) -> Iterator:
     """The transforms of a pipeline, and those that they hold."""
     for one in transforms:
         yield one
         inner = getattr(one, 'transforms', ())
-        yield from _transforms(inner if isinstance(inner, (list, tuple)) else ())
+        yield from transforms_of(inner if isinstance(inner, (list, tuple)) else ())
 
 
 class _Images(Sequence):
@@ -332,7 +332,9 @@ class CocoDataset(BaseDataset):
     def _account(self, images: _Images) -> None:
         """Log what becomes of the objects of the file, in numbers that add up."""
         left = np.ones(len(images.kept), dtype=bool)
-        masks = any(isinstance(one, LoadAnnotations) and one.with_mask for one in _transforms(self.pipeline.transforms))
+        masks = any(
+            isinstance(one, LoadAnnotations) and one.with_mask for one in transforms_of(self.pipeline.transforms)
+        )
         smallest = (self.filter_cfg or {}).get('min_size', 0)
         parts, odd = [], False
         for what, those, field in unlearned(images.table, images.labels, not self.test_mode, masks, smallest):

@@ -154,8 +154,22 @@ class CocoMetric(BaseMetric):
         unknown = sorted(set(metric_items or ()) - set(known))
         if unknown:
             raise ValueError(f'CocoMetric: metric_items {unknown} unknown; there are {known}')
+        for key, numbers, right in (
+            ('proposal_nums', self.proposal_nums, all(isinstance(one, int) and one > 0 for one in self.proposal_nums)),
+            ('iou_thrs', iou_thrs, self.iou_thrs is None or bool(((self.iou_thrs > 0) & (self.iou_thrs <= 1)).all())),
+        ):
+            if not right:
+                what = 'numbers of detections, 1 or more' if key == 'proposal_nums' else 'above 0 and at most 1'
+                raise ValueError(f'CocoMetric: {key} must be {what}, got {numbers}')
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
+        if outfile_prefix is not None:
+            try:
+                Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(
+                    f'CocoMetric: outfile_prefix {outfile_prefix}: there can be no such folder ({error.strerror})'
+                ) from None
         self.backend_args = backend_args
         self._coco: COCO | None = None
 

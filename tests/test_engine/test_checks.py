@@ -79,6 +79,47 @@ def other_size(data):
             ('train_dataloader.batch_size=7', 'train_dataloader.batch_sampler.drop_last=True'),
             '6 images make no batch of 7',
         ),
+        (None, ('train_cfg.max_epochs=0',), 'train_cfg.max_epochs: must be 1 or more, got 0'),
+        (
+            None,
+            "param_scheduler = [dict(type='ExponentialLR', gamma='x')]",
+            'param_scheduler: .*|.0.gamma: must be a num',
+        ),
+        (
+            None,
+            "param_scheduler = [dict(type='MultiStepLR', milestones=[1], gamma='x')]",
+            '0.gamma: must be a number, got',
+        ),
+        (None, ('optim_wrapper.accumulative_counts=0',), 'optim_wrapper: _accumulative_counts at least'),
+        (None, ('optim_wrapper.optimizer.lr=-1',), 'optim_wrapper: Invalid learning rate: -1'),
+        (
+            None,
+            ('train_dataloader.dataset.pipeline.1.with_mask=False',),
+            'LoadAnnotations has with_mask=False, and the',
+        ),
+        (
+            None,
+            ('train_dataloader.dataset.pipeline.1.with_bbox=False',),
+            'LoadAnnotations has with_bbox=False, and the',
+        ),
+        (None, ('val_dataloader.batch_size=0',), 'val_dataloader.batch_size: must be a whole number, 1 or more, got 0'),
+        (
+            None,
+            ('train_dataloader.num_workers=x',),
+            'train_dataloader.num_workers: must be a whole number, 0 or more, g',
+        ),
+        (
+            None,
+            ('train_dataloader.persistent_workers=True',),
+            'train_dataloader.persistent_workers: True needs workers',
+        ),
+        (None, ('val_evaluator.proposal_nums=[0,1]',), 'proposal_nums must be numbers of detections, 1 or more, got'),
+        (None, ('val_evaluator.iou_thrs=[0.5,1.5]',), 'iou_thrs must be above 0 and at most 1'),
+        (
+            None,
+            ('val_evaluator.outfile_prefix=tiny.py/x/y',),
+            'outfile_prefix tiny.py/x/y: there can be no such folder',
+        ),
         (None, ('train_cfg.val_interval=0',), 'val_interval: must be a number of epochs, 1 or more, got 0'),
         (
             None,

@@ -13,8 +13,10 @@ from mmengine.optim import MultiStepParamScheduler, ReduceOnPlateauParamSchedule
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.coco import transforms_of
 from mmdet.datasets.coco_table import CocoTable
 from mmdet.datasets.files import check_files, coco_datasets
+from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.evaluation import CocoMetric
 from mmdet.words import nearest
 
@@ -35,6 +37,7 @@ def check_run(runner: Runner) -> None:
             _check_evaluator(name, loop, runner)
     if 'train' in built:
         _check_classes(built)
+        _check_annotations(built['train'], runner)
         _check_numbers(runner, built.get('val'))
         _check_intervals(runner, built['train'])
     for loop in built.values():
@@ -141,6 +144,21 @@ def _shown(file: str = '', size: tuple = ()) -> str:
     return f'{file} of {size[1]} x {size[0]}' if file else 'no image'
 
 
+def _check_annotations(loop: Any, runner: Runner) -> None:
+    """Whether training loads what the model learns."""
+    head = getattr(getattr(runner.model, 'module', runner.model), 'roi_head', None)
+    needed = dict(with_bbox=True, with_label=True, with_mask=getattr(head, 'mask_head', None) is not None)
+    for dataset in coco_datasets(loop.dataloader.dataset) if head is not None else ():
+        for step in transforms_of(dataset.pipeline.transforms):
+            lacking = [key for key, value in needed.items() if value and getattr(step, key, True) is False]
+            if isinstance(step, LoadAnnotations) and lacking:
+                raise ValueError(
+                    f'train_dataloader.dataset.pipeline: LoadAnnotations has {lacking[0]}=False, and the model learns '
+                    f'from it; set {lacking[0]}=True'
+                    + (', or take a model without a mask head' if lacking[0] == 'with_mask' else '')
+                )
+
+
 def _check_classes(built: dict[str, Any]) -> None:
     """Train and validate with the same labels."""
     named = [(name, loop.dataloader.dataset) for name, loop in built.items()]
@@ -183,10 +201,16 @@ def _schedulers(runner: Runner) -> list:
     return [one for some in schedulers.values() for one in some] if isinstance(schedulers, dict) else list(schedulers)
 
 
+#: of schedulers, some of which count when the learning rate changes first
+NUMBERS = ('gamma', 'factor', 'start_factor', 'end_factor', 'power', 'eta_min', 'eta_min_ratio', 'step_size', 'T_max')
+
+
 def _check_intervals(runner: Runner, loop: Any) -> None:
     by_iteration = isinstance(loop, IterBasedTrainLoop)
     unit = 'iterations' if by_iteration else 'epochs'
     most = loop.max_iters if by_iteration else loop.max_epochs
+    if most < 1:
+        raise ValueError(f'train_cfg.max_{"iters" if by_iteration else unit}: must be 1 or more, got {most}')
     if not isinstance(loop.val_interval, int) or loop.val_interval < 1:
         raise ValueError(f'train_cfg.val_interval: must be a number of {unit}, 1 or more, got {loop.val_interval!r}')
     for hook in runner.hooks:
@@ -196,6 +220,9 @@ def _check_intervals(runner: Runner, loop: Any) -> None:
                 'checkpoint before the last iteration. Set by_epoch=False and an interval in iterations'
             )
     for i, scheduler in enumerate(_schedulers(runner)):
+        for key in NUMBERS:
+            if isinstance(getattr(scheduler, key, 0), str):
+                raise ValueError(f'param_scheduler.{i}.{key}: must be a number, got {getattr(scheduler, key)!r}')
         if scheduler.by_epoch and by_iteration:
             _warn(
                 f'param_scheduler.{i} ({type(scheduler).__name__}) counts epochs (by_epoch=True) and train_cfg '

@@ -1,7 +1,8 @@
 """mmengine's runner, with a place for what other processes have to add to a checkpoint."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mmdet.registry import RUNNERS
 from mmdet.run.interrupt import Interrupted, shield_worker
 from mmdet.run.prepare import setup
 from mmdet.run.ranks import Watch, check_timeout
+from mmdet.words import first_line
 
 from ..terminal import introduction, quiet
 from .checks import check_run, compare_classes, settings, warn_of_overridden
@@ -43,6 +45,15 @@ def _forgiving(write: Callable, name: str) -> Callable:
             said.append(error)
 
     return forgiving
+
+
+@contextmanager
+def _section(key: str) -> Iterator[None]:
+    """What goes wrong within is put down to a section of the config."""
+    try:
+        yield
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f'{key}: {first_line(error)}') from error
 
 
 @RUNNERS.register_module()
@@ -152,6 +163,16 @@ class DetRunner(Runner):
         if isinstance(model, dict) and model == self.cfg.get('model'):
             return build_model(self.cfg)
         return super().build_model(model)
+
+    def build_optim_wrapper(self, *args, **kwargs) -> Any:
+        """Build optimizer and wrapper as in mmengine; an error names the section of the config."""
+        with _section('optim_wrapper'):
+            return super().build_optim_wrapper(*args, **kwargs)
+
+    def build_param_scheduler(self, *args, **kwargs) -> Any:
+        """Build schedulers as in mmengine; an error names the section of the config."""
+        with _section('param_scheduler'):
+            return super().build_param_scheduler(*args, **kwargs)
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         """Build the visualizer as in mmengine; what it cannot write is left out, with a warning, and ends nothing."""
