@@ -155,7 +155,7 @@ def _kind(text: str) -> str:
     text = text.removeprefix("not in COCO's format: ")
     text = re.sub(r'\b(images|annotations|categories)\[\d+\](?: \([^)]*\))?', r'\1', text)
     text = re.sub(r'^(\w+) and \w+ (have the same id) .*', r'\1 that \2', text)
-    text = re.sub(r', got .*|(?<=polygon) .*', '', text)
+    text = re.sub(r', got .*|; mmdet data check.*|(?<=polygon) .*', '', text)
     return re.sub(r'(?<=run-length encoding) of .*|(?<=has the size) .*|(?<=has the id) .*', '', text)
 
 

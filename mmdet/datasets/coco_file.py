@@ -186,7 +186,7 @@ def _size_faults(images: Iterable[tuple[int, dict]]) -> Iterator[Fault]:
                     'images',
                     i,
                     f'images[{i}] ({image["file_name"]}): {key} must be a whole number of pixels from 1 to {LARGEST}, '
-                    f'got {image[key]!r}',
+                    f'got {image[key]!r}; mmdet data check --fix takes sizes from the images',
                 )
                 break
             image[key] = int(value)
