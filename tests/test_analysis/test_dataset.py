@@ -10,7 +10,8 @@ import pytest
 from conftest import load_tool
 from PIL import Image
 
-from mmdet.analysis.dataset import main, recommend, survey
+from mmdet.analysis.dataset import main
+from mmdet.analysis.survey import recommend, survey
 from mmdet.datasets import CocoDataset
 
 
