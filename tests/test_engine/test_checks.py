@@ -25,6 +25,7 @@ def said(tiny_shapes, tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_shapes, 'shapes')
     text = tiny_config.read_text().replace(str(tiny_shapes), 'shapes') + 'param_scheduler = []\n'
+    text += 'auto_scale_lr = dict(base_batch_size=2)\n'
     (tmp_path / 'tiny.py').write_text(text)
     for loop in (loops.EpochBasedTrainLoop, loops.IterBasedTrainLoop):
         monkeypatch.setattr(loop, '_train', lambda self: None)

@@ -120,6 +120,7 @@ def _own_terminal():
             'c.py --resume=w/x.pth --cfg-options a=1 b=[2,3]',
             "python tools/train.py c.py --cfg-options a=1 'b=[2,3]' --resume",
         ),
+        ('--weights w.pth c.py --amp', 'python tools/train.py c.py --amp --resume'),
         ('c.py --launcher slurm', 'python tools/train.py c.py --launcher slurm --resume'),
         ('--amp c.py --resume --launcher pytorch', 'tools/dist_train.sh c.py 4 --amp --resume'),
     ],

@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 from conftest import ROOT, load_tool
+
+from mmdet.visualization.draw import enlarge
 
 
 def run(*command, code=0, **env):
@@ -86,7 +89,7 @@ def test_an_error_is_one_line_and_its_traceback_in_the_log(tiny_config, tmp_path
     assert 'Traceback' in next(tmp_path.glob('*/*.log')).read_text()
 
 
-def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config, tmp_path):
+def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config, tiny_shapes, tmp_path):
     work_dir, train_output = trained
     output = run(
         sys.executable,
@@ -99,6 +102,8 @@ def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config
         tmp_path / 'results.pkl',
         '--show-dir',
         tmp_path / 'shown',
+        '--cfg-options',
+        'default_hooks.visualization.score_thr=1',
     )
     for kind in ('bbox', 'segm'):
         assert len(ap_of(output, kind)) >= 6
@@ -106,8 +111,16 @@ def test_test_prints_tables_and_writes_results_and_pictures(trained, tiny_config
     for name in ('circle', 'square', 'triangle', 'category'):
         assert name in output
     results = pickle.loads((tmp_path / 'results.pkl').read_bytes())
-    assert len(results) == 5 and len(list((tmp_path / 'shown').glob('*.png'))) == 5
+    pictures = {path.name: cv2.imread(str(path)) for path in (tmp_path / 'shown').glob('*.png')}
+    assert len(results) == len(pictures) == 5
+    for name, picture in pictures.items():  # annotations, and no detection of a score above 1
+        plain = enlarge(cv2.imread(str(tiny_shapes / 'val' / name)), 8)[:, 1:]
+        assert picture.shape == (512, 1024, 3) and (picture[:, 513:] == plain).all()
+        assert (picture[:, 1:511] != plain[:, :510]).any()
     assert {'img_id', 'pred_instances'} <= set(results[0])
+    again = run(sys.executable, 'tools/analysis_tools/eval_metric.py', tiny_config, tmp_path / 'results.pkl')
+    for kind in ('bbox', 'segm'):
+        assert ap_of(again, kind) == ap_of(output, kind)
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +148,7 @@ def test_two_processes_train_and_evaluate_each_image_once(trained, published, ti
     assert (tmp_path / 'two' / 'epoch_1.pth').is_file() and ap_of(output, 'bbox')
 
 
-def test_auto_scale_lr_and_load_from(published, tiny_config, tmp_path):
+def test_auto_scale_lr_and_weights(published, tiny_config, tmp_path):
     output = run(
         sys.executable,
         'tools/train.py',
@@ -143,12 +156,13 @@ def test_auto_scale_lr_and_load_from(published, tiny_config, tmp_path):
         '--auto-scale-lr',
         '--work-dir',
         tmp_path,
+        '--weights',
+        published,
         '--cfg-options',
         'train_cfg.max_epochs=1',
         'val_cfg=None',
         'val_dataloader=None',
         'val_evaluator=None',
-        f'load_from={published}',
     )
     assert f'Load checkpoint from {published}' in output
     assert 'batch size of 4 and the current batch size is 2. Scaling the original LR by 0.5' in output

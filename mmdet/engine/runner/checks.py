@@ -20,6 +20,8 @@ from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.evaluation import CocoMetric
 from mmdet.words import nearest
 
+from .schedule import misfits
+
 
 def check_run(runner: Runner) -> None:
     """Look at a runner whose loops, data and schedulers are built.
@@ -40,6 +42,8 @@ def check_run(runner: Runner) -> None:
         _check_annotations(built['train'], runner)
         _check_numbers(runner, built.get('val'))
         _check_intervals(runner, built['train'])
+        for text in misfits(runner):
+            _warn(text)
     for loop in built.values():
         for dataset in coco_datasets(loop.dataloader.dataset):
             check_files(dataset)

@@ -67,6 +67,8 @@ class _Resumable(BaseLoop):
                 self._validate()
             self._train()
             self.runner.call_hook('after_train')
+        if self._begun and self._iter == self._begun:
+            self._say_finished()
         return self.runner.model
 
     def _seed_samplers(self) -> None:
@@ -91,6 +93,17 @@ class _Resumable(BaseLoop):
                 'current',
                 logging.WARNING,
             )
+
+    def _say_finished(self) -> None:
+        epochs = isinstance(self, _EpochBasedTrainLoop)
+        done, most = (self._epoch, 'max_epochs') if epochs else (self._iter, 'max_iters')
+        print_log(
+            f'nothing left to train: {most.removeprefix("max_")[:-1]} {done} was the last one of train_cfg.{most}='
+            f'{getattr(self, f"_{most}")}; a larger number goes on, with the learning rate that the schedulers have '
+            'come to',
+            'current',
+            logging.WARNING,
+        )
 
     def _end_if_asked(self, validation_due: bool = False, error: Exception | None = None) -> None:
         """Between two iterations: save and raise Interrupted if a process has received a signal, or ``error``, with
