@@ -58,7 +58,12 @@ def test_train_writes_checkpoints_and_says_time_and_memory(trained):
 def test_the_terminal_gets_a_few_lines_and_the_log_file_all(trained, tiny_config, tmp_path):
     work_dir, output = trained
     head = output.split('Epoch(train)')[0].splitlines()
-    assert len(head) <= 6 and re.search(r'tiny: MaskRCNN, [\d.]+ M parameters, norms: 33 CBN\. Work dir: ', head[0])
+    warned = [line.partition(' WARNING - ')[2] for line in head if ' WARNING - ' in line]
+    for said in ('for 4 images a batch, here are 2', 'the warm-up takes 50 of 6 iterations'):
+        assert any(said in line for line in warned)
+    assert len(head) - len(warned) <= 6 and re.search(
+        r'tiny: MaskRCNN, [\d.]+ M parameters, norms: 33 CBN\. Work dir: ', head[0]
+    )
     assert any('6 images' in line for line in head)
     tested = run(sys.executable, 'tools/test.py', tiny_config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path)
     assert len(tested.split('Epoch(test)')[0].splitlines()) <= 5
