@@ -86,7 +86,7 @@ def size_problem(results: dict, shape: Sequence[int], orientation: int = 1) -> s
         return ''
     hint = 'was it resized? The boxes would be in other places'
     if said == (width, height):
-        hint = 'it was turned after it was annotated, or before'
+        hint = 'was it turned since it was annotated, or its EXIF orientation lost?'
         if orientation > 1:
             hint = (
                 f'its EXIF orientation ({orientation}) turns it. If it was annotated as it is stored, read it so: '
