@@ -1,14 +1,12 @@
 """Writes the config that trains a detector on one's own data, for ``mmdet train --data``."""
 
 import json
-import keyword
 import math
 import os
 import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from yapf.yapflib.yapf_api import FormatCode  # type: ignore[import-untyped]
 
 from mmdet.config import check_config, find_config, load_config
 from mmdet.config.check import walk
@@ -26,6 +23,7 @@ from mmdet.io.published import find_weights, place_of
 from mmdet.registry import DATASETS
 from mmdet.run.launch import restarted
 
+from .config_file import ConfigFile
 from .own_data import COPY, OwnData, find_data, have_masks
 
 #: at least so many iterations, if that takes no more than so many epochs
@@ -35,77 +33,6 @@ MAX_EPOCHS = 'train_cfg.max_epochs'
 LONG_SIDE = 512
 #: sides of objects that anchors find, in sides of the smallest and of the largest anchor
 REACH = (0.5, 1.6)
-#: the file's paragraphs; other names are in a last one
-PARAGRAPHS = (
-    ('work_dir', 'load_from'),
-    ('data_root', 'metainfo', 'image_scale', 'train_pipeline', 'test_pipeline'),
-    ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'),
-    ('model',),
-    ('optim_wrapper', 'auto_scale_lr', 'train_cfg', 'param_scheduler', 'default_hooks', 'log_processor'),
-)
-#: names that stand for what they are in the lines behind
-NAMED = (*PARAGRAPHS[1], 'val_dataloader', 'val_evaluator')
-STYLE = dict(based_on_style='pep8', column_limit=120, dedent_closing_brackets=True)
-
-
-class _File:
-    """A config, and what of it its file says beside the base's."""
-
-    def __init__(self, cfg: Config) -> None:
-        self.cfg = cfg
-        self.values: dict = {}
-        self.comments: dict[str, str] = {}
-
-    def set(self, values: dict, comment: str = '') -> None:
-        """Set dotted keys; the comment is the first one's."""
-        self.cfg.merge_from_dict(deepcopy(values))  # it takes '_delete_' out of them
-        for path, value in values.items():
-            keys, node = path.split('.'), self.cfg.to_dict()
-            for i, key in enumerate(keys):
-                if isinstance(node, (list, tuple)):  # of which a file that has a base says all or nothing
-                    keys, value = keys[:i], node
-                    break
-                node = node.get(key)
-            place = self.values
-            for key in keys[:-1]:
-                place = place.setdefault(key, {})
-            place[keys[-1]] = value
-        if comment:
-            self.comments[next(iter(values)).partition('.')[0]] = comment
-
-    def text(self, head: str, base: str) -> str:
-        """The file's text, in which names stand for values that are there before."""
-        lines = [f'# {head}', f'_base_ = {base!r}']
-        known: dict[str, Any] = {}
-        others = tuple(name for name in self.values if not any(name in names for names in PARAGRAPHS))
-        for names in (*PARAGRAPHS, others):
-            lines.append('')
-            for name in names:
-                if name in self.values:
-                    lines += [f'# {self.comments[name]}'] if name in self.comments else []
-                    lines.append(f'{name} = {_code(self.values[name], known)}')
-                    known.update({name: self.values[name]} if name in NAMED else {})
-        return FormatCode('\n'.join(lines) + '\n', style_config=STYLE)[0]
-
-
-def _code(value: Any, known: dict[str, Any]) -> str:
-    """A value as it is written in a config, after those that are known by a name."""
-    for name, other in known.items():
-        if value == other and type(value) is type(other):
-            return name
-        if name == 'data_root' and isinstance(value, str) and value.startswith(other):
-            return f'data_root + {value.removeprefix(other)!r}'
-    if isinstance(value, dict):
-        parts = {key: _code(one, known) for key, one in value.items()}
-        if all(str(key).isidentifier() and not keyword.iskeyword(key) for key in parts):
-            return f'dict({", ".join(f"{key}={one}" for key, one in parts.items())})'
-        return f'{{{", ".join(f"{key!r}: {one}" for key, one in parts.items())}}}'
-    if isinstance(value, list):
-        return f'[{", ".join(_code(one, known) for one in value)}]'
-    if isinstance(value, tuple):
-        # a comma behind the last of several would have them one a line
-        return f'({", ".join(_code(one, known) for one in value)}{"," * (len(value) == 1)})'
-    return repr(value)
 
 
 def make_config(args: Any) -> tuple[str, dict]:
@@ -146,7 +73,7 @@ def make_config(args: Any) -> tuple[str, dict]:
     small = not args.config and not torch.cuda.is_available()
     config, weights, why = (args.config, None, 'as given') if args.config else _choose_config(data.masks, small)
     path = (Path(config) if Path(config).is_file() else find_config(config)).resolve()
-    file = _File(cfg or load_config(str(path), settings))
+    file = ConfigFile(cfg or load_config(str(path), settings))
 
     copies = {
         work_dir / f'{part}{COPY}': json.dumps(found.data).encode()
@@ -253,7 +180,7 @@ def _processes(args: Any) -> int:
 # -- data and model ------------------------------------------------------------------------------------------------
 
 
-def _set_data(file: _File, data: OwnData, work_dir: Path) -> None:
+def _set_data(file: ConfigFile, data: OwnData, work_dir: Path) -> None:
     root = f'{data.root}/'
     metainfo = dict(classes=data.classes)
     file.set(dict(data_root=root))
@@ -300,7 +227,7 @@ def _mask_head(cfg: Config) -> Any:
     return (cfg.model.get('roi_head') or {}).get('mask_head')
 
 
-def _set_model(file: _File, data: OwnData) -> None:
+def _set_model(file: ConfigFile, data: OwnData) -> None:
     comment = ''
     if _mask_head(file.cfg) is not None and not data.masks:
         without: dict = {'model.roi_head.mask_head': None, 'model.roi_head.mask_roi_extractor': None}
@@ -327,7 +254,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = False
 
 
-def _training_set(file: _File) -> tuple[Any, int]:
+def _training_set(file: ConfigFile) -> tuple[Any, int]:
     """The images to train on, and how often an epoch has each."""
     node, times = file.cfg.train_dataloader.dataset, 1
     while 'dataset' in node:
@@ -336,7 +263,7 @@ def _training_set(file: _File) -> tuple[Any, int]:
     return DATASETS.build(dict(node.to_dict(), pipeline=[], lazy_init=False)), times
 
 
-def _set_images(file: _File, data: OwnData, images: Any) -> None:
+def _set_images(file: ConfigFile, data: OwnData, images: Any) -> None:
     """Sizes of images and of anchors for a small detector, whose config is for images of other sizes."""
     infos = [images.get_data_info(i) for i in np.unique(np.linspace(0, len(images) - 1, 300).astype(int))]
     longest = max(max(info['height'], info['width']) for info in infos)
@@ -386,7 +313,7 @@ def _set_images(file: _File, data: OwnData, images: Any) -> None:
 # -- schedule ------------------------------------------------------------------------------------------------------
 
 
-def _set_schedule(file: _File, images: int, processes: int, options: dict) -> list[tuple[str, str]]:
+def _set_schedule(file: ConfigFile, images: int, processes: int, options: dict) -> list[tuple[str, str]]:
     """Learning rate, epochs and intervals that fit; returns rows for the report."""
     cfg = file.cfg
     batch = cfg.train_dataloader.batch_size * processes
@@ -432,7 +359,7 @@ def _set_schedule(file: _File, images: int, processes: int, options: dict) -> li
     return rows
 
 
-def _set_rate(file: _File, batch: int, options: dict) -> tuple[float, str]:
+def _set_rate(file: ConfigFile, batch: int, options: dict) -> tuple[float, str]:
     """Scale the learning rate, and have it follow the batch from here on; returns it, 0 if there is none, and why."""
     optimizer = file.cfg.optim_wrapper.get('optimizer') or {}
     meant_for = (file.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
