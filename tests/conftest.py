@@ -49,6 +49,11 @@ randomness = dict(seed=0)
 """
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that processes end together."""
+    items.sort(key=lambda item: 'test_tools' not in item.path.parts)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
     torch.set_num_threads(1)

@@ -134,7 +134,7 @@ def test_each_rank_says_its_own(start):
 
 
 def test_a_rank_that_stops_is_named_within_the_timeout(start):
-    process = start('env_cfg.dist_cfg.timeout=20', number=3, fail='1 1 stop')
+    process = start('env_cfg.dist_cfg.timeout=15', fail='1 1 stop')
     lines, stopped = [], None
     for line in process.stdout:
         lines.append(line)
@@ -147,12 +147,12 @@ def test_a_rank_that_stops_is_named_within_the_timeout(start):
     output = ''.join(lines) + rest
     # the launcher ends the others with the first that names it
     assert re.search(
-        r'\[rank [02]\] error: rank 1 \(\S+, process \d+\) has not answered for 1\d s; the job ends '
-        r'\(env_cfg.dist_cfg.timeout=20\)',
+        r'\[rank 0\] error: rank 1 \(\S+, process \d+\) has not answered for 1\d s; the job ends '
+        r'\(env_cfg.dist_cfg.timeout=15\)',
         output,
     ), output[-3000:]
-    assert not re.search(r'rank [02] \(\S+, process \d+\) has not answered', output), output[-3000:]
-    assert code == 1 and took < 25
+    assert not re.search(r'rank 0 \(\S+, process \d+\) has not answered', output), output[-3000:]
+    assert code == 1 and took < 20
 
 
 @pytest.mark.parametrize('timeout', ['a', -1, 0, True, float('inf'), None])

@@ -132,6 +132,7 @@ def test_killed_and_resumed(train, tmp_path):
     assert not differences(whole, load(tmp_path / 'b/epoch_2.pth')[0], '')
 
 
+@pytest.mark.slow  # test_failing_ranks.py kills one of two, too
 def test_two_processes_of_which_one_is_lost(train, tmp_path):
     options = BY_ITER + NO_VAL + ('randomness.seed=5', 'train_cfg.max_epochs=3')  # 3 epochs of 2 batches
     train(tmp_path / 'whole', *options, processes=2)

@@ -105,6 +105,7 @@ def test_train_step_benchmark():
     assert '| CBN exact | 14 | ' in output and '| BN |  | ' in output and 'launches' not in output
 
 
+@pytest.mark.slow
 def test_train_step_benchmark_with_the_norm_everywhere():
     output = run(
         'tools/benchmarks/train_step.py',
