@@ -7,97 +7,18 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 
 from mmdet.registry import DATASETS
-from mmdet.words import nearest
+from mmdet.words import first_line, nearest
 
+from .coco_classes import COCO_CLASSES
 from .coco_table import CocoTable, read_table
 from .transforms.loading import LoadAnnotations
 
-COCO_CLASSES = (
-    'person',
-    'bicycle',
-    'car',
-    'motorcycle',
-    'airplane',
-    'bus',
-    'train',
-    'truck',
-    'boat',
-    'traffic light',
-    'fire hydrant',
-    'stop sign',
-    'parking meter',
-    'bench',
-    'bird',
-    'cat',
-    'dog',
-    'horse',
-    'sheep',
-    'cow',
-    'elephant',
-    'bear',
-    'zebra',
-    'giraffe',
-    'backpack',
-    'umbrella',
-    'handbag',
-    'tie',
-    'suitcase',
-    'frisbee',
-    'skis',
-    'snowboard',
-    'sports ball',
-    'kite',
-    'baseball bat',
-    'baseball glove',
-    'skateboard',
-    'surfboard',
-    'tennis racket',
-    'bottle',
-    'wine glass',
-    'cup',
-    'fork',
-    'knife',
-    'spoon',
-    'bowl',
-    'banana',
-    'apple',
-    'sandwich',
-    'orange',
-    'broccoli',
-    'carrot',
-    'hot dog',
-    'pizza',
-    'donut',
-    'cake',
-    'chair',
-    'couch',
-    'potted plant',
-    'bed',
-    'dining table',
-    'toilet',
-    'tv',
-    'laptop',
-    'mouse',
-    'remote',
-    'keyboard',
-    'cell phone',
-    'microwave',
-    'oven',
-    'toaster',
-    'sink',
-    'refrigerator',
-    'book',
-    'clock',
-    'vase',
-    'scissors',
-    'teddy bear',
-    'hair drier',
-    'toothbrush',
-)
+#: what filter_cfg may have
+FILTERS = {'filter_empty_gt', 'min_size'}
 
 NO_CLASSES = (
     'metainfo.classes must be a tuple of names, or a file with one name a line, got the text {0!r}; one class is a '
@@ -210,6 +131,16 @@ class _Images(Sequence):
         return shorter, np.diff(before[np.concatenate([[0], arrays['order_end']])])[self.chosen]
 
 
+def _failed_step(error: Exception) -> str:
+    """The name of the pipeline's transform that an error comes from, or ''."""
+    trace, name = error.__traceback__, ''
+    while trace is not None:
+        if isinstance(trace.tb_frame.f_locals.get('self'), Compose):
+            name = type(trace.tb_frame.f_locals.get('t')).__name__
+        trace = trace.tb_next
+    return name
+
+
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
     """Gives the images and objects of a COCO annotation file, one dict for each image, to a pipeline of transforms.
@@ -265,6 +196,10 @@ class CocoDataset(BaseDataset):
         classes = (kwargs.get('metainfo') or {}).get('classes')
         if isinstance(classes, str) and not os.path.isfile(classes):
             raise ValueError(NO_CLASSES.format(classes))
+        unknown = set(kwargs.get('filter_cfg') or {}) - FILTERS if type(self) is CocoDataset else set()
+        if unknown:
+            name = str(min(unknown, key=str))
+            raise ValueError(f'CocoDataset: filter_cfg has no {name!r}; it has {", ".join(sorted(FILTERS))}')
         self.backend_args = backend_args
         self.skip_broken = skip_broken
         self.cache = cache
@@ -291,6 +226,12 @@ class CocoDataset(BaseDataset):
             return super().prepare_data(idx)
         except Exception as error:  # a pipeline can fail in any way
             path = self.get_data_info(idx)['img_path']
+            step = _failed_step(error)
+            if step and isinstance(error, KeyError) and not self.skip_broken:
+                raise ValueError(
+                    f'pipeline: {step} finds no {first_line(error)} in what it gets; is the transform that gives it '
+                    f'missing, or behind it? (image {path})'
+                ) from error
             text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
             kind = type(error) if type(error) in (FileNotFoundError, TypeError) else ValueError
             if path not in text:

@@ -27,7 +27,7 @@ from mmdet.engine.runner import loops
 from mmdet.engine.runner.checks import compare_classes
 from mmdet.evaluation import CocoMetric
 from mmdet.io import published
-from mmdet.models import ResNet
+from mmdet.models import DetDataPreprocessor, ResNet
 from mmdet.ops.norm import CBN, build_norm_layer, conv_norm
 from mmdet.registry import DATASETS
 from mmdet.run.ending import run_main
@@ -247,6 +247,34 @@ def no_number():
         setting('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')()
 
 
+def train_on(root, change=None, *names, edited=False):
+    """mmdet train --data, after a change of files."""
+    if change:
+        change(*(f'shapes/annotations/{name}' for name in names))
+    words = ['--data', root, '--work-dir', 'out']
+    if edited:
+        Path('out').mkdir()
+        written('out/shapes.py', 'a = 1')
+    load_tool('tools/train.py').main(words)
+
+
+def transformed(part, *steps):
+    return lambda: scheduled(f'{part}_dataloader = dict(dataset=dict(pipeline={list(steps)}))', '[1]')
+
+
+IMAGE, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs')
+FLIPPED = (IMAGE, dict(type='Resize', scale_factor=1.0), dict(type='RandomFlip', prob=0.5), PACK)
+
+
+def failing_validation():
+    def fail(*args):
+        raise ValueError("a fault of one's own")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CocoMetric, 'process', fail)
+        begun('val_cfg.type=ValLoop')
+
+
 def lost_rank():
     def fail():
         raise RuntimeError('[pair.cc:545] Connection closed by peer [127.0.0.1]:1')
@@ -267,6 +295,19 @@ PROVOKED = {
     'config my.py: val_cfg is None and': setting('val_cfg=None'),
     'config my.py, model.test_cfg.rcnn.score_thr': setting('model.test_cfg.rcnn.score_thr=x'),
     "config my.py, model.neck: FPN has no argument 'out_chanels'": setting('model.neck.out_chanels=3'),
+    'config my.py, optim_wrapper.optimizer.lr': setting('optim_wrapper.optimizer.lr=2e'),
+    'config my.py, env_cfg': setting('env_cfg.cudnn_benchmrk=True'),
+    'config my.py, default_hooks': setting('default_hooks.visualisation.draw=True'),
+    'config my.py, model: rpn_head': setting('model.neck.out_channels=32'),
+    'config my.py, model: roi_head.bbox_roi_extractor': setting(
+        'model.roi_head.bbox_roi_extractor.featmap_strides=[8,16,32,64]'
+    ),
+    'DetDataPreprocessor: mean=': lambda: DetDataPreprocessor([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    '--data nowhere': lambda: train_on('nowhere'),
+    '--data data': lambda: train_on('data'),
+    '--data shapes': lambda: train_on('shapes', shutil.copy, 'val.json', 'train_old.json'),
+    'shapes/annotations/train.json: its image': lambda: train_on('shapes', shutil.rmtree, '../train'),
+    'out/shapes.py is there already': lambda: train_on('shapes', edited=True),
     'error: unrecognized arguments': lambda: train('--batch-size', '1'),
     "config my.py, model.neck.norm_cfg: norm_cfg: unknown norm type 'CNB'": setting('model.neck.norm_cfg.type=CNB'),
     'norm_cfg: CBN has no argument': lambda: build_norm_layer(dict(type='CBN', buffer=3), 8),
@@ -331,6 +372,17 @@ PROVOKED = {
     'val_dataloader.dataset.pipeline: its samples': lambda: begun(
         'val_dataloader.dataset.pipeline.2.meta_keys=(img_path,)'
     ),
+    'train_dataloader.dataset: pipeline: LoadAnnotations': transformed('train', dict(type='LoadAnnotations'), PACK),
+    'val_dataloader.dataset.pipeline: RandomFlip': transformed('val', *FLIPPED),
+    'validation fails': failing_validation,
+    'param_scheduler.0.T_max': lambda: scheduled("param_scheduler = [dict(type='CosineAnnealingLR', T_max=1)]", '[1]'),
+    'train_cfg.val_begin': lambda: begun('train_cfg.val_begin=3'),
+    'optim_wrapper.paramwise_cfg.custom_keys': lambda: begun(
+        'optim_wrapper.paramwise_cfg.custom_keys.bckbone.lr_mult=0.1'
+    ),
+    'model.backbone.frozen_stages': lambda: begun('model.backbone.frozen_stages=1'),
+    'default_hooks.checkpoint.interval': lambda: begun('default_hooks.checkpoint.interval=0'),
+    'default_hooks.checkpoint.out_dir': lambda: train('--cfg-options', 'default_hooks.checkpoint.out_dir=my.py'),
     'train_cfg.val_interval: must be': lambda: begun('train_cfg.val_interval=0'),
     'param_scheduler.0 (MultiStepLR) counts epochs': lambda: scheduled(
         "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=9)", '[1]'
@@ -343,7 +395,7 @@ PROVOKED = {
     'checkpoint cut.pth: not a checkpoint, or cut off': lambda: test(written('cut.pth', 'PK'))(),
     'checkpoint other.pth: holds': lambda: init_detector('my.py', saved('other.pth', dict(model=nn.Linear(2, 2)))),
     'checkpoint checkpoint.pth: the checkpoint is of another model': lambda: init_detector(
-        'my.py', 'checkpoint.pth', cfg_options={'model.neck.out_channels': 32}
+        'my.py', 'checkpoint.pth', cfg_options={'model.roi_head.bbox_head.fc_out_channels': 64}
     ),
     'checkpoint weights.pth: holds no weights': lambda: init_detector('my.py', saved('weights.pth', dict(model={}))),
     'checkpoint flipped.pth: damaged': lambda: init_detector('my.py', flipped()),

@@ -1,6 +1,7 @@
 """What would stop or spoil a run later is said before its first iteration."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -11,10 +12,14 @@ from mmengine.config import Config
 from mmengine.runner import BaseLoop
 from PIL import Image
 
-from mmdet.engine.runner import checks, loops
+from mmdet.engine.runner import checks, loops, rehearsal
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
 from mmdet.run import prepare
 
 SHAPES = 'shapes/annotations/'
+LOAD, PACK = "dict(type='LoadImageFromFile')", "dict(type='PackDetInputs')"
+ANNOTATIONS, FLIP = "dict(type='LoadAnnotations', with_mask=True)", "dict(type='RandomFlip', prob=0.5)"
 TRAIN = loops.EpochBasedTrainLoop._train
 
 
@@ -144,7 +149,50 @@ def other_size(data):
         (
             None,
             ('val_dataloader.dataset.pipeline.2.meta_keys=(img_path,)',),
-            'val_dataloader.dataset.pipeline: its samples have no img_id, ori_shape, img_shape',
+            'val_dataloader.dataset.pipeline: its samples have no img_id, ori_shape, img_shape, scale_factor',
+        ),
+        (
+            None,
+            f"val_dataloader['dataset']['pipeline'] = [{LOAD}, {PACK}]",
+            'its samples have no scale_factor, which detections need; .*Resize',
+        ),
+        (
+            None,
+            f"val_dataloader['dataset']['pipeline'] = [{LOAD}, dict(type='Resize', scale=(64, 64)), {FLIP}, {PACK}]",
+            'val_dataloader.dataset.pipeline: RandomFlip changes where the objects are',
+        ),
+        (
+            None,
+            f"train_dataloader['dataset']['pipeline'] = [{LOAD}, {PACK}]",
+            'train_dataloader.dataset.pipeline: its samples have no gt_instances.bboxes.*with_mask=True',
+        ),
+        (
+            None,
+            f"train_dataloader['dataset']['pipeline'] = [{LOAD}, {ANNOTATIONS}]",
+            'train_dataloader.dataset.pipeline: its samples have no inputs, gt_instances.bboxes.*PackDetInputs',
+        ),
+        (
+            None,
+            f"train_dataloader['dataset']['pipeline'] = [{ANNOTATIONS}, {PACK}]",
+            "train_dataloader.dataset: pipeline: LoadAnnotations finds no 'ori_shape' in what it gets",
+        ),
+        (None, ('default_hooks.logger.interval=0',), 'hook LoggerHook: interval must be greater than 0'),
+        (None, ('train_cfg.dynamic_intervals=5',), 'train_cfg, train_dataloader: AssertionError'),
+        (None, ('train_dataloader.timeout=5',), 'train_dataloader.timeout: 5 needs workers'),
+        (
+            None,
+            ('default_hooks.visualization.interval=0',),
+            'DetVisualizationHook: interval must be a number of images',
+        ),
+        (
+            None,
+            ('train_dataloader.dataset.filter_cfg.min_sze=3',),
+            "filter_cfg has no 'min_sze'; it has filter_empty_gt",
+        ),
+        (
+            None,
+            ('model.roi_head.bbox_roi_extractor.featmap_strides=[8,16,32,64]',),
+            r'strides of \[4, 8, 16, 32\] pixels',
         ),
         (('train', other_size), (), 'image .*000003.png: is 64 x 64 pixels, but 64 x 48 in the annotations'),
         (
@@ -158,7 +206,7 @@ def test_refused_before_the_first_iteration(said, change, options, words):
     shutil.copy(f'{SHAPES}val.json', f'{SHAPES}old.json')
     if change:
         edit(*change)
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
+    with pytest.raises((ValueError, OSError), match=words):
         train(*(options if isinstance(options, tuple) else ()), extra='' if isinstance(options, tuple) else options)
 
 
@@ -208,6 +256,61 @@ def test_rates_that_never_drop(said):
     said.clear()
     train(extra="param_scheduler = [dict(type='MultiStepLR', milestones=[1, 2])]")
     assert said == []
+
+
+@pytest.mark.parametrize(
+    'extra, words',
+    [
+        ("param_scheduler = [dict(type='CosineAnnealingLR', T_max=1)]", 'rises again at the end: .*0.T_max=2'),
+        ("param_scheduler = [dict(type='CosineAnnealingLR', T_max=9)]", 'has not come down at the end: .*0.T_max=2'),
+        ("param_scheduler = [dict(type='CosineAnnealingLR', begin=1, T_max=1)]", None),
+        (
+            "param_scheduler = [dict(type='PolyLR', begin=0, end=12, convert_to_iter_based=True)]",
+            'falls for 36 iterations of 6.*0.end=2',
+        ),
+        ("param_scheduler = [dict(type='PolyLR', end=1)]", None),
+        ("train_cfg['val_begin'] = 3", 'train_cfg.val_begin=3: the run has 2 epochs and is never validated'),
+        (
+            "optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'bckbone': dict(lr_mult=0.1)}))",
+            "custom_keys.bckbone: no parameter has this in its name.*'backbone'",
+        ),
+        (
+            "model['backbone']['frozen_stages'] = 1",
+            'frozen_stages=1: these layers are never trained, and stay at random',
+        ),
+        ("model['backbone']['norm_eval'] = True", 'norm_eval=True: its norms never learn statistics'),
+        ("default_hooks['checkpoint'] = dict(interval=0)", 'interval=0: there is no checkpoint before the last'),
+    ],
+)
+def test_settings_that_do_not_fit(said, extra, words):
+    train(extra=extra)
+    assert len(said) == (words is not None) and all(re.search(words, text) for text in said), said
+
+
+class Scores(CocoMetric):
+    """A metric of one's own that fails at the first image, or only remembers what it was given."""
+
+    fails, seen = True, []
+
+    def process(self, data_batch, data_samples):
+        super().process(data_batch, data_samples)
+        self.seen.append((len(self.results), data_samples[0]['pred_instances']['masks'].shape[1:]))
+        if self.fails:
+            raise RuntimeError('my fault')
+
+
+def test_a_validation_that_fails_is_tried_before_the_training(said, monkeypatch):
+    monkeypatch.setattr(rehearsal, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setitem(METRICS.module_dict, 'Scores', Scores)
+    with pytest.raises(RuntimeError, match='my fault'):
+        train('val_evaluator.type=Scores')
+    assert said == ['validation fails: it was tried on one image before the training']
+    monkeypatch.setattr(Scores, 'fails', False)
+    runners = []
+    monkeypatch.setattr(loops.EpochBasedTrainLoop, '_train', lambda loop: runners.append(loop.runner))
+    train('val_evaluator.type=Scores')
+    assert Scores.seen[1:] == [(1, (64, 64))]  # the whole image's masks, and nothing stays
+    assert runners[0].val_evaluator.metrics[0].results == [] and runners[0].model.training
 
 
 def test_an_evaluator_with_other_objects(said):

@@ -38,6 +38,9 @@ def run(batch=2, world=1, auto=None, steps=1, schedulers=(), epochs=10, images=4
                 param_schedulers=built,
                 cfg=cfg,
                 max_iters=epochs * len(loader),
+                train_loop=SimpleNamespace(val_begin=1, max_epochs=epochs),
+                model=torch.nn.Conv2d(1, 1, 1),
+                _val_loop=None,
             )
         )
     )

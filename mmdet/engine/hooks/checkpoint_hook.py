@@ -1,5 +1,7 @@
 """Checkpoints of which one is there at any moment."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -92,8 +94,21 @@ class CheckpointHook(_CheckpointHook):
         setup()  # for runs of mmengine's own runner, before it reads
 
     def before_train(self, runner: Runner) -> None:
-        """Find the folder, and remove what killed runs have left in it."""
+        """Find the folder, and remove what killed runs have left in it.
+
+        Raises:
+            OSError: no file can be made there.
+        """
         super().before_train(runner)
+        if is_main_process() and '://' not in self.out_dir:
+            try:
+                os.makedirs(self.out_dir, exist_ok=True)
+                tempfile.TemporaryFile(dir=self.out_dir).close()
+            except OSError as error:
+                where = 'default_hooks.checkpoint.out_dir' if self.out_dir != runner.work_dir else 'work_dir'
+                raise OSError(
+                    error.errno, f'{where} {self.out_dir}: no checkpoint can be written: {error.strerror}'
+                ) from None
         if is_main_process():
             for folder in {self.out_dir, runner.work_dir}:
                 remove_leftovers(folder)

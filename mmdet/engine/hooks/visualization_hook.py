@@ -73,6 +73,8 @@ class DetVisualizationHook(Hook):
         test_out_dir: str | None = None,
         backend_args: dict | None = None,
     ) -> None:
+        if interval < 1:
+            raise ValueError(f'DetVisualizationHook: interval must be a number of images, 1 or more, got {interval}')
         self.draw = draw
         self.interval = interval
         self.score_thr = score_thr

@@ -20,6 +20,7 @@ from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.evaluation import CocoMetric
 from mmdet.words import nearest
 
+from .rehearsal import rehearse
 from .schedule import misfits
 
 
@@ -30,6 +31,8 @@ def check_run(runner: Runner) -> None:
         FileNotFoundError, ValueError: see :func:`.check_files`; an evaluator with other images, classes or kinds of
             results than there will be; data sets for training and validation with other classes; nothing to iterate
             over; a number to save the best checkpoint by, or to stop by, that there is not; an interval that is none.
+
+    Of a training as :func:`.rehearse`, too.
     """
     loops = {name: getattr(runner, f'_{name}_loop') for name in ('train', 'val', 'test')}
     built = {name: loop for name, loop in loops.items() if isinstance(loop, BaseLoop)}
@@ -47,6 +50,8 @@ def check_run(runner: Runner) -> None:
     for loop in built.values():
         for dataset in coco_datasets(loop.dataloader.dataset):
             check_files(dataset)
+    if 'train' in built:
+        rehearse(runner, built)
 
 
 def _warn(text: str) -> None:
@@ -63,16 +68,6 @@ def _check_loader(name: str, loop: BaseLoop) -> None:
         raise ValueError(
             f'{name}_dataloader: {len(loader.dataset)} images make no batch of '
             f'{getattr(loader.batch_sampler, "batch_size", loader.batch_size)} (drop_last); nothing to iterate over'
-        )
-    if name == 'train' or not isinstance(loader.dataset, CocoDataset):
-        return
-    samples = loader.dataset[0]
-    sample = samples.get('data_samples') if isinstance(samples, dict) else None
-    lacking = [key for key in ('img_id', 'ori_shape', 'img_shape') if key not in (sample or ())]
-    if lacking:
-        raise ValueError(
-            f'{name}_dataloader.dataset.pipeline: its samples have no {", ".join(lacking)}, which detections need; its '
-            "last transform must be dict(type='PackDetInputs'), with these among its meta_keys"
         )
 
 
@@ -222,6 +217,11 @@ def _check_intervals(runner: Runner, loop: Any) -> None:
             _warn(
                 'default_hooks.checkpoint counts epochs (by_epoch=True) and train_cfg iterations: there is no '
                 'checkpoint before the last iteration. Set by_epoch=False and an interval in iterations'
+            )
+        elif isinstance(hook, CheckpointHook) and hook.interval < 1:
+            _warn(
+                f'default_hooks.checkpoint.interval={hook.interval}: there is no checkpoint before the last, and a run '
+                'that is killed is lost. Set 1 or more'
             )
     for i, scheduler in enumerate(_schedulers(runner)):
         for key in NUMBERS:

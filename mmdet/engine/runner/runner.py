@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import master_only
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import BaseLoop, Runner
 from mmengine.visualization import Visualizer
@@ -48,11 +49,11 @@ def _forgiving(write: Callable, name: str) -> Callable:
 
 
 @contextmanager
-def _section(key: str) -> Iterator[None]:
+def _section(key: str, kinds: tuple = (AssertionError, TypeError, ValueError)) -> Iterator[None]:
     """What goes wrong within is put down to a section of the config."""
     try:
         yield
-    except (AssertionError, TypeError, ValueError) as error:
+    except kinds as error:
         raise ValueError(f'{key}: {first_line(error)}') from error
 
 
@@ -137,7 +138,8 @@ class DetRunner(Runner):
         if isinstance(loop, dict) and 'by_epoch' in loop and 'type' not in loop:
             loop = dict(loop)
             loop['type'] = EpochBasedTrainLoop if loop.pop('by_epoch') else IterBasedTrainLoop
-        return super().build_train_loop(loop)
+        with _section('train_cfg, train_dataloader', (AssertionError, TypeError)):
+            return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop as in mmengine, but a loop without a type is the one of mmdet."""
@@ -168,6 +170,11 @@ class DetRunner(Runner):
         """Build optimizer and wrapper as in mmengine; an error names the section of the config."""
         with _section('optim_wrapper'):
             return super().build_optim_wrapper(*args, **kwargs)
+
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """Register a hook as in mmengine; an error names it."""
+        with _section(f'hook {hook.get("type")}' if isinstance(hook, dict) else 'hook'):
+            super().register_hook(hook, priority)
 
     def build_param_scheduler(self, *args, **kwargs) -> Any:
         """Build schedulers as in mmengine; an error names the section of the config."""

@@ -1,7 +1,9 @@
 """From loaded images to a normalized batch on the device."""
 
+import logging
 from collections.abc import Sequence
 
+from mmengine.logging import print_log
 from mmengine.model import ImgDataPreprocessor
 
 from mmdet.registry import MODELS
@@ -19,6 +21,9 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         bgr_to_rgb, rgb_to_bgr: swap the first and the last channel.
         non_blocking: copy to the device without waiting.
         batch_augments: parts that change a batch in training, as :class:`BatchFixedSizePad`.
+
+    Raises:
+        ValueError: a number of ``std`` that is not above 0.
 
     Example:
         For images read as BGR and weights of torchvision, which were trained on RGB::
@@ -46,6 +51,15 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         non_blocking: bool = False,
         batch_augments: Sequence[dict] | None = None,
     ) -> None:
+        if std is not None and not all(number > 0 for number in std):
+            raise ValueError(f'{type(self).__name__}: std must be above 0, got {std}')
+        if mean is not None and std is not None and max(mean) <= 1 and max(std) < 1:
+            print_log(
+                f'{type(self).__name__}: mean={mean} and std={std} look like those of images from 0 to 1; here they '
+                'have grey levels from 0 to 255: multiply both by 255',
+                'current',
+                logging.WARNING,
+            )
         super().__init__(mean, std, pad_size_divisor, pad_value, bgr_to_rgb, rgb_to_bgr, non_blocking)
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value

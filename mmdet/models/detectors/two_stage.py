@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmdet.registry import MODELS
 
+from .fit import check_fit
+
 
 class TwoStageDetector(BaseModel):
     """Detects objects with a backbone, a neck, a network that proposes regions, and heads on these regions.
@@ -21,7 +23,7 @@ class TwoStageDetector(BaseModel):
         init_cfg: of the whole model, for instance ``dict(type='Pretrained', checkpoint=...)``.
 
     Raises:
-        ValueError: no ``rpn_head`` or no ``roi_head``.
+        ValueError: no ``rpn_head`` or no ``roi_head``; parts that do not fit each other, see :func:`.check_fit`.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TwoStageDetector(BaseModel):
         self.neck = None if neck is None else MODELS.build(neck)
         self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn')))
         self.roi_head = MODELS.build(dict(roi_head, train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn')))
+        check_fit(self)
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.

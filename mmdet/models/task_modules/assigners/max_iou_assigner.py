@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -66,6 +67,9 @@ class MaxIoUAssigner:
         gpu_assign_thr: with more objects the overlaps are computed on the CPU, to save GPU memory; negative: never.
         iou_calculator: what computes overlaps, as :class:`BboxOverlaps2D`.
 
+    Raises:
+        ValueError: a threshold that is not from 0 to 1.
+
     Example:
         In the ``train_cfg`` of the region proposal network::
 
@@ -84,6 +88,9 @@ class MaxIoUAssigner:
         gpu_assign_thr: float = -1,
         iou_calculator: dict = dict(type='BboxOverlaps2D'),
     ) -> None:
+        for key in ('pos_iou_thr', 'neg_iou_thr', 'min_pos_iou'):
+            if not all(0 <= number <= 1 for number in np.atleast_1d(locals()[key])):
+                raise ValueError(f'{type(self).__name__}: {key} must be from 0 to 1, got {locals()[key]!r}')
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_thr = neg_iou_thr if isinstance(neg_iou_thr, (tuple, list)) else (0.0, neg_iou_thr)
         self.min_pos_iou = min_pos_iou

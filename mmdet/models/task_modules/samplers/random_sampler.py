@@ -48,9 +48,16 @@ class BoundedSampler:
         pos_fraction: largest part of positives; negatives fill up.
         neg_pos_ub: largest number of negatives for each positive; negative: no bound.
         add_gt_as_proposals: the objects themselves are priors too.
+
+    Raises:
+        ValueError: no priors, or a part that is not from 0 to 1.
     """
 
     def __init__(self, num: int, pos_fraction: float, neg_pos_ub: float = -1, add_gt_as_proposals: bool = True) -> None:
+        if num < 1:
+            raise ValueError(f'{type(self).__name__}: num must be 1 or more, got {num}; there is nothing to learn from')
+        if not 0 <= pos_fraction <= 1:
+            raise ValueError(f'{type(self).__name__}: pos_fraction must be from 0 to 1, got {pos_fraction}')
         self.num = num
         self.pos_fraction = pos_fraction
         self.neg_pos_ub = neg_pos_ub
