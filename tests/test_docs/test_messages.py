@@ -372,7 +372,9 @@ PROVOKED = {
     'val_dataloader.dataset.pipeline: its samples': lambda: begun(
         'val_dataloader.dataset.pipeline.2.meta_keys=(img_path,)'
     ),
-    'train_dataloader.dataset: pipeline: LoadAnnotations': transformed('train', dict(type='LoadAnnotations'), PACK),
+    'train_dataloader.dataset: pipeline: LoadAnnotations': transformed(
+        'train', dict(type='LoadAnnotations', with_mask=True), PACK
+    ),
     'val_dataloader.dataset.pipeline: RandomFlip': transformed('val', *FLIPPED),
     'validation fails': failing_validation,
     'param_scheduler.0.T_max': lambda: scheduled("param_scheduler = [dict(type='CosineAnnealingLR', T_max=1)]", '[1]'),
