@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,17 @@ import numpy as np
 from mmdet.datasets.coco import BAD_BOX, NO_CATEGORY, NO_IMAGE, unlearned
 from mmdet.datasets.coco_file import check_coco, faults, number
 from mmdet.datasets.coco_table import make_table
-from mmdet.datasets.files import ON_ITS_SIDE
-from mmdet.datasets.transforms.loading import image_size
 from mmdet.io.atomic import write_atomic
 
-from .survey import Survey, look, readable
+from .survey import Survey, add_sizes, look, readable
 
 
 def mend(path: str, folder: str, out: str) -> str:
     """Write a file without what is wrong in another; returns what was done, in words.
 
     What is surely meant is put right: sizes of images that the file lacks, areas, ids that count from another number,
-    boxes that are [x1, y1, x2, y2], an image or category that is listed twice. The rest is left out.
+    boxes that are [x1, y1, x2, y2], of texts, or missing beside polygons, polygons in one list or of points, categories
+    by name, an image or category that is listed twice. The rest is left out.
 
     Raises:
         ValueError: nothing could be made of it.
@@ -31,16 +29,11 @@ def mend(path: str, folder: str, out: str) -> str:
     with open(path, 'rb') as file:
         data = json.loads(file.read())
     done: Counter = Counter()
-    for image in data.get('images') or () if isinstance(data, dict) else ():
-        name = image.get('file_name') if isinstance(image, dict) else None
-        if isinstance(name, str) and not all((number(image.get(key)) or 0) >= 1 for key in ('height', 'width')):
-            try:
-                size, turn = image_size((Path(folder) / name.replace('\\', '/')).read_bytes())
-            except OSError:
-                continue
-            if size:
-                image['height'], image['width'] = size[::-1] if turn in ON_ITS_SIDE else size
-                done['sizes taken from images'] += 1
+    for what, number_of in (
+        ('sizes taken from images', len(add_sizes(data, folder))),
+        ('objects in another form', _reshape(data)),
+    ):
+        done.update({what: number_of} if number_of else {})
     before = len(data.get('annotations') or ()) if isinstance(data, dict) else 0
     found = Survey(path)
     kept = readable(found, data)
@@ -98,6 +91,55 @@ def mend(path: str, folder: str, out: str) -> str:
     write_atomic(text.encode(), out)
     changes = ', '.join(f'{count} {what}' for what, count in done.items()) or 'nothing was wrong'
     return f'{out}: {len(images)} images, {len(objects)} objects; {changes}'
+
+
+def _reshape(data: Any) -> int:
+    """Give objects that say the same in another form COCO's; returns how many."""
+    lists = [data.get(key) if isinstance(data, dict) else None for key in ('annotations', 'categories')]
+    annotations, categories = (one if isinstance(one, list) else [] for one in lists)
+    named = [one for one in categories if isinstance(one, dict) and isinstance(one.get('name'), str) and 'id' in one]
+    ids = {one['name']: one['id'] for one in named}
+    known = set(map(str, ids.values()))
+    changed = 0
+    for one in annotations:
+        if not isinstance(one, dict):
+            continue
+        before = dict(one)
+        mask, category = one.get('segmentation'), one.get('category_id')
+        if isinstance(category, str) and category not in known:
+            one['category_id'] = ids.get(category, category)
+        if isinstance(mask, list) and len(mask) == 1 and isinstance(mask[0], dict):
+            one['segmentation'] = mask = mask[0]
+        elif isinstance(mask, list) and mask:
+            one['segmentation'] = mask = _polygons(mask)
+        box = one.get('bbox')
+        flat = None if box is None else _flat(box)
+        if flat is not None and len(flat) == 4:
+            one['bbox'] = flat
+        elif box is None and isinstance(mask, list) and all(map(_flat, mask)) and any(mask):
+            points = np.concatenate([_flat(polygon) for polygon in mask])
+            low, high = points.reshape(-1, 2).min(0), points.reshape(-1, 2).max(0)
+            one['bbox'] = [*low.tolist(), *(high - low).tolist()]
+        changed += one != before
+    return changed
+
+
+def _polygons(mask: list) -> list:
+    """Polygons, which may be one alone, or of points or of texts."""
+    flat = _flat(mask)
+    if flat is not None and not isinstance(mask[0], list):
+        return [flat]
+    polygons = [_flat(polygon) for polygon in mask]
+    return mask if any(polygon is None or len(polygon) % 2 for polygon in polygons) else polygons
+
+
+def _flat(numbers: Any) -> list | None:
+    """Numbers out of lists and texts; None if there is anything else."""
+    if not isinstance(numbers, list):
+        value = number(numbers)
+        return None if value is None else [value]
+    parts = [_flat(one) for one in numbers]
+    return None if any(part is None for part in parts) else [value for part in parts for value in part or ()]
 
 
 def _of_one_id(data: Any) -> list[dict]:

@@ -17,8 +17,9 @@ import torch
 
 from mmdet.analysis.image_statistics import between_share
 from mmdet.datasets.coco import BAD_BOX, NO_CATEGORY, NO_IMAGE, NO_MASK, unlearned
-from mmdet.datasets.coco_file import check_ann_file, faults, place
+from mmdet.datasets.coco_file import check_ann_file, faults, number, place
 from mmdet.datasets.coco_table import CocoTable, make_table
+from mmdet.datasets.files import ON_ITS_SIDE
 from mmdet.datasets.transforms.loading import cut_off, image_size, size_problem
 from mmdet.run.progress import track
 
@@ -98,6 +99,8 @@ def survey(path: str, folder: str, classes: Sequence[str] | None = None, masks: 
         except (ValueError, RecursionError) as error:
             raise ValueError(f'ann_file {path}: not JSON ({error})') from None
     found = Survey(path)
+    unsized = add_sizes(data, folder)
+    found.add('images without height and width', f'{REFUSED}; --fix takes them from the images', unsized, 2)
     kept = readable(found, data)
     if kept is None:
         return found
@@ -110,6 +113,24 @@ def survey(path: str, folder: str, classes: Sequence[str] | None = None, masks: 
     _look_at_objects(found, table, classes, masks)
     _look_at_images(found, table)
     return found
+
+
+def add_sizes(data: Any, folder: str) -> list[str]:
+    """Give the images of a file's contents that have no height and width those of their files; returns their names."""
+    images = data.get('images') if isinstance(data, dict) else None
+    added = []
+    for image in images if isinstance(images, list) else ():
+        name = image.get('file_name') if isinstance(image, dict) else None
+        if not isinstance(name, str) or all((number(image.get(key)) or 0) >= 1 for key in ('height', 'width')):
+            continue
+        try:
+            size, turn = image_size((Path(folder) / name.replace('\\', '/')).read_bytes())
+        except OSError:
+            continue
+        if size:
+            image['height'], image['width'] = size[::-1] if turn in ON_ITS_SIDE else size
+            added.append(name)
+    return added
 
 
 def readable(found: Survey, data: Any) -> dict | None:
