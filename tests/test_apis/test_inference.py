@@ -196,7 +196,7 @@ def test_another_scope_does_not_matter(tiny_config, checkpoint, images, model):
         (dict(device='gpu'), ValueError, "device 'gpu'"),
         (dict(device='cuda:0'), ValueError, "cuda:0.*device='cpu'"),
         (dict(cfg_options={'model.backbone.deph': 18}), TypeError, 'deph'),
-        (dict(cfg_options={'model.neck.out_channels': 24}), ValueError, 'random.pth.*another model'),
+        (dict(cfg_options={'model.roi_head.bbox_head.fc_out_channels': 24}), ValueError, 'random.pth.*another model'),
     ],
 )
 def test_what_cannot_be_built(tiny_config, checkpoint, monkeypatch, arguments, error, says):
