@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 from conftest import ROOT
+from yapf.yapflib import yapf_api
+
+from mmdet.run.prepare import setup
 
 CODE = """
 import importlib, os, pkgutil, sys
@@ -44,3 +47,13 @@ assert origins() == {'mmengine'}, origins()
 def test_importing_replaces_nothing_in_mmengine_and_setup_does():
     done = subprocess.run([sys.executable, '-c', CODE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_text_is_formatted_once(monkeypatch):
+    texts = []
+    monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, style_config: (texts.append(text) or text.strip(), True))
+    for _ in range(2):
+        setup()
+    for text in ('a ', 'a ', 'b '):
+        assert yapf_api.FormatCode(text, style_config=dict(a=1)) == (text.strip(), True)
+    assert texts == ['a ', 'b ']
