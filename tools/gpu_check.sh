@@ -11,6 +11,11 @@ export PYTHON=${PYTHON:-$default} GPU_CHECK_DEVICE=${GPU_CHECK_DEVICE:-cuda}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 out=${GPU_CHECK_DIR:-work_dirs/gpu_check}
 
+case $GPU_CHECK_DEVICE in
+  cuda | cpu) ;;
+  *) echo "gpu_check: GPU_CHECK_DEVICE=$GPU_CHECK_DEVICE: must be cuda or cpu" >&2; exit 2;;
+esac
+[[ ${1:-1} =~ ^[1-9][0-9]*$ ]] || { echo "gpu_check: GPUS=$1: must be 1 or more" >&2; exit 2; }
 gpus=$("$PYTHON" -c 'import mmdet.engine, pytest, torch; print(torch.cuda.device_count())') ||
   { echo "gpu_check: $PYTHON lacks a package, see above and INSTALL.md; PYTHON=... takes another" >&2; exit 2; }
 case $GPU_CHECK_DEVICE in
@@ -19,10 +24,8 @@ case $GPU_CHECK_DEVICE in
         step=(--rounds 3) layer=(--rounds 9) shapes=(--train 64 --val 8) amps=(fp16 bf16) epochs=3;;
   cpu) gpus=1 step=(configs/shapes/mask-rcnn_r18_fpn.py --rounds 1 --image-size 64 64 --norms 'CBN+ (window of 16)')
        layer=(--rounds 1 --channels 32) shapes=(--train 8 --val 2 --size 64) amps=(bf16) epochs=4;;
-  *) echo "gpu_check: GPU_CHECK_DEVICE=$GPU_CHECK_DEVICE: must be cuda or cpu" >&2; exit 2;;
 esac
 gpus=${1:-$gpus}
-[[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "gpu_check: GPUS=$gpus: must be 1 or more" >&2; exit 2; }
 rm -rf "$out" && mkdir -p "$out" || exit 2
 failed=() fence='```'
 

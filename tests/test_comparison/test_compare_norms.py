@@ -144,6 +144,7 @@ RATES = {
 }
 
 
+@pytest.mark.slow
 def test_learning_rates(tool, monkeypatch):
     monkeypatch.setenv('APS', json.dumps(RATES))
     monkeypatch.setenv('BAD', 'BN_b2_s0_lr0.04|GN_b2_s0.*')

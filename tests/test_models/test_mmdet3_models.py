@@ -37,7 +37,9 @@ def test_detections(name):
             assert sum(len(mask) for mask in answer['masks']) > 100
 
 
-@pytest.mark.parametrize('name', marked(cases.LOSSES, ('faster', 'caffe', 'agnostic_padded')))
+@pytest.mark.parametrize(
+    'name', marked(cases.LOSSES, ('faster', 'caffe', 'agnostic_padded', 'conv_head', 'iou_rpn', 'smooth'))
+)
 def test_losses(name):
     """Each loss within 1e-5, gradients within 1e-4 relative."""
     losses, expected = cases.losses_answer(name), recorded('losses')[name]

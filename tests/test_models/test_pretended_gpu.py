@@ -124,7 +124,10 @@ def on_cpu(t):
     return getattr(t, 'elem', t)
 
 
-CASES = [(path.stem, None) for path in sorted(CONFIGS.glob('*_rcnn_*.py'))]
+CASES = [
+    pytest.param(path.stem, None, marks=[pytest.mark.slow] if path.stem.startswith('faster') else [])
+    for path in sorted(CONFIGS.glob('*_rcnn_*.py'))
+]
 CASES += [('mask_rcnn_r50_fpn_1x', norm) for norm in EVERYWHERE]
 
 

@@ -38,7 +38,7 @@ if sys.argv[1] == '1':
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='threads are counted in /proc')
-@pytest.mark.parametrize('code', [0, 143, 1])
+@pytest.mark.parametrize('code', [0, pytest.param(143, marks=pytest.mark.slow), 1])
 def test_the_process_group_s_threads_end_with_the_run_but_not_with_a_failure(tiny_config, tmp_path, code):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))

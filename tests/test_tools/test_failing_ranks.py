@@ -121,18 +121,19 @@ def same(a, b):
 
 
 def test_each_rank_says_its_own(start):
-    code, output = end(start(fail='1 1 raise', number=3))
+    code, output = end(start(fail='1 1 raise'))
     assert code == 1, output
     assert output.count('[rank 1] error: ValueError: image /data/x.png: cannot be read') == 1
-    lost = r'\[rank ([02])\] error: the connection to another rank is lost; that one says why'
+    lost = r'\[rank (0)\] error: the connection to another rank is lost; that one says why'
     assert len(re.findall(lost, output)) == len(set(re.findall(lost, output)))
     assert len(re.findall(r'\[rank \d\] error', output)) == 1 + len(re.findall(lost, output))
     assert 'error: rank 1 failed first, with exit code 1' in output
     # logged is the mean over ranks, which a hook sees on each
     first = re.findall(r'OWN (\d) 0 (\S+)', output)
-    assert len(first) == 3 and len({value for _, value in first}) == 1
+    assert len(first) == 2 and len({value for _, value in first}) == 1
 
 
+@pytest.mark.slow
 def test_a_rank_that_stops_is_named_within_the_timeout(start):
     process = start('env_cfg.dist_cfg.timeout=15', fail='1 1 stop')
     lines, stopped = [], None

@@ -61,6 +61,7 @@ def test_refused(tiny_config, checkpoint, tmp_path, capfd, name):
     assert not processes(tmp_path) and not list(tmp_path.glob('work/*.pth'))
 
 
+@pytest.mark.slow
 def test_trusted_by_every_process(tiny_config, checkpoint, tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
     command = ['tools/dist_test.sh', tiny_config, checkpoint, 2, '--work-dir', tmp_path / 'work', '--trust-checkpoint']
