@@ -1,23 +1,20 @@
 """Checks that a config names parts and arguments that there are, before anything is built."""
 
-import importlib.util
-import inspect
-import logging
 import math
-import multiprocessing
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, Registry
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mmdet import registry as own
 from mmdet.words import nearest, shorten
+
+from .sections import check_loader, check_plain, name_of, plain
+from .signatures import check_arguments
 
 #: where a part under this key is looked for, whatever section it is in
 PLACES = {
@@ -51,31 +48,12 @@ NUMBERS = {
 #: without bounds there is no threshold, as -1 means in mmdetection
 RANGES = dict(score_thr=(-math.inf, 1), iou_threshold=(0, 1), mask_thr_binary=(-math.inf, 1))
 NMS = ('nms', 'soft_nms')
-#: keys of dicts that are no class's
-KEYS = {
-    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
-    'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
-    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
-    'auto_scale_lr': ('enable', 'base_batch_size'),
-}
-PARAMWISE = (
-    *('custom_keys', 'norm_decay_mult', 'bias_lr_mult', 'bias_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult'),
-    *('dcn_offset_lr_mult', 'bypass_duplicate'),
-)
-#: of a data loader, what mmengine builds
-LOADER = (
-    *('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn', 'num_batch_per_epoch'),
-    'disable_subprocess_warning',
-)
-CLIP_GRAD = dict(norm=nn.utils.clip_grad_norm_, value=nn.utils.clip_grad_value_)
 #: what mmdetection's detectors have in train_cfg and test_cfg, some of it read by no part here
 SETTINGS = (
     *('rpn', 'rcnn', 'rpn_proposal', 'assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug', 'mask_size'),
     *('nms_pre', 'nms_post', 'max_per_img', 'max_num', 'nms', 'nms_thr', 'nms_across_levels', 'min_bbox_size'),
     *('score_thr', 'mask_thr_binary'),
 )
-#: keys that are not the class's own: for the registry, an optimizer's constructor, the runner, a scheduler's builder
-BUILDER = ('type', 'constructor', 'paramwise_cfg', 'priority', 'convert_to_iter_based')
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, dict]]:
@@ -98,10 +76,10 @@ def check_model_config(cfg: Config) -> None:
             or function that no registry holds.
     """
     if 'model' not in cfg:
-        raise KeyError(f"{_name(cfg)}: has no key 'model'")
-    model = _plain(cfg.model)
+        raise KeyError(f"{name_of(cfg)}: has no key 'model'")
+    model = plain(cfg.model)
     if not isinstance(model, dict):
-        raise ValueError(f"{_name(cfg)}, model: must be a dict with the key 'type', got {model!r}")
+        raise ValueError(f"{name_of(cfg)}, model: must be a dict with the key 'type', got {model!r}")
     for path, node in walk(model, 'model'):
         norm = node.get('norm_cfg')
         if norm is not None:
@@ -109,21 +87,21 @@ def check_model_config(cfg: Config) -> None:
             try:
                 own.build_norm_layer(norm, groups)
             except Exception as error:
-                raise _as(error)(f'{_name(cfg)}, {path}.norm_cfg: {_words(error)}') from None
-    _check(model, f'{_name(cfg)}, model', MODEL)
+                raise _as(error)(f'{name_of(cfg)}, {path}.norm_cfg: {_words(error)}') from None
+    _check(model, f'{name_of(cfg)}, model', MODEL)
     for part in ('train_cfg', 'test_cfg'):
         for path, node in walk(model.get(part), f'model.{part}'):
             for key, value in node.items():
                 near = '' if 'type' in node or key in SETTINGS else nearest(str(key), SETTINGS, 0.75)
                 if near:
-                    raise TypeError(f'{_name(cfg)}, {path}: no part reads {key!r}{near}')
+                    raise TypeError(f'{name_of(cfg)}, {path}: no part reads {key!r}{near}')
                 low, high = RANGES.get(key, (-math.inf, math.inf))
                 if key in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[key])):
                     what = 'a number' if float in NUMBERS[key] else 'a whole number'
-                    raise ValueError(f'{_name(cfg)}, {path}.{key}: must be {what}, got {value!r}')
+                    raise ValueError(f'{name_of(cfg)}, {path}.{key}: must be {what}, got {value!r}')
                 if key in RANGES and not low <= value <= high:
                     bounds = f'{low} to {high}' if low >= 0 else f'at most {high}'
-                    raise ValueError(f'{_name(cfg)}, {path}.{key}: must be {bounds}, got {value!r}')
+                    raise ValueError(f'{name_of(cfg)}, {path}.{key}: must be {bounds}, got {value!r}')
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -138,7 +116,7 @@ def build_model(cfg: Config) -> nn.Module:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise _as(error)(f'{_name(cfg)}, {_failed_part(error, cfg)}: {_words(error)}') from error
+        raise _as(error)(f'{name_of(cfg)}, {_failed_part(error, cfg)}: {_words(error)}') from error
 
 
 def _as(error: Exception) -> type:
@@ -153,7 +131,7 @@ def _words(error: Exception) -> str:
 
 def _failed_part(error: Exception, cfg: Config) -> str:
     """Key path of the innermost part that was being built."""
-    found, trace, nodes = 'model', error.__traceback__, list(walk(_plain(cfg.model), 'model'))
+    found, trace, nodes = 'model', error.__traceback__, list(walk(plain(cfg.model), 'model'))
     while trace is not None:
         if trace.tb_frame.f_code.co_name == 'build_from_cfg':
             built = trace.tb_frame.f_locals.get('cfg')
@@ -195,58 +173,15 @@ def check_parts(cfg: Config, parts: Sequence[str]) -> None:
         sections[f'{part}_evaluator'] = (own.METRICS, own.EVALUATOR)
         sections[f'{part}_cfg'] = (own.LOOPS,)
     for key, registries in sections.items():
-        node = _plain(cfg.get(key))
+        node = plain(cfg.get(key))
         several = node.values() if key == 'default_hooks' and isinstance(node, dict) else node
         for one in several if isinstance(several, (list, tuple)) or key == 'default_hooks' else ():
             if isinstance(one, dict) and 'type' not in one:
                 raise KeyError(
-                    f"{_name(cfg)}, {key}: has no 'type' in {shorten(one)}, which none of the base has either"
+                    f"{name_of(cfg)}, {key}: has no 'type' in {shorten(one)}, which none of the base has either"
                 )
-        _check(node, f'{_name(cfg)}, {key}', registries)
-    _check_plain(cfg, 'train' in parts)
-
-
-def _check_plain(cfg: Config, training: bool) -> None:
-    """Look at what no class reads, but mmengine's runner."""
-    for path, known in KEYS.items():
-        first, _, second = path.partition('.')
-        node = _plain(cfg.get(first)) or {}
-        node = node.get(second) or {} if second else node
-        check_keys(node, known, f'{_name(cfg)}, {path}', 'there is no')
-    seed, level, scope = (cfg.get('randomness') or {}).get('seed'), cfg.get('log_level'), cfg.get('default_scope')
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f'{_name(cfg)}, randomness.seed: must be a whole number, or None to draw one, got {seed!r}')
-    if level is not None and not isinstance(logging.getLevelName(str(level).upper()), int):
-        raise ValueError(f'{_name(cfg)}, log_level: must be one of DEBUG, INFO, WARNING, ERROR, got {level!r}')
-    if isinstance(scope, str) and importlib.util.find_spec(scope.partition('.')[0]) is None:
-        raise ValueError(f"{_name(cfg)}, default_scope: there is no package {scope!r}; set 'mmdet'")
-    method = ((cfg.get('env_cfg') or {}).get('mp_cfg') or {}).get('mp_start_method')
-    if method is not None and method not in multiprocessing.get_all_start_methods():
-        methods = ', '.join(multiprocessing.get_all_start_methods())
-        raise ValueError(f'{_name(cfg)}, env_cfg.mp_cfg.mp_start_method: must be one of {methods}, got {method!r}')
-    wrapper = _plain(cfg.get('optim_wrapper')) or {}
-    if not training or not isinstance(wrapper, dict):
-        return
-    path = f'{_name(cfg)}, optim_wrapper'
-    if wrapper.get('constructor', 'DefaultOptimWrapperConstructor') == 'DefaultOptimWrapperConstructor':
-        paramwise = wrapper.get('paramwise_cfg') or {}
-        check_keys(paramwise, PARAMWISE, f'{path}.paramwise_cfg', 'there is no')
-        for key, node in (paramwise.get('custom_keys') or {}).items():
-            check_keys(node, ('lr_mult', 'decay_mult'), f'{path}.paramwise_cfg.custom_keys.{key}', 'there is no')
-    clip = dict(wrapper.get('clip_grad') or {})
-    kind = clip.pop('type', 'norm')
-    if kind not in CLIP_GRAD:
-        raise ValueError(f"{path}.clip_grad.type: must be 'norm' or 'value', got {kind!r}")
-    _check_arguments(CLIP_GRAD[kind], clip, f'{path}.clip_grad')
-
-
-def _name(cfg: Config) -> str:
-    return f'config {cfg.filename}' if cfg.filename else 'config'
-
-
-def _plain(node: Any) -> Any:
-    """Dicts and lists without lazy objects."""
-    return node.to_dict() if hasattr(node, 'to_dict') else node
+        _check(node, f'{name_of(cfg)}, {key}', registries)
+    check_plain(cfg, 'train' in parts)
 
 
 def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
@@ -270,7 +205,7 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
             )
         package = getattr(kind, '__module__', '').partition('.')[0]
         if package in ('mmdet', 'mmengine', 'mmcv', 'torch'):
-            _check_arguments(kind, node, path)
+            check_arguments(kind, node, path)
         if package != 'mmdet':
             # What another class makes of its arguments is unknown, but for mmengine's own keys.
             node = {key: value for key, value in node.items() if key in PLACES and package in ('mmengine', 'mmcv')}
@@ -319,59 +254,6 @@ def _unknown(kind: str, path: str, registries: Sequence[Registry]) -> str:
     )
 
 
-def arguments(kind: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The keyword arguments of a class or function by name, those that ``**kwargs`` hands on to a base class among
-    them; and whether it takes any others."""
-    known: dict[str, inspect.Parameter] = {}
-    others = True
-    functions = (
-        [c.__dict__['__init__'] for c in kind.__mro__ if '__init__' in c.__dict__] if inspect.isclass(kind) else [kind]
-    )
-    for function in functions:
-        if function is object.__init__:
-            break
-        parameters = inspect.signature(function).parameters
-        known = {
-            **{name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)},
-            **known,
-        }
-        others = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-        if not others:
-            break
-    known.pop('self', None)
-    return known, others and functions != [object.__init__]
-
-
-def _check_arguments(kind: Any, node: dict, path: str) -> None:
-    known, others = arguments(kind)
-    if not others:
-        check_keys(node, known, path, f'{kind.__name__} has no argument', BUILDER)
-    for key, value in node.items():
-        if isinstance(value, str) and key in known:
-            wanted = _number(known[key])
-            if wanted:
-                raise ValueError(f'{path}.{key}: must be {wanted}, got {value!r}')
-
-
-def check_keys(node: dict, known: Iterable[str], path: str, text: str, others: Sequence[str] = ()) -> None:
-    """Raise TypeError for a key that is not known; ``text`` says of what."""
-    for key in node:
-        if key not in known and key not in others and not str(key).startswith('_'):
-            hint = nearest(str(key), sorted(known)) or f'; it has {", ".join(sorted(known)) or "none"}'
-            raise TypeError(f'{path}: {text} {key!r}{hint}')
-
-
-def _number(parameter: inspect.Parameter) -> str:
-    """What a parameter is that takes no text: 'a number', 'True or False', or ''."""
-    said = parameter.annotation
-    if said is parameter.empty:
-        said = type(parameter.default)
-    words = set(re.findall(r'\w+', said.__name__ if isinstance(said, type) else str(said)))
-    if words & {'str', 'Any', 'Callable', 'Path', 'Literal', 'object'} or not words & {'int', 'float', 'bool'}:
-        return ''
-    return 'True or False' if not words & {'int', 'float'} else 'a number'
-
-
 # -- what a run will need ------------------------------------------------------------------------------------------
 
 
@@ -395,7 +277,7 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         none = [key for key in keys if cfg.get(key) is None]
         if none and len(none) < len(keys) and (part in parts or part == 'val' and 'train' in parts):
             raise ValueError(
-                f'{_name(cfg)}: {", ".join(none)} {"is" if len(none) == 1 else "are"} None and '
+                f'{name_of(cfg)}: {", ".join(none)} {"is" if len(none) == 1 else "are"} None and '
                 f'{", ".join(key for key in keys if key not in none)} not; set all of them, or none: --cfg-options '
                 + ' '.join(f'{key}=None' for key in keys)
             )
@@ -403,23 +285,11 @@ def check_config(cfg: Config, parts: tuple[str, ...]) -> None:
         loader = cfg.get(f'{part}_dataloader')
         if loader is None:
             raise KeyError(f"config {cfg.filename}: has no key '{part}_dataloader'")
-        _check_loader(f'{_name(cfg)}, {part}_dataloader', loader)
+        check_loader(f'{name_of(cfg)}, {part}_dataloader', loader)
         for path, node in walk(loader.to_dict(), f'{part}_dataloader'):
             if 'ann_file' in node:
                 _check_paths(cfg.filename, path, node)
                 _check_classes(cfg, path, node)
-
-
-def _check_loader(path: str, loader: dict) -> None:
-    for key, least in (('batch_size', 1), ('num_workers', 0)):
-        value = loader.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f'{path}.{key}: must be a whole number, {least} or more, got {value!r}')
-    _check_arguments(DataLoader, {key: value for key, value in loader.items() if key not in LOADER}, path)
-    if not loader.get('num_workers', 0):
-        for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
-            if loader.get(key):
-                raise ValueError(f'{path}.{key}: {loader[key]!r} needs workers; set num_workers, or leave {key} out')
 
 
 def _check_paths(config: str, path: str, dataset: dict) -> None:

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdet.config import check_model_config
-from mmdet.config.check import arguments, check_parts
+from mmdet.config.check import check_parts
+from mmdet.config.signatures import arguments
 from mmdet.models.roi_heads import Shared2FCBBoxHead
 from mmdet.registry import DATASETS, MODELS
 

@@ -152,7 +152,8 @@ class ResidualStages(BaseModule):
             raise ValueError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
         if style not in ('pytorch', 'caffe'):
             raise ValueError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
-        self.pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
+        self.pretrained = any(one.get('type') == 'Pretrained' for one in several)
         if init_cfg is None:
             init_cfg = [
                 dict(type='Kaiming', layer='Conv2d'),
