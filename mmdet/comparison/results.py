@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmdet.config.text import first_difference
+from mmdet.config.text import differences
 from mmdet.io.atomic import write_atomic
 
 KIND = 'mmdet norm comparison'
@@ -72,7 +72,7 @@ class Results:
         if name not in self.cells:
             return False
         cell = self.cells[name]
-        difference = first_difference(cell['config'], config)
+        difference = next(differences(cell['config'], config), None)
         if cell.get('processes', 1) != processes:
             difference = f'--processes {cell.get("processes", 1)}, now {processes}'
         if difference:

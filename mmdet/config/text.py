@@ -66,13 +66,13 @@ def config_values(text: str) -> dict:
     return values
 
 
-def first_difference(old: str, new: str) -> str | None:
-    """'KEY: OLD, now NEW' for two texts of merged configs, but for the keys of :data:`SILENT`; None if there is none.
+def differences(old: str, new: str) -> Iterator[str]:
+    """'KEY: OLD, now NEW' for where two texts of merged configs differ, but for the keys of :data:`SILENT`.
 
     Raises:
         ValueError: as :func:`config_values`.
     """
-    return next(_differences(config_values(old), config_values(new), ''), None)
+    return _differences(config_values(old), config_values(new), '')
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[str]:

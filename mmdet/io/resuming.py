@@ -106,6 +106,15 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
             raise ValueError(f'meta.{key} must be a number of 0 or more, got {shorten(meta.get(key))}')
     if not isinstance(meta.get('seed', 0), (int, type(None))) or not 0 <= (meta.get('seed') or 0) < 2**32:
         raise ValueError(f'meta.seed must be a number from 0 to 2**32 - 1, got {shorten(meta["seed"])}')
+    had, own = (_first_group(one.get('optimizer')) for one in (checkpoint, known))
+    # flags come with versions of torch
+    lacking = [key for key, value in own.items() if key not in had and not isinstance(value, (bool, type(None)))]
+    if had and lacking:
+        raise ValueError(
+            'its optimizer is another than that of optim_wrapper: optimizer.param_groups.0 has no '
+            f'{", ".join(lacking)}. Set optim_wrapper as it was, or start anew from the weights: load_from instead of '
+            '--resume'
+        )
     for key in ('message_hub', 'optimizer', 'param_schedulers'):
         if key in known and (key in checkpoint or key == 'message_hub'):  # save_optimizer=False leaves it out
             _check_alike(checkpoint.get(key), known[key], key)
@@ -154,6 +163,12 @@ def check_resumable(checkpoint: dict, known: dict) -> None:
                     raise ValueError(f'{where}.{key} must be of the shape {tuple(shape)}, got {shorten(value)}')
             elif not (value is None or isinstance(value, (int, float, list, tuple, dict)) or is_dense(value)):
                 raise ValueError(f'{where}.{key} must be a number or a tensor, got {shorten(value)}')
+
+
+def _first_group(optimizer: Any) -> dict:
+    """The first group of parameters of an optimizer's state."""
+    groups = optimizer.get('param_groups') if isinstance(optimizer, dict) else None
+    return groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
 
 
 def _is_count(value: Any) -> bool:

@@ -15,7 +15,7 @@ from mmdet.comparison.results import Results
 from mmdet.comparison.speed import span
 from mmdet.comparison.trainings import reason_of
 from mmdet.config import check_config, load_config
-from mmdet.config.text import config_values, first_difference
+from mmdet.config.text import config_values, differences
 from mmdet.words import duration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,9 +135,9 @@ def test_where_two_configs_differ():
     text = "a = dict(b=[1, dict(c='x')], **{'d e': 2})\nwork_dir = 'here'\nval_evaluator = dict(outfile_prefix='p')\n"
     assert config_values(text)['a'] == {'b': [1, {'c': 'x'}], 'd e': 2}
     moved = text.replace('here', 'there').replace("'p'", "'q'") + 'norm_cfgs = dict(BN=None)\n'
-    assert first_difference(text, moved) is None
-    assert first_difference(text, text.replace("'x'", "'y'")) == "a.b.1.c: 'x', now 'y'"
-    assert first_difference(text, text + 'n = 1\n') == "n: 'not set', now 1"
+    assert list(differences(text, moved)) == []
+    assert list(differences(text, text.replace("'x'", "'y'"))) == ["a.b.1.c: 'x', now 'y'"]
+    assert list(differences(text, text + 'n = 1\n')) == ["n: 'not set', now 1"]
     for bad in ("a = open('file')", 'import os', 'a = [', 'a = b'):
         with pytest.raises(ValueError, match='merged config'):
             config_values(bad)

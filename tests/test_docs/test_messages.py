@@ -201,12 +201,12 @@ def scheduled(text, milestones):
         load_tool('tools/train.py').main([path, '--work-dir', 'out'])
 
 
-def resumed():
-    path = written('steps.py', "_base_ = 'my.py'\nparam_scheduler = []\ntrain_cfg = dict(max_epochs=1)\n")
+def resumed(*settings, text=''):
+    start = "_base_ = 'my.py'\nparam_scheduler = []\ntrain_cfg = dict(max_epochs=1)\n"
     without = ('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
-    for words in ([], ['--resume', '--cfg-options', 'optim_wrapper.optimizer.lr=0.5', *without]):
-        words = words or ['--cfg-options', *without]
-        load_tool('tools/train.py').main([path, '--work-dir', 'out', *words])
+    first = ['--cfg-options', *without]
+    for words, more in ((first, ''), (['--resume', *first, 'optim_wrapper.optimizer.lr=0.5', *settings], text)):
+        load_tool('tools/train.py').main([written('steps.py', start + more), '--work-dir', 'out', *words])
 
 
 def other_order():
@@ -391,6 +391,10 @@ PROVOKED = {
     ),
     'param_scheduler.0.milestones': lambda: scheduled('', '[2, 3]'),
     '--resume takes from': resumed,
+    '--resume: the run of': lambda: resumed('train_dataloader.batch_size=1'),
+    'checkpoint ...: cannot be resumed from': lambda: resumed(
+        text="optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW'))"
+    ),
     'nothing left to train': resumed,
     'checkpoint c.pth: trained with the classes': other_order,
     'checkpoint epoch_9.pth: no such file': test('epoch_9.pth'),

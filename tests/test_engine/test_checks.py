@@ -364,10 +364,15 @@ def test_settings_that_a_checkpoint_overrides(said, monkeypatch):
         'nothing left to train: epoch 1 was the last one of trai',
     ]
     said.clear()
+    assert not any('had another config' in text for text in said)
     changed = ('optim_wrapper.optimizer.lr=0.5', 'optim_wrapper.optimizer.weight_decay=0.25')
-    train(*options, *changed, words=['--resume'], extra=steps.format(2))
+    changed += ('train_dataloader.batch_size=1', 'train_dataloader.dataset.filter_cfg.min_size=8')
+    buffers = "model['neck']['norm_cfg'] = dict(burnin=0, by_epoch=False, buffer_num=7)\n"
+    train(*options, *changed, words=['--resume'], extra=buffers + steps.format(2))
     text = ' '.join(said)
     assert 'lr=0.04 (config: 0.5)' in text and 'optimizer.weight_decay=0.0001 (config: 0.25)' in text
+    found = 'model.neck.norm_cfg.buffer_num: 3, now 7; train_dataloader.batch_size: 2, now 1; train_dataloader.dataset.'
+    assert f'goes on with this one: {found}' in text
     assert (
         'param_scheduler.0.milestones=[1] (config: [2])' in text and 'start anew from the weights: load_from=' in text
     )

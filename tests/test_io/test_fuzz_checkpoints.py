@@ -170,7 +170,10 @@ def test_without_an_optimizer_it_says_so(trained, resume, monkeypatch):
 @pytest.mark.parametrize(
     'optimizer, says',
     [
-        (torch.optim.AdamW, 'optimizer.param_groups.0.momentum must be as float 0.9, got NoneType None'),
+        (
+            torch.optim.AdamW,
+            'its optimizer is another than that of optim_wrapper: optimizer.param_groups.0 has no momentum',
+        ),
         (lambda values: torch.optim.SGD(values[:-1], 0.1, 0.9), 'must hold [0-9]+ parameters, each once, got [0-9]+'),
         (
             lambda values: torch.optim.SGD([dict(params=values[:3]), dict(params=values[3:])], 0.1, 0.9),

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.optim import MultiStepParamScheduler, ReduceOnPlateauParamScheduler
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
+from mmdet.config.text import differences
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.coco import transforms_of
 from mmdet.datasets.coco_table import CocoTable
@@ -276,6 +277,35 @@ def warn_of_overridden(wanted: dict[str, Any], taken: dict[str, Any], filename: 
             f'--resume takes from {filename} what the config says otherwise: {", ".join(other[:8])}'
             f'{f" and {len(other) - 8} more" if len(other) > 8 else ""}. To train as the config says, start anew from '
             f'the weights: load_from={filename!r} without --resume'
+        )
+
+
+#: of the config, what a resumed run takes from it, and of that what changes no number
+_HOLDS = ('model.', 'train_dataloader.', 'optim_wrapper.', 'train_cfg.type')
+_IDLE = (
+    *('init_cfg', 'optim_wrapper.optimizer', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory'),
+    *('data_root', 'backend_args', 'cache'),
+)
+
+
+def warn_of_changed(runner: Runner, checkpoint: dict, filename: str) -> None:
+    """Warn of what the config has otherwise than that of the run that a checkpoint is from, and that holds from now."""
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    try:
+        found = list(differences(text, runner.cfg.pretty_text)) if isinstance(text, str) else []
+    except ValueError:  # of another toolbox, or with parts that are objects
+        found = []
+    changed = [
+        one for one in found if one.startswith(_HOLDS) and not any(key in one.partition(':')[0] for key in _IDLE)
+    ]
+    schedulers = checkpoint.get('param_schedulers')
+    if isinstance(schedulers, list) and len(schedulers) != len(_schedulers(runner)):
+        changed.append(f'param_scheduler: {len(schedulers)} of them, now {len(_schedulers(runner))}')
+    if changed:
+        more = f' and {len(changed) - 8} more' if len(changed) > 8 else ''
+        _warn(
+            f'--resume: the run of {filename} had another config, and goes on with this one: '
+            f'{"; ".join(one[:200] for one in changed[:8])}{more}'
         )
 
 

@@ -24,7 +24,7 @@ from mmdet.run.ranks import Watch, check_timeout
 from mmdet.words import first_line
 
 from ..terminal import introduction, quiet
-from .checks import check_run, compare_classes, settings, warn_of_overridden
+from .checks import check_run, compare_classes, settings, warn_of_changed, warn_of_overridden
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 
@@ -218,4 +218,6 @@ class DetRunner(Runner):
         """
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         compare_classes(self, checkpoint, filename)
+        if self._resume:
+            warn_of_changed(self, checkpoint, filename)
         return checkpoint
