@@ -138,7 +138,7 @@ def main(argv=None):
         write_atomic(page([found for _, found in surveys]).encode(), args.html)
         print(f'page: {args.html}')
     if args.fix:
-        print(mend(args.ann, args.img_root or os.path.dirname(args.ann), args.fix))
+        print(mend(surveys[0][1], parts[0].folder, args.fix))
     return max(found.severity for _, found in surveys)
 
 

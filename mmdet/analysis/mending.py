@@ -1,23 +1,23 @@
 """An annotation file without what is wrong in another."""
 
 import json
-import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mmdet.datasets.coco import BAD_BOX, NO_CATEGORY, NO_IMAGE, unlearned
 from mmdet.datasets.coco_file import check_coco, faults, number
-from mmdet.datasets.coco_table import make_table
+from mmdet.datasets.coco_table import CocoTable, make_table
 from mmdet.io.atomic import write_atomic
 
-from .survey import Survey, add_sizes, look, readable
+from .survey import Survey, add_sizes, readable
 
 
-def mend(path: str, folder: str, out: str) -> str:
-    """Write a file without what is wrong in another; returns what was done, in words.
+def mend(surveyed: Survey, folder: str, out: str) -> str:
+    """Write a file without what is wrong in one that was looked at; returns what was done, in words.
 
     What is surely meant is put right: sizes of images that the file lacks, areas, ids that count from another number,
     boxes that are [x1, y1, x2, y2], of texts, or missing beside polygons, polygons in one list or of points, categories
@@ -26,6 +26,7 @@ def mend(path: str, folder: str, out: str) -> str:
     Raises:
         ValueError: nothing could be made of it.
     """
+    path = surveyed.path
     with open(path, 'rb') as file:
         data = json.loads(file.read())
     done: Counter = Counter()
@@ -47,12 +48,11 @@ def mend(path: str, folder: str, out: str) -> str:
     for text in refused:
         _put_right(text, kept, done)
     table = make_table(path, kept)
-    sizes = list(zip(table.arrays['height'].tolist(), table.arrays['width'].tolist()))
+    problems = dict(zip(_images(surveyed.table), (picture.problem for picture in surveyed.pictures)))
     first: dict[str, Any] = {}
     images, moved = [], {}
-    for image, size in zip(kept['images'], sizes):
-        problem = look(os.path.join(folder, image['file_name'].replace('\\', '/')), size).problem
-        if problem:
+    for image, what in zip(kept['images'], _images(table)):
+        if problems[what]:
             done['images left out (missing, unreadable or of another size)'] += 1
         elif image['file_name'] in first:
             moved[image['id']] = first[image['file_name']]
@@ -91,6 +91,13 @@ def mend(path: str, folder: str, out: str) -> str:
     write_atomic(text.encode(), out)
     changes = ', '.join(f'{count} {what}' for what, count in done.items()) or 'nothing was wrong'
     return f'{out}: {len(images)} images, {len(objects)} objects; {changes}'
+
+
+def _images(table: CocoTable | None) -> Iterator[tuple]:
+    """File and size of each image."""
+    if table is not None:
+        sides = zip(table.arrays['height'].tolist(), table.arrays['width'].tolist())
+        yield from ((table.name(i)[1], *size) for i, size in enumerate(sides))
 
 
 def _reshape(data: Any) -> int:

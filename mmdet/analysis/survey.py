@@ -123,10 +123,7 @@ def add_sizes(data: Any, folder: str) -> list[str]:
         name = image.get('file_name') if isinstance(image, dict) else None
         if not isinstance(name, str) or all((number(image.get(key)) or 0) >= 1 for key in ('height', 'width')):
             continue
-        try:
-            size, turn = image_size((Path(folder) / name.replace('\\', '/')).read_bytes())
-        except OSError:
-            continue
+        size, turn = image_size(os.path.join(folder, name.replace('\\', '/')))
         if size:
             image['height'], image['width'] = size[::-1] if turn in ON_ITS_SIDE else size
             added.append(name)

@@ -95,11 +95,11 @@ def check_model_config(cfg: Config) -> None:
                 near = '' if 'type' in node or key in SETTINGS else nearest(str(key), SETTINGS, 0.75)
                 if near:
                     raise TypeError(f'{name_of(cfg)}, {path}: no part reads {key!r}{near}')
-                low, high = RANGES.get(key, (-math.inf, math.inf))
                 if key in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[key])):
                     what = 'a number' if float in NUMBERS[key] else 'a whole number'
                     raise ValueError(f'{name_of(cfg)}, {path}.{key}: must be {what}, got {value!r}')
-                if key in RANGES and not low <= value <= high:
+                if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+                    low, high = RANGES[key]
                     bounds = f'{low} to {high}' if low >= 0 else f'at most {high}'
                     raise ValueError(f'{name_of(cfg)}, {path}.{key}: must be {bounds}, got {value!r}')
 
@@ -174,8 +174,8 @@ def check_parts(cfg: Config, parts: Sequence[str]) -> None:
         sections[f'{part}_cfg'] = (own.LOOPS,)
     for key, registries in sections.items():
         node = plain(cfg.get(key))
-        several = node.values() if key == 'default_hooks' and isinstance(node, dict) else node
-        for one in several if isinstance(several, (list, tuple)) or key == 'default_hooks' else ():
+        members = list(node.values()) if key == 'default_hooks' and isinstance(node, dict) else node
+        for one in members if isinstance(members, (list, tuple)) else ():
             if isinstance(one, dict) and 'type' not in one:
                 raise KeyError(
                     f"{name_of(cfg)}, {key}: has no 'type' in {shorten(one)}, which none of the base has either"

@@ -72,9 +72,7 @@ def check_plain(cfg: Config, training: bool) -> None:
         for key, node in (paramwise.get('custom_keys') or {}).items():
             check_keys(node, ('lr_mult', 'decay_mult'), f'{path}.paramwise_cfg.custom_keys.{key}', 'there is no')
     clip = wrapper.get('clip_grad') or {}
-    check_keys(clip, clip, f'{path}.clip_grad', '')
-    clip = dict(clip)
-    kind = clip.pop('type', 'norm')
+    kind = clip.get('type', 'norm') if isinstance(clip, dict) else 'norm'
     if kind not in CLIP_GRAD:
         raise ValueError(f"{path}.clip_grad.type: must be 'norm' or 'value', got {kind!r}")
     check_arguments(CLIP_GRAD[kind], clip, f'{path}.clip_grad')

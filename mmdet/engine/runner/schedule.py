@@ -61,7 +61,7 @@ def _of_descent(i: int, scheduler: _ParamScheduler, total: int, unit_length: int
     else:
         return
     span = min(scheduler.end, total) - scheduler.begin
-    if abs(steps - span) <= 0.05 * span or key == 'end' and steps < span:
+    if span < 1 or abs(steps - span) <= 0.05 * span or key == 'end' and steps < span:
         return
     unit = 'epochs' if scheduler.by_epoch else 'iterations'
     wanted = (span if key == 'T_max' else total) / unit_length

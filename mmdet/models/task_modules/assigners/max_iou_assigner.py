@@ -88,9 +88,9 @@ class MaxIoUAssigner:
         gpu_assign_thr: float = -1,
         iou_calculator: dict = dict(type='BboxOverlaps2D'),
     ) -> None:
-        for key in ('pos_iou_thr', 'neg_iou_thr', 'min_pos_iou'):
-            if not all(0 <= number <= 1 for number in np.atleast_1d(locals()[key])):
-                raise ValueError(f'{type(self).__name__}: {key} must be from 0 to 1, got {locals()[key]!r}')
+        for key, value in dict(pos_iou_thr=pos_iou_thr, neg_iou_thr=neg_iou_thr, min_pos_iou=min_pos_iou).items():
+            if not all(0 <= number <= 1 for number in np.atleast_1d(value)):
+                raise ValueError(f'{type(self).__name__}: {key} must be from 0 to 1, got {value!r}')
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_thr = neg_iou_thr if isinstance(neg_iou_thr, (tuple, list)) else (0.0, neg_iou_thr)
         self.min_pos_iou = min_pos_iou
