@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmdet.ops.norm.build import NORMS
+from mmdet.run.ranks import bare
 
 #: module and function that log what only the file gets: environment and config, the order of hooks, ...
 FILE_ONLY = {
@@ -44,7 +45,7 @@ def quiet(logger: MMLogger) -> MMLogger:
 
 def introduction(runner: Runner) -> str:
     """A line that says what runs, and where the rest stands."""
-    model = getattr(runner.model, 'module', runner.model)
+    model = bare(runner.model)
     number = sum(parameter.numel() for parameter in model.parameters())
     names = {kind: name for name, kind in reversed(NORMS.items())}
     kinds = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)

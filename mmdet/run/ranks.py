@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.model import is_model_wrapper
+from torch import nn
 
 #: seconds after which a silent rank ends the job, unless env_cfg.dist_cfg.timeout says otherwise (torch's for gloo)
 TIMEOUT = 1800
@@ -23,6 +25,11 @@ _LOST = re.compile(
     re.I,
 )
 _WORKER = re.compile(r'Caught (\w+) in DataLoader worker process (\d+)\.\n')
+
+
+def bare(model: nn.Module) -> Any:
+    """Return a model without the wrapper that several processes have around it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def rank_label() -> str:

@@ -1,23 +1,21 @@
 """What CBN layers need from the runner."""
 
-from typing import Any, cast
+from typing import Any
 
 from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet.io.resuming import blame
 from mmdet.ops.norm import CBN
 from mmdet.registry import HOOKS
+from mmdet.run.ranks import bare
 
 
 def cbn_layers(model: nn.Module) -> dict[str, CBN]:
     """Return the CBN layers of a model by name, as in ``named_modules()`` of the bare model."""
-    if is_model_wrapper(model):
-        model = cast(nn.Module, model.module)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, CBN)}
+    return {name: layer for name, layer in bare(model).named_modules() if isinstance(layer, CBN)}
 
 
 def to_cpu(state: Any) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from mmdet.io.checkpoint import check_state_dict
 from mmdet.io.resuming import check_resumable
 from mmdet.registry import HOOKS
+from mmdet.run.ranks import bare
 
 
 @HOOKS.register_module()
@@ -38,7 +38,7 @@ class CheckpointCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Remember which of the model's tensors are not finite from the start."""
-        self._constant = set(_not_finite(dict(state_dict=_bare(runner).state_dict())))
+        self._constant = set(_not_finite(dict(state_dict=bare(runner.model).state_dict())))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the checkpoint's numbers are finite; FloatingPointError names the keys of those that are not."""
@@ -54,7 +54,7 @@ class CheckpointCheckHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check that the checkpoint fits; ValueError says what does not."""
         finetunes = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        check_state_dict(_bare(runner), checkpoint, runner._load_from or runner.work_dir, finetunes)
+        check_state_dict(bare(runner.model), checkpoint, runner._load_from or runner.work_dir, finetunes)
         if runner._resume:
             check_resumable(checkpoint, _state(runner))
             missing = [key for key in ('optimizer', 'param_schedulers') if key not in checkpoint]
@@ -82,10 +82,6 @@ def _state(runner: Runner) -> dict:
     if isinstance(runner.param_schedulers, list) and not any(isinstance(one, dict) for one in runner.param_schedulers):
         known['param_schedulers'] = [one.state_dict() for one in runner.param_schedulers]
     return known
-
-
-def _bare(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _not_finite(node: Any, path: str = '') -> Iterator[str]:

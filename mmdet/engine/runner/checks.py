@@ -19,6 +19,7 @@ from mmdet.datasets.coco_table import CocoTable
 from mmdet.datasets.files import check_files, coco_datasets
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.evaluation import CocoMetric
+from mmdet.run.ranks import bare
 from mmdet.words import nearest
 
 from .rehearsal import rehearse
@@ -77,7 +78,7 @@ def _metrics(evaluator: Evaluator) -> Iterator[CocoMetric]:
 
 
 def _check_evaluator(name: str, loop: Any, runner: Runner) -> None:
-    model = getattr(runner.model, 'module', runner.model)
+    model = bare(runner.model)
     head = getattr(model, 'roi_head', None)
     datasets = list(coco_datasets(loop.dataloader.dataset))
     for metric in _metrics(loop.evaluator):
@@ -146,7 +147,7 @@ def _shown(file: str = '', size: tuple = ()) -> str:
 
 def _check_annotations(loop: Any, runner: Runner) -> None:
     """Whether training loads what the model learns."""
-    head = getattr(getattr(runner.model, 'module', runner.model), 'roi_head', None)
+    head = getattr(bare(runner.model), 'roi_head', None)
     needed = dict(with_bbox=True, with_label=True, with_mask=getattr(head, 'mask_head', None) is not None)
     for dataset in coco_datasets(loop.dataloader.dataset) if head is not None else ():
         for step in transforms_of(dataset.pipeline.transforms):

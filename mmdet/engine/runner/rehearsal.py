@@ -11,6 +11,8 @@ from mmdet.datasets.coco import transforms_of
 from mmdet.datasets.files import coco_datasets
 from mmdet.datasets.seeding import seeded
 from mmdet.datasets.transforms import RandomCrop, RandomFlip
+from mmdet.ops.modes import evaluating
+from mmdet.run.ranks import bare
 from mmdet.structures import DetDataSample
 
 #: pixels of the corner's sides
@@ -28,7 +30,7 @@ def rehearse(runner: Runner, loops: dict[str, BaseLoop]) -> None:
         ValueError: samples without what training or detections need. Else what the data set, the detector or a metric
             raises.
     """
-    head = getattr(_bare(runner.model), 'roi_head', None)
+    head = getattr(bare(runner.model), 'roi_head', None)
     for name in ('train', 'val'):
         loop = loops.get(name)
         if loop is None or name == 'train' and head is None:
@@ -46,10 +48,6 @@ def rehearse(runner: Runner, loops: dict[str, BaseLoop]) -> None:
         if name == 'val':
             _check_place(loop, key)
             _detect(runner, loop, sample)
-
-
-def _bare(model: Any) -> Any:
-    return getattr(model, 'module', model)
 
 
 def _check_sample(key: str, name: str, sample: Any, with_mask: bool) -> None:
@@ -88,7 +86,6 @@ def _check_place(loop: BaseLoop, key: str) -> None:
                 )
 
 
-@torch.no_grad()
 def _detect(runner: Runner, loop: Any, sample: Any) -> None:
     """Detect in the upper left corner, and give it to the metrics."""
     about = sample.get('data_samples') if isinstance(sample, dict) else None
@@ -97,16 +94,13 @@ def _detect(runner: Runner, loop: Any, sample: Any) -> None:
         return  # of another toolbox
     corner = inputs[:, :CORNER, :CORNER]
     about.set_metainfo(dict(img_shape=tuple(corner.shape[1:])))
-    modules = [(module, module.training) for module in runner.model.modules()]
-    runner.model.eval()
     try:
         batch = loop.dataloader.collate_fn([dict(sample, inputs=corner)])
-        loop.evaluator.process(data_samples=runner.model.val_step(batch), data_batch=batch)
+        with evaluating(runner.model):
+            loop.evaluator.process(data_samples=runner.model.val_step(batch), data_batch=batch)
     except Exception:
         print_log('validation fails: it was tried on one image before the training', 'current', logging.ERROR)
         raise
     finally:
-        for module, training in modules:
-            module.training = training
         for metric in loop.evaluator.metrics:
             metric.results.clear()

@@ -14,6 +14,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet.models.backbones.resnet import ResNet
+from mmdet.run.ranks import bare
 from mmdet.words import nearest
 
 
@@ -92,7 +93,7 @@ def _of_batch(runner: Runner) -> Iterator[str]:
 
 def _of_parameters(runner: Runner) -> Iterator[str]:
     """Rates of parts that the model has not, and layers without gradient that nothing has been loaded into."""
-    model = getattr(runner.model, 'module', runner.model)
+    model = bare(runner.model)
     wrapper = runner.cfg.get('optim_wrapper')
     custom = ((wrapper or {}).get('paramwise_cfg') or {}).get('custom_keys') or {} if isinstance(wrapper, dict) else {}
     names = [name for name, _ in model.named_parameters()]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet.engine.hooks.cbn_hook import cbn_layers
+from mmdet.run.ranks import bare
 
 
 class _Gradient(Exception):
@@ -137,11 +137,11 @@ class Steps:
     def _diagnose(self, batch: Any) -> str:
         """The same forward again, in every process, as it may communicate."""
         model = self.runner.model
-        bare = model.module if is_model_wrapper(model) else model
+        inner = bare(model)
         wrapper = self.runner.optim_wrapper
         wrapper = next(iter(wrapper.values())) if hasattr(wrapper, 'optim_wrappers') else wrapper
-        with torch.no_grad(), wrapper.optim_context(bare), _first_nonfinite(bare) as found:
-            losses = bare._run_forward(bare.data_preprocessor(batch, True), mode='loss')
+        with torch.no_grad(), wrapper.optim_context(inner), _first_nonfinite(inner) as found:
+            losses = inner._run_forward(inner.data_preprocessor(batch, True), mode='loss')
         bad = {key: _total(value) for key, value in losses.items() if not _finite(_total(value))}
         if bad:
             what = 'the loss is not finite: ' + ', '.join(f'{key} {float(value):g}' for key, value in bad.items())

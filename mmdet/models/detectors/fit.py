@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.utils import _pair
 
+from mmdet.ops.modes import evaluating
 from mmdet.words import first_line
 
 from ..backbones.resnet import ResNet
@@ -30,7 +30,7 @@ def check_fit(detector: Any) -> None:
         return
     if not all(map(_ours, (neck, rpn, heads, *heads.children()))):
         return
-    with _evaluating(detector):
+    with evaluating(detector):
         maps = backbone(next(backbone.parameters()).new_zeros(1, 3, SIDE, SIDE))
         if neck is not None:
             channels = [one.shape[1] for one in maps]
@@ -58,28 +58,16 @@ def check_fit(detector: Any) -> None:
             advice = f'in_channels={features.shape[1]}' + (f', roi_feat_size={size[0]}' if name == 'bbox_head' else '')
             with _taking(f'roi_head.{name}', key, [features], advice):
                 out = getattr(heads, name)(features)
-            if name == 'mask_head' and list(_pair(heads.train_cfg.get('mask_size', out.shape[2:]))) != [*out.shape[2:]]:
+            wanted = heads.train_cfg.get('mask_size') if name == 'mask_head' else None
+            if wanted is not None and _pair(wanted) != tuple(out.shape[2:]):
                 raise ValueError(
-                    f'train_cfg.rcnn.mask_size: {heads.train_cfg["mask_size"]}, but the masks of roi_head.mask_head '
+                    f'train_cfg.rcnn.mask_size: {wanted}, but the masks of roi_head.mask_head '
                     f'are {out.shape[2]} x {out.shape[3]} (twice the output_size of {key})'
                 )
 
 
 def _ours(module: nn.Module | None) -> bool:
     return module is None or type(module).__module__.startswith(('mmdet.', 'torch.'))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without gradient, without what a training changes, and as it was before in the end."""
-    before = [(one, one.training) for one in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for one, training in before:
-            one.training = training
 
 
 @contextmanager

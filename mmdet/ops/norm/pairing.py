@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..modes import evaluating
 from .cbn import CBN
 from .conv_stats import pads_same
 
@@ -80,17 +80,14 @@ def _pairs_by_run(model: nn.Module, names: Names, norms: list[_BatchNorm], input
         fed[norm].append(_observed(names, source, version(y) != before, latest.get(source) is tensor))
 
     handles = []
-    modes = {module: module.training for module in model.modules()}
     try:
-        for module in modes:
-            module.training = False
         for module in names:
             # nn.Identity makes nothing; anything else that returns its input does something to it in training.
             if isinstance(module, _CONVS + (_BatchNorm,)) or not module._modules and type(module) is not nn.Identity:
                 handles.append(module.register_forward_hook(produce))
             if module in fed:
                 handles.append(module.register_forward_pre_hook(receive, with_kwargs=True))
-        with torch.no_grad():
+        with evaluating(model):
             if isinstance(inputs, dict):
                 model(**inputs)
             else:
@@ -98,8 +95,6 @@ def _pairs_by_run(model: nn.Module, names: Names, norms: list[_BatchNorm], input
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return {norm: _only(names, found) for norm, found in fed.items() if found}
 
 
