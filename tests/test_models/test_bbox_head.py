@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mmdet.models.roi_heads import ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
-from mmdet.models.roi_heads.bbox_head import BBoxTargets
-from mmdet.models.task_modules import SamplingResult
+from mmdet.models.task_modules import AssignResult, SamplingResult
 from mmdet.ops.norm import CBN
 
 SMALL = dict(in_channels=2, roi_feat_size=3, conv_out_channels=4, fc_out_channels=5, num_classes=3)
@@ -18,16 +17,10 @@ def sampling(num_pos, num_neg, seed=0):
     torch.manual_seed(seed)
     corner = torch.rand(num_pos + num_neg, 2) * 20
     priors = torch.cat([corner, corner + 10], 1)
-    return SamplingResult(
-        torch.arange(num_pos),
-        torch.arange(num_neg),
-        priors[:num_pos],
-        priors[num_pos:],
-        torch.zeros(num_pos, dtype=torch.long),
-        priors[:num_pos] + 1,
-        torch.arange(num_pos) % 3,
-        torch.zeros(num_pos, dtype=torch.bool),
-    )
+    own = torch.arange(num_pos + num_neg)
+    gt_inds, labels = torch.where(own < num_pos, own + 1, 0), torch.where(own < num_pos, own % 3, -1)
+    assigned = AssignResult(num_pos, gt_inds, torch.zeros(len(own)), labels)
+    return SamplingResult(own[:num_pos], own[num_pos:], priors, priors[:num_pos] + 1, assigned, own < 0)
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
@@ -39,7 +32,8 @@ def test_losses_by_hand(agnostic):
     x = torch.randn(12, 2, 3, 3)
     scores, deltas = head(x)
     results = [sampling(3, 5), sampling(1, 3, 1)]
-    losses = head.loss(scores, deltas, head.get_targets(results))
+    rois = torch.zeros(12, 5)
+    losses = head.loss_and_target(scores, deltas, rois, results, {})['loss_bbox']
     labels = torch.tensor([0, 1, 2, 3, 3, 3, 3, 3, 0, 3, 3, 3])
     torch.testing.assert_close(losses['loss_cls'], F.cross_entropy(scores, labels))
     want = 0
@@ -48,7 +42,7 @@ def test_losses_by_hand(agnostic):
         target = head.bbox_coder.encode(result.pos_priors[i : i + 1], result.pos_gt_bboxes[i : i + 1])[0]
         want = want + F.smooth_l1_loss(own, target, reduction='sum')
     torch.testing.assert_close(losses['loss_bbox'], want / 12)
-    none = head.loss(scores[:4], deltas[:4], head.get_targets([sampling(0, 4)]))
+    none = head.loss_and_target(scores[:4], deltas[:4], rois[:4], [sampling(0, 4)], {})['loss_bbox']
     assert none['loss_bbox'].item() == 0 and none['loss_bbox'].requires_grad
 
 
@@ -73,7 +67,9 @@ def test_predicts_in_the_original_image():
     rois = torch.tensor([[0.0, 10, 10, 30, 50]])
     cfg = dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
     meta = dict(img_shape=(40, 60), scale_factor=(2.0, 4.0))
-    found = head.predict(rois, torch.tensor([[5.0, -9, 0]]), torch.zeros(1, 8), meta, cfg, rescale=True)
+    [found] = head.predict_by_feat(
+        [rois], [torch.tensor([[5.0, -9, 0]])], [torch.zeros(1, 8)], [meta], cfg, rescale=True
+    )
     assert found.bboxes.tolist() == [[5, 2.5, 15, 10]] and found.labels.tolist() == [0]
     assert found.scores.item() == pytest.approx(1 / (1 + math.exp(-14) + math.exp(-5)))
 
@@ -126,9 +122,12 @@ def test_half_precision_does_not_round_the_number_of_regions():
     head = Shared2FCBBoxHead(in_channels=1, roi_feat_size=1, fc_out_channels=4, num_classes=3)
     labels = torch.arange(number) % 4
     scores = torch.randn(number, 4).bfloat16()
-    targets = BBoxTargets(labels, torch.ones(number), torch.zeros(number, 4), torch.zeros(number, 4))
+    boxes = torch.zeros(number, 4)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = head.loss(scores, torch.zeros(number, 12).bfloat16(), targets)['loss_cls']
+        losses = head.loss(
+            scores, torch.zeros(number, 12).bfloat16(), torch.zeros(number, 5), labels, torch.ones(number), boxes, boxes
+        )
+    loss = losses['loss_cls']
     torch.testing.assert_close(loss.float(), F.cross_entropy(scores.float(), labels), rtol=2e-5, atol=0)
 
 
@@ -136,12 +135,7 @@ def test_one_box_for_all_classes_is_decoded_for_each():
     head = Shared2FCBBoxHead(in_channels=1, roi_feat_size=1, num_classes=2, reg_class_agnostic=True)
     rois = torch.tensor([[0.0, 10, 10, 30, 50], [0.0, 12, 10, 30, 50]])
     cfg = dict(score_thr=0.2, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
-    found = head.predict(
-        rois,
-        torch.tensor([[2.0, 2, -9], [1.0, 1, -9]]),
-        torch.zeros(2, 4),
-        dict(img_shape=(60, 60), scale_factor=(2.0, 2.0)),
-        cfg,
-        rescale=False,
+    [found] = head.predict_by_feat(
+        [rois], [torch.tensor([[2.0, 2, -9], [1.0, 1, -9]])], [torch.zeros(2, 4)], [dict(img_shape=(60, 60))], cfg
     )
     assert found.bboxes.tolist() == [[10, 10, 30, 50]] * 2 and sorted(found.labels.tolist()) == [0, 1]

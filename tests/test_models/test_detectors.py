@@ -53,8 +53,8 @@ def test_modes_and_gradients(tiny_config):
     height, width = data['data_samples'][0].ori_shape
     assert found.masks.shape == (len(found), height, width) and found.masks.dtype == torch.bool
     assert len(found) and (found.bboxes[:, 2:] <= torch.tensor([width, height]) + 1e-3).all()
-    features = model(data['inputs'], mode='tensor')
-    assert [x.shape[-1] for x in features[0]] == [16, 8, 4, 2, 1]
+    [(scores, deltas, masks)] = model(data['inputs'], mode='tensor')
+    assert scores.shape[1] == 4 and deltas.shape == (len(scores), 12) and masks.shape[1:] == (3, 28, 28)
     with pytest.raises(ValueError, match='mode'):
         model(data['inputs'], mode='train')
 

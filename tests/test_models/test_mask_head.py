@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet.models.roi_heads import FCNMaskHead
 from mmdet.models.roi_heads.fcn_mask_head import paste_mask
+from mmdet.models.task_modules import SamplingResult
+from mmdet.structures.mask import BitmapMasks
 
 
 def brute_paste(mask, box, height, width, threshold):
@@ -32,15 +36,15 @@ def brute_paste(mask, box, height, width, threshold):
 def test_paste_equals_brute_force(box, threshold):
     mask = torch.rand(7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     box = torch.tensor(box, dtype=torch.float64)
-    part, (top, left) = paste_mask(mask, box, 24, 30, threshold)
+    part, (top, left) = paste_mask(mask, box, 24, 30)
     out = torch.zeros(24, 30, dtype=torch.bool)
-    out[top : top + part.shape[0], left : left + part.shape[1]] = part
+    out[top : top + part.shape[0], left : left + part.shape[1]] = part >= threshold
     assert torch.equal(out, brute_paste(mask, box.tolist(), 24, 30, threshold)) and out.any()
 
 
 def test_paste_outside_the_image_or_without_area_is_empty():
     for box in ([40.0, 40, 50, 50], [-30.0, 0, -9, 9], [5.0, 5, 5, 9]):
-        assert paste_mask(torch.ones(4, 4), torch.tensor(box), 20, 20, 0.5)[0].sum() == 0
+        assert paste_mask(torch.ones(4, 4), torch.tensor(box), 20, 20)[0].sum() == 0
 
 
 def test_parameters_and_masks():
@@ -51,10 +55,15 @@ def test_parameters_and_masks():
     assert {'convs.1.conv.weight', 'convs.0.bn.weight', 'upsample.weight', 'conv_logits.bias'} <= set(head.state_dict())
     logits = head(torch.randn(5, 4, 14, 14))
     assert logits.shape == (5, 3, 28, 28)
-    masks = head.predict(
-        logits * 0 + 9, torch.tensor([[2.0, 2, 10, 10]] * 5), torch.zeros(5, dtype=torch.long), (20, 30), 0.5
-    )
+    results = InstanceData(bboxes=torch.tensor([[4.0, 4, 20, 20]] * 5), labels=torch.zeros(5, dtype=torch.long))
+    meta = dict(img_shape=(40, 60), ori_shape=(20, 30), scale_factor=(2.0, 2.0))
+    head.predict_by_feat([logits * 0 + 9], [results], [meta], dict(mask_thr_binary=0.5), rescale=True)
+    masks = results.masks
     assert masks.shape == (5, 20, 30) and masks[0].sum() == 64 and masks[0, 2:10, 2:10].all()
+    assert results.bboxes[0].tolist() == [2, 2, 10, 10]
+    head.predict_by_feat([logits * 0 + 1], [results], [meta], dict(mask_thr_binary=-1))
+    assert results.masks.shape == (5, 40, 60) and results.masks.dtype == torch.uint8  # probabilities
+    assert results.masks[0, 4, 4] == int(255 / (1 + math.exp(-1)))
 
 
 def test_predictor_is_built_by_its_config():
@@ -67,8 +76,10 @@ def test_without_positives_gives_every_parameter_a_zero_gradient():
     head = FCNMaskHead(
         num_convs=2, in_channels=4, conv_out_channels=6, num_classes=3, norm_cfg=dict(type='CBN', buffer_num=2)
     )
-    none = torch.zeros(0, dtype=torch.long)
-    loss = head.loss(head(torch.zeros(0, 4, 14, 14)), torch.zeros(0, 28, 28), none)['loss_mask']
+    logits = head(torch.zeros(0, 4, 14, 14))
+    none = SamplingResult.random(num_gts=0)
+    objects = InstanceData(masks=BitmapMasks(np.zeros((0, 20, 30)), 20, 30))
+    loss = head.loss_and_target(logits, [none], [objects], dict(mask_size=28))['loss_mask']['loss_mask']
     loss.sum().backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())

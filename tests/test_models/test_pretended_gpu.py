@@ -165,12 +165,12 @@ def test_trains_and_predicts_as_on_the_cpu(monkeypatch, name, everywhere):
 @pytest.mark.parametrize('kind', [BitmapMasks, PolygonMasks])
 @pytest.mark.parametrize('numbers', [(3,), (0,), (2, 0), (0, 0), (3, 1, 2)])
 def test_reads_back(kind, numbers):
-    """With an image 9 in a training step, of which one is the clipped gradient's norm, and 6 in a prediction."""
+    """With an image 9 in a training step, of which one is the clipped gradient's norm, and 7 in a prediction."""
     model = move(narrow('mask_rcnn_r50_fpn_cbnplus_1x'))
     _, seen = train(model, [batch(0, numbers, kind=kind)])
-    assert sum(seen.reads.values()) <= 6 + 3 * len(numbers), seen.reads
+    assert sum(seen.reads.values()) <= 5 + 4 * len(numbers), seen.reads
     _, seen = predict(model, batch(1, numbers))
-    assert sum(seen.reads.values()) <= 3 + 3 * len(numbers), seen.reads
+    assert sum(seen.reads.values()) <= 2 + 5 * len(numbers), seen.reads
 
 
 # -- the pretended GPU itself -----------------------------------------------------------------------------------------

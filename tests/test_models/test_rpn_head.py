@@ -79,9 +79,12 @@ def test_allowed_border_leaves_out_anchors_that_reach_out():
     head, feats = two_levels()
     head.train_cfg = dict(RPN_TRAIN, allowed_border=0)
     anchors = torch.cat(head.prior_generator.grid_priors([(8, 8), (4, 4)]))
-    targets = head._targets(anchors, torch.ones(len(anchors), dtype=torch.bool), sample())
+    valid, one = torch.ones(len(anchors), dtype=torch.bool), sample()
+    weights = head._get_targets_single(anchors, valid, one.gt_instances, one.metainfo)[1]
     inside = ((anchors >= 0) & (anchors < 64)).all(1)
-    assert not targets.label_weights[~inside].any() and targets.label_weights[inside].any()
+    assert not weights[~inside].any() and weights[inside].any()
+    with pytest.raises(ValueError, match=r'none of 160 lies within its 8 x 8 pixels .*allowed_border=-1, now 0'):
+        head.loss(feats, [sample(size=8)])
 
 
 def test_proposals_equal_plain_loops():

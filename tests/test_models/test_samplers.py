@@ -7,7 +7,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch.nn import functional as F
 
-from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads import BBoxHead
 from mmdet.models.task_modules import AssignResult, OHEMSampler, PseudoSampler, RandomSampler
 from mmdet.registry import TASK_UTILS
 
@@ -50,20 +50,19 @@ class Head(SimpleNamespace):
 
     def _bbox_forward(self, feats, rois):
         assert not torch.is_grad_enabled() and (rois[:, 0] == 0).all()
-        return torch.stack([(rois[:, 1] * k).sin() * 5 for k in range(1, 5)], 1) * feats[0], None
+        return dict(cls_score=torch.stack([(rois[:, 1] * k).sin() * 5 for k in range(1, 5)], 1) * feats[0])
 
 
 @pytest.mark.parametrize('sigmoid', [False, True])
 @pytest.mark.parametrize('own', [False, True])
 def test_hardest_by_brute_force(sigmoid, own):
-    head = Head(bbox_head=SimpleNamespace(num_classes=3, loss_cls=CrossEntropyLoss(use_sigmoid=sigmoid)))
+    head = Head(bbox_head=BBoxHead(num_classes=3, loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=sigmoid)))
     sampler = TASK_UTILS.build(
         dict(type='OHEMSampler', num=16, pos_fraction=0.25, add_gt_as_proposals=own), default_args=dict(context=head)
     )
     assigned, priors, objects = inputs()
     result = sampler.sample(assigned, priors, objects, feats=[torch.tensor(1.5)])
     if own:
-        assigned = assigned.prepend_gts(LABELS)
         priors = InstanceData(priors=torch.cat([BOXES, priors.priors]))
     losses = {}
     for i, (x, label) in enumerate(zip(priors.priors[:, 0].tolist(), assigned.labels.tolist())):

@@ -233,7 +233,8 @@ def test_shared_head():
 
     rois = torch.cat([torch.zeros(30, 1), proposals[0].bboxes], 1)
     maps = shared.shared_head.layer2(roi_align(feats[0], rois, 14, 0.25, -1, True))
-    scores, deltas = shared._bbox_forward(feats, rois)
+    found = shared._bbox_forward(feats, rois)
+    scores, deltas = found['cls_score'], found['bbox_pred']
     torch.testing.assert_close(scores, shared.bbox_head.fc_cls(maps.mean((2, 3))))
     torch.testing.assert_close(deltas, shared.bbox_head.fc_reg(maps.mean((2, 3))))
     assert scores.std(0).min() > 0

@@ -30,7 +30,8 @@ def test_proposals_of_equal_scores_are_in_the_order_of_their_logits(nms_pre):
     logits = 30 + torch.randperm(64, generator=torch.Generator().manual_seed(0)).view(1, 1, 8, 8).float()
     assert (logits.sigmoid() == 1).all()
     cfg = ConfigDict(nms_pre=nms_pre, max_per_img=64, nms=dict(type='nms', iou_threshold=0.7), rank_logits=True)
-    [found] = head._predict([logits], [torch.zeros(1, 4, 8, 8)], [dict(img_shape=(64, 64))], cfg)
+    metas = [dict(img_shape=(64, 64))]
+    [found] = head.predict_by_feat([logits], [torch.zeros(1, 4, 8, 8)], batch_img_metas=metas, cfg=cfg)
     cells = (found.bboxes[:, :2] / 8).long()
     order = logits[0, 0][cells[:, 1], cells[:, 0]]
     assert len(order) == (nms_pre if nms_pre > 0 else 64)
@@ -45,7 +46,7 @@ def test_boxes_moved_out_of_the_image_are_left_out():
     cfg = ConfigDict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
     meta = dict(img_shape=(64, 64), scale_factor=(1e-4, 1e-4))  # sides are those in the network's input
     found = [
-        head.predict(rois, torch.zeros(2, 3), deltas, meta, ConfigDict(cfg, **more), rescale=True)
+        head.predict_by_feat([rois], [torch.zeros(2, 3)], [deltas], [meta], ConfigDict(cfg, **more), rescale=True)[0]
         for more in (dict(), dict(min_bbox_size=1e-2))
     ]
     assert [len(one) for one in found] == [4, 3]

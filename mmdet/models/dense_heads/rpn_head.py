@@ -1,7 +1,6 @@
 """Region proposal network (Ren et al., Faster R-CNN, NeurIPS 2015)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -10,17 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdet.models.layers import ConvModule, batched_nms
+from mmdet.models.utils import images_to_levels, multi_apply, select_single_mlvl, unpack_gt_instances
 from mmdet.registry import MODELS, TASK_UTILS
 
-
-class AnchorTargets(NamedTuple):
-    """Holds what the anchors of an image should answer; there are A anchors over all levels."""
-
-    labels: Tensor  # (A,): 0 object, 1 background
-    label_weights: Tensor  # (A,)
-    boxes: Tensor  # (A, 4): deltas; with reg_decoded_bbox boxes
-    box_weights: Tensor  # (A, 1)
-    num_samples: int
+Device = str | torch.device
 
 
 @MODELS.register_module()
@@ -82,7 +74,10 @@ class RPNHead(BaseModule):
         super().__init__(init_cfg)
         if num_classes != 1:
             raise ValueError(f'RPNHead: num_classes must be 1 (object or not), got {num_classes}')
+        self.in_channels = in_channels
         self.num_classes = num_classes
+        self.feat_channels = feat_channels
+        self.num_convs = num_convs
         self.train_cfg = train_cfg or {}
         self.test_cfg = test_cfg or {}
         self.prior_generator = TASK_UTILS.build(anchor_generator)
@@ -95,117 +90,217 @@ class RPNHead(BaseModule):
         if train_cfg is not None:
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
-        if num_convs > 1:
+        self._init_layers()
+
+    @property
+    def num_base_priors(self) -> int:
+        """Return the number of anchors at a cell."""
+        return self.prior_generator.num_base_priors[0]
+
+    def _init_layers(self) -> None:
+        if self.num_convs > 1:
+            widths = [self.in_channels] + [self.feat_channels] * self.num_convs
             self.rpn_conv: nn.Module = nn.Sequential(
-                *(
-                    ConvModule(in_channels if i == 0 else feat_channels, feat_channels, 3, padding=1, inplace=False)
-                    for i in range(num_convs)
-                )
+                *(ConvModule(one, two, 3, padding=1, inplace=False) for one, two in zip(widths, widths[1:]))
             )
         else:
-            self.rpn_conv = nn.Conv2d(in_channels, feat_channels, 3, padding=1)
-        number = self.prior_generator.num_base_priors[0]
-        self.rpn_cls = nn.Conv2d(feat_channels, number, 1)
-        self.rpn_reg = nn.Conv2d(feat_channels, number * 4, 1)
+            self.rpn_conv = nn.Conv2d(self.in_channels, self.feat_channels, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(self.feat_channels, self.num_base_priors, 1)
+        self.rpn_reg = nn.Conv2d(self.feat_channels, self.num_base_priors * 4, 1)
 
-    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Compute scores and deltas of all anchors, A at each cell.
 
         Args:
-            feats: maps (N, in_channels, H_i, W_i), one for each stride of the anchors.
+            x: maps (N, in_channels, H_i, W_i), one for each stride of the anchors.
 
         Returns:
             For each level logits (N, A, H_i, W_i), and for each level deltas (N, 4 A, H_i, W_i).
         """
-        hidden = [F.relu(self.rpn_conv(x)) for x in feats]
-        return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
+        return multi_apply(self.forward_single, x)
+
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits (N, A, H, W) and deltas (N, 4 A, H, W) of one level's map (N, in_channels, H, W)."""
+        x = F.relu(self.rpn_conv(x))
+        return self.rpn_cls(x), self.rpn_reg(x)
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def loss(self, feats: Sequence[Tensor], batch_data_samples: list) -> dict[str, list[Tensor]]:
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, list[Tensor]]:
         """Compute the losses of all levels.
 
         Args:
-            feats: maps (N, in_channels, H_i, W_i).
+            x: maps (N, in_channels, H_i, W_i).
             batch_data_samples: N DetDataSamples with ``gt_instances`` in pixels of the network's input; of their labels
                 nothing is used.
 
         Returns:
-            ``loss_rpn_cls`` and ``loss_rpn_bbox``, each a list of a scalar for each level, divided by the number of
-            anchors sampled in all images.
+            What :meth:`loss_by_feat` returns.
         """
-        scores, deltas = self(feats)
-        return self._loss(scores, deltas, batch_data_samples)
+        objects, ignored, metas = unpack_gt_instances(batch_data_samples)
+        return self.loss_by_feat(*self(x), objects, metas, ignored)
 
     def loss_and_predict(
-        self, feats: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
+        self, x: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
     ) -> tuple[dict, list[InstanceData]]:
         """Compute losses and proposals from one forward.
 
         Args:
-            feats, batch_data_samples: as of :meth:`loss`.
+            x, batch_data_samples: as of :meth:`loss`.
             proposal_cfg: how proposals are made, as ``test_cfg``; None: by ``test_cfg``.
 
         Returns:
             The losses, as of :meth:`loss`, and the proposals, as of :meth:`predict`; those have no gradient.
         """
-        scores, deltas = self(feats)
-        losses = self._loss(scores, deltas, batch_data_samples)
-        metas = [sample.metainfo for sample in batch_data_samples]
-        return losses, self._predict(scores, deltas, metas, proposal_cfg)
+        outs = self(x)
+        objects, ignored, metas = unpack_gt_instances(batch_data_samples)
+        losses = self.loss_by_feat(*outs, objects, metas, ignored)
+        return losses, self.predict_by_feat(*outs, batch_img_metas=metas, cfg=proposal_cfg)
 
-    def _loss(self, scores: list[Tensor], deltas: list[Tensor], samples: list) -> dict[str, list[Tensor]]:
-        sizes = [tuple(x.shape[-2:]) for x in scores]
-        device = scores[0].device
-        anchors = torch.cat(self.prior_generator.grid_priors(sizes, device=device))
-        targets = []
-        for sample in samples:
-            flags = torch.cat(self.prior_generator.valid_flags(sizes, sample.metainfo['pad_shape'], device))
-            targets.append(self._targets(anchors, flags, sample))
-        avg_factor = sum(target.num_samples for target in targets)
-        labels, label_weights, box_targets, box_weights = (torch.stack(parts) for parts in list(zip(*targets))[:4])
-        losses: dict[str, list[Tensor]] = dict(loss_rpn_cls=[], loss_rpn_bbox=[])
-        begin = 0
-        for score, delta in zip(scores, deltas):
-            score = score.permute(0, 2, 3, 1).reshape(len(samples), -1)
-            delta = delta.permute(0, 2, 3, 1).reshape(len(samples), -1, 4)
-            level = slice(begin, begin + score.shape[1])
-            begin = level.stop
-            boxes = delta.flatten(0, 1)
-            if self.reg_decoded_bbox:
-                boxes = self.bbox_coder.decode(anchors[level].repeat(len(samples), 1), boxes.float())
-            losses['loss_rpn_cls'].append(
-                self.loss_cls(
-                    score.reshape(-1, 1),
-                    labels[:, level].flatten(),
-                    label_weights[:, level].flatten(),
-                    avg_factor=avg_factor,
-                )
-            )
-            losses['loss_rpn_bbox'].append(
-                self.loss_bbox(
-                    boxes,
-                    box_targets[:, level].flatten(0, 1),
-                    box_weights[:, level].flatten(0, 1),
-                    avg_factor=avg_factor,
-                )
-            )
-        return losses
+    def loss_by_feat(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Compute the losses of what :meth:`forward` returns.
+
+        Args:
+            cls_scores, bbox_preds: of each level, as from :meth:`forward`.
+            batch_gt_instances: of each image ``bboxes`` (K, 4) in pixels of the network's input, and ``labels`` (K,).
+            batch_img_metas: of each image, with ``img_shape`` and ``pad_shape``.
+            batch_gt_instances_ignore: of each image ``bboxes`` (I, 4) of ignored regions, or None.
+
+        Returns:
+            ``loss_rpn_cls`` and ``loss_rpn_bbox``, each a list of a scalar for each level, divided by the number of
+            anchors sampled in all images.
+
+        Raises:
+            ValueError: an image in which no anchor lies, see :meth:`get_targets`.
+        """
+        sizes = [tuple(level.shape[-2:]) for level in cls_scores]
+        anchors, flags = self.get_anchors(sizes, batch_img_metas, cls_scores[0].device)
+        *targets, avg_factor = self.get_targets(
+            anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        )
+        anchors = images_to_levels([torch.cat(own) for own in anchors], [len(level) for level in anchors[0]])
+        classes, boxes = multi_apply(
+            self.loss_by_feat_single, cls_scores, bbox_preds, anchors, *targets, avg_factor=avg_factor
+        )
+        return dict(loss_rpn_cls=classes, loss_rpn_bbox=boxes)
+
+    def loss_by_feat_single(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        avg_factor: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the losses of one level of A anchors.
+
+        Args:
+            cls_score, bbox_pred: as from :meth:`forward_single`.
+            anchors: (N, A, 4).
+            labels, label_weights: (N, A).
+            bbox_targets, bbox_weights: (N, A, 4).
+            avg_factor: what the sums are divided by.
+
+        Returns:
+            The loss of the scores and that of the boxes, scalars.
+        """
+        scores = cls_score.permute(0, 2, 3, 1).reshape(-1, 1)
+        boxes = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 4)
+        if self.reg_decoded_bbox:
+            boxes = self.bbox_coder.decode(anchors.flatten(0, 1), boxes.float())
+        return (
+            self.loss_cls(scores, labels.flatten(), label_weights.flatten(), avg_factor=avg_factor),
+            self.loss_bbox(boxes, bbox_targets.flatten(0, 1), bbox_weights.flatten(0, 1), avg_factor=avg_factor),
+        )
+
+    def get_anchors(
+        self, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: list[dict], device: Device = 'cuda'
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Lay the anchors of a batch.
+
+        Args:
+            featmap_sizes: (height, width) in cells, of each level.
+            batch_img_metas: of each image, with ``pad_shape``.
+            device: of the anchors.
+
+        Returns:
+            For each image of each level the anchors (A, 4), and whether they belong to cells inside the image (A,).
+        """
+        anchors = self.prior_generator.grid_priors(featmap_sizes, device=device)
+        flags = [self.prior_generator.valid_flags(featmap_sizes, meta['pad_shape'], device) for meta in batch_img_metas]
+        return [anchors] * len(batch_img_metas), flags
+
+    def get_targets(
+        self,
+        anchor_list: list[list[Tensor]],
+        valid_flag_list: list[list[Tensor]],
+        batch_gt_instances: list[InstanceData],
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: list | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], int]:
+        """Say what the anchors should answer.
+
+        Args:
+            anchor_list, valid_flag_list: as from :meth:`get_anchors`.
+            batch_gt_instances, batch_img_metas, batch_gt_instances_ignore: as of :meth:`loss_by_feat`.
+
+        Returns:
+            Of each level labels (N, A), 0 for an object and 1 for background, their weights (N, A), deltas or, with
+            ``reg_decoded_bbox``, boxes (N, A, 4) and their weights (N, A, 4); the number of samples.
+
+        Raises:
+            ValueError: an image in which, by ``allowed_border``, no anchor lies.
+        """
+        *targets, _, _, samples = multi_apply(
+            self._get_targets_single,
+            [torch.cat(own) for own in anchor_list],
+            [torch.cat(own) for own in valid_flag_list],
+            batch_gt_instances,
+            batch_img_metas,
+            batch_gt_instances_ignore or [None] * len(anchor_list),
+        )
+        numbers = [len(level) for level in anchor_list[0]]
+        labels, label_weights, boxes, box_weights = (images_to_levels(part, numbers) for part in targets)
+        return labels, label_weights, boxes, box_weights, sum(own.avg_factor for own in samples)
 
     @torch.no_grad()
-    def _targets(self, anchors: Tensor, flags: Tensor, sample) -> AnchorTargets:
+    def _get_targets_single(
+        self,
+        flat_anchors: Tensor,
+        valid_flags: Tensor,
+        gt_instances: InstanceData,
+        img_meta: dict,
+        gt_instances_ignore: InstanceData | None = None,
+    ) -> tuple:
+        """Labels (A,), their weights (A,), boxes (A, 4), their weights (A, 4), positive and negative anchors of an
+        image, and its SamplingResult."""
+        anchors, flags = flat_anchors, valid_flags
         border = self.train_cfg.get('allowed_border', -1)
         if border >= 0:
-            height, width = sample.metainfo['img_shape'][:2]
+            height, width = img_meta['img_shape'][:2]
             flags = flags & (anchors[:, :2] >= -border).all(1)
             flags &= (anchors[:, 2] < width + border) & (anchors[:, 3] < height + border)
+            if not flags.any():
+                raise ValueError(
+                    f'image {img_meta.get("img_path", "")}: no valid anchor: none of {len(flags)} lies within its '
+                    f'{width} x {height} pixels (width x height); set train_cfg.rpn.allowed_border=-1, now {border}, '
+                    'or smaller anchor_generator.scales'
+                )
         # An anchor without a size overlaps nothing. To leave it out would read back from a GPU how many are left.
         priors = InstanceData(priors=anchors * flags[:, None])
-        # Of the objects the RPN sees no class.
-        objects = InstanceData(bboxes=sample.gt_instances.bboxes, labels=torch.zeros_like(sample.gt_instances.labels))
-        assigned = self.assigner.assign(priors, objects, sample.get('ignored_instances'))
+        assigned = self.assigner.assign(priors, gt_instances, gt_instances_ignore)
         assigned.gt_inds = assigned.gt_inds.masked_fill(~flags, -1)
-        sampled = self.sampler.sample(assigned, InstanceData(priors=anchors), objects)
+        sampled = self.sampler.sample(assigned, InstanceData(priors=anchors), gt_instances)
         positive, negative = sampled.pos_inds, sampled.neg_inds
         labels = torch.full((len(anchors),), self.num_classes, device=anchors.device)
         label_weights, boxes = anchors.new_zeros(len(anchors)), anchors.new_zeros(len(anchors), 4)
@@ -219,65 +314,82 @@ class RPNHead(BaseModule):
         else:
             boxes[positive] = self.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
         box_weights[positive] = 1.0
-        return AnchorTargets(labels, label_weights, boxes, box_weights, sampled.avg_factor)
+        return labels, label_weights, boxes, box_weights.expand(-1, 4), positive, negative, sampled
 
     # -- proposals ----------------------------------------------------------------------------------------------
 
-    def predict(self, feats: Sequence[Tensor], batch_data_samples: list, rescale: bool = False) -> list[InstanceData]:
+    def predict(self, x: Sequence[Tensor], batch_data_samples: list, rescale: bool = False) -> list[InstanceData]:
         """Propose regions.
 
         Args:
-            feats: maps (N, in_channels, H_i, W_i).
+            x: maps (N, in_channels, H_i, W_i).
             batch_data_samples: N DetDataSamples, whose metainfo has ``img_shape`` and, for ``rescale``,
                 ``scale_factor``.
             rescale: boxes in pixels of the original images instead of the network's input.
 
         Returns:
+            What :meth:`predict_by_feat` returns.
+        """
+        metas = [sample.metainfo for sample in batch_data_samples]
+        return self.predict_by_feat(*self(x), batch_img_metas=metas, rescale=rescale)
+
+    @torch.no_grad()
+    def predict_by_feat(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        score_factors: Sequence[Tensor] | None = None,
+        batch_img_metas: list[dict] | None = None,
+        cfg: dict | None = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> list[InstanceData]:
+        """Propose regions from what :meth:`forward` returns.
+
+        Args:
+            cls_scores, bbox_preds: of each level, as from :meth:`forward`.
+            score_factors: of heads that have them; not used here.
+            batch_img_metas: of each image, with ``img_shape`` and, for ``rescale``, ``scale_factor``.
+            cfg: as ``test_cfg``, which it is by default.
+            rescale: boxes in pixels of the original images instead of the network's input.
+            with_nms: False leaves all candidates.
+
+        Returns:
             For each image ``bboxes`` (K, 4) within the image and ``scores`` (K,) from 0 to 1, by falling score, and
             ``labels`` (K,) of zeros; K is at most ``max_per_img``.
         """
-        scores, deltas = self(feats)
-        return self._predict(scores, deltas, [sample.metainfo for sample in batch_data_samples], rescale=rescale)
-
-    @torch.no_grad()
-    def _predict(
-        self,
-        scores: list[Tensor],
-        deltas: list[Tensor],
-        metas: list[dict],
-        cfg: dict | None = None,
-        rescale: bool = False,
-    ) -> list[InstanceData]:
-        cfg = self.test_cfg if cfg is None else cfg
-        sizes = [tuple(x.shape[-2:]) for x in scores]
-        anchors = self.prior_generator.grid_priors(sizes, device=scores[0].device)
-        found = [
-            self._candidates([x[i] for x in scores], [x[i] for x in deltas], anchors, meta, cfg, rescale)
-            for i, meta in enumerate(metas)
-        ]
-        smallest = cfg.get('min_bbox_size', -1)
-        if smallest >= 0:
-            large = [(boxes[:, 2:] - boxes[:, :2] > smallest).all(1) for boxes, _, _ in found]
-            numbers = torch.stack([own.sum() for own in large]).tolist()  # of all images in one read back from a GPU
-            chosen = [own.byte().argsort(descending=True, stable=True)[:n] for own, n in zip(large, numbers)]
-            found = [(boxes[own], score[own], level[own]) for (boxes, score, level), own in zip(found, chosen)]
-        results = []
-        for boxes, score, level in found:
-            detections = batched_nms(boxes, score, level, cfg['nms'])[0][: cfg['max_per_img']]
-            results.append(
-                InstanceData(
-                    bboxes=detections[:, :4],
-                    scores=detections[:, 4],
-                    labels=torch.zeros_like(detections[:, 4], dtype=torch.long),
-                )
+        priors = self.prior_generator.grid_priors(
+            [tuple(level.shape[-2:]) for level in cls_scores], device=cls_scores[0].device
+        )
+        return [
+            self._predict_by_feat_single(
+                select_single_mlvl(cls_scores, i),
+                select_single_mlvl(bbox_preds, i),
+                [None] * len(cls_scores) if score_factors is None else select_single_mlvl(score_factors, i),
+                priors,
+                meta,
+                self.test_cfg if cfg is None else cfg,
+                rescale,
+                with_nms,
             )
-        return results
+            for i, meta in enumerate(batch_img_metas or ())
+        ]
 
-    def _candidates(self, scores, deltas, anchors, meta, cfg, rescale) -> tuple[Tensor, Tensor, Tensor]:
-        """An image's boxes (K, 4), scores (K,) and levels (K,) before NMS."""
+    def _predict_by_feat_single(
+        self,
+        cls_score_list: list[Tensor],
+        bbox_pred_list: list[Tensor],
+        score_factor_list: list,
+        mlvl_priors: list[Tensor],
+        img_meta: dict,
+        cfg: dict,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> InstanceData:
+        """An image's candidates of all levels, (A, H, W) and (4 A, H, W) each, to :meth:`_bbox_post_process`."""
         nms_pre = cfg.get('nms_pre', -1)
-        kept_scores, kept_deltas, kept_anchors, kept_levels = [], [], [], []
-        for level, (score, delta, prior) in enumerate(zip(scores, deltas, anchors)):
+        kept_scores, kept_deltas, kept_priors, kept_levels = [], [], [], []
+        for level, (score, delta, prior) in enumerate(zip(cls_score_list, bbox_pred_list, mlvl_priors)):
             score = score.permute(1, 2, 0).flatten().float()
             delta = delta.permute(1, 2, 0).reshape(-1, 4).float()
             if cfg.get('rank_logits', False):
@@ -286,14 +398,33 @@ class RPNHead(BaseModule):
             score = score.sigmoid()
             if 0 < nms_pre < len(score):
                 # Not topk: of equal scores at the cut this keeps those that mmdetection keeps.
-                score, best = (x[:nms_pre] for x in score.sort(descending=True))
+                score, best = (part[:nms_pre] for part in score.sort(descending=True))
                 delta, prior = delta[best], prior[best]
             kept_scores.append(score)
             kept_deltas.append(delta)
-            kept_anchors.append(prior)
+            kept_priors.append(prior)
             kept_levels.append(torch.full_like(score, level, dtype=torch.long))
-        scores, levels = torch.cat(kept_scores), torch.cat(kept_levels)
-        boxes = self.bbox_coder.decode(torch.cat(kept_anchors), torch.cat(kept_deltas), meta['img_shape'])
-        if rescale:
-            boxes = boxes * boxes.new_tensor([1 / factor for factor in meta['scale_factor']]).repeat(2)
-        return boxes, scores, levels
+        boxes = self.bbox_coder.decode(torch.cat(kept_priors), torch.cat(kept_deltas), img_meta['img_shape'])
+        found = InstanceData(bboxes=boxes, scores=torch.cat(kept_scores), level_ids=torch.cat(kept_levels))
+        return self._bbox_post_process(found, cfg, rescale, with_nms, img_meta)
+
+    def _bbox_post_process(
+        self,
+        results: InstanceData,
+        cfg: dict,
+        rescale: bool = False,
+        with_nms: bool = True,
+        img_meta: dict | None = None,
+    ) -> InstanceData:
+        """Rescale an image's candidates, leave out small ones, and suppress what overlaps better ones."""
+        boxes, scores, levels = results.bboxes, results.scores, results.level_ids
+        if rescale and img_meta is not None:
+            boxes = boxes * boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
+        smallest = cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1).nonzero().flatten()  # one read back from a GPU
+            boxes, scores, levels = boxes[large], scores[large], levels[large]
+        if with_nms:
+            detections = batched_nms(boxes, scores, levels, cfg['nms'])[0][: cfg['max_per_img']]
+            boxes, scores = detections[:, :4], detections[:, 4]
+        return InstanceData(bboxes=boxes, scores=scores, labels=torch.zeros_like(scores, dtype=torch.long))

@@ -1,5 +1,6 @@
 """Detectors."""
 
+from .base import BaseDetector
 from .two_stage import FasterRCNN, MaskRCNN, TwoStageDetector
 
-__all__ = ['FasterRCNN', 'MaskRCNN', 'TwoStageDetector']
+__all__ = ['BaseDetector', 'FasterRCNN', 'MaskRCNN', 'TwoStageDetector']

@@ -44,7 +44,7 @@ def check_fit(detector: Any) -> None:
         _check_strides('rpn_head.anchor_generator.strides', rpn.prior_generator.strides, strides, source)
         cut = dict(bbox_head=heads.bbox_roi_extractor)
         if heads.mask_head is not None:
-            cut['mask_head'] = heads.mask_roi_extractor or heads.bbox_roi_extractor
+            cut['mask_head'] = heads.mask_roi_extractor
         for name, extractor in cut.items():
             key = f'roi_head.{name.removesuffix("head")}roi_extractor'
             used = maps[: extractor.num_inputs]

@@ -1,16 +1,21 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and Mask R-CNN (He et al., ICCV 2017)."""
 
-from typing import cast
+import logging
 
-from mmengine.model import BaseModel
+import torch
+from mmengine.logging import print_log
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 
+from .base import BaseDetector
 from .fit import check_fit
 
 
-class TwoStageDetector(BaseModel):
+@MODELS.register_module()
+class TwoStageDetector(BaseDetector):
     """Detects objects with a backbone, a neck, a network that proposes regions, and heads on these regions.
 
     Args:
@@ -46,82 +51,98 @@ class TwoStageDetector(BaseModel):
         self.test_cfg = test_cfg
         self.backbone = MODELS.build(backbone)
         self.neck = None if neck is None else MODELS.build(neck)
+        if rpn_head.get('num_classes', 1) != 1:
+            print_log(
+                f'model.rpn_head.num_classes: {rpn_head["num_classes"]} is taken as 1; proposals have no class',
+                'current',
+                logging.WARNING,
+            )
+            rpn_head = dict(rpn_head, num_classes=1)
         self.rpn_head = MODELS.build(dict(rpn_head, train_cfg=train_cfg.get('rpn'), test_cfg=test_cfg.get('rpn')))
         self.roi_head = MODELS.build(dict(roi_head, train_cfg=train_cfg.get('rcnn'), test_cfg=test_cfg.get('rcnn')))
         check_fit(self)
 
-    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def with_rpn(self) -> bool:
+        """Return whether there is a network that proposes regions."""
+        return self._has('rpn_head')
+
+    @property
+    def with_roi_head(self) -> bool:
+        """Return whether there are heads on regions."""
+        return self._has('roi_head')
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Compute feature maps.
 
         Args:
-            inputs: normalized images (N, 3, H, W).
+            batch_inputs: normalized images (N, 3, H, W).
 
         Returns:
             Maps (N, C_i, H_i, W_i), the largest first.
         """
-        x = self.backbone(inputs)
+        x = self.backbone(batch_inputs)
         return x if self.neck is None else self.neck(x)
 
-    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> dict | list | tuple:
-        """Compute losses, detections or raw outputs, by ``mode``.
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> tuple:
+        """A tuple of what the RoI head's ``forward`` returns."""
+        shape = tuple(batch_inputs.shape[-2:])
+        samples = batch_data_samples or [DetDataSample(metainfo=dict(img_shape=shape)) for _ in batch_inputs]
+        x = self.extract_feat(batch_inputs)
+        return (self.roi_head(x, self._proposals(x, samples), samples),)
 
-        Args:
-            inputs: normalized images (N, 3, H, W).
-            data_samples: a DetDataSample for each image, with ground truth for the losses; not needed for 'tensor'.
-            mode: 'loss', 'predict' or 'tensor'.
+    def _proposals(self, x: tuple[Tensor, ...], samples: list) -> list[InstanceData]:
+        """The samples' own proposals, if they have some, or the region proposal network's."""
+        if samples and samples[0].get('proposals') is not None:
+            return [sample.proposals for sample in samples]
+        return self.rpn_head.predict(x, samples, rescale=False)
 
-        Returns:
-            What :meth:`loss` returns; what :meth:`predict` returns; or the feature maps, and the logits and deltas of
-            :meth:`.RPNHead.forward`.
-
-        Raises:
-            ValueError: another mode.
-        """
-        if mode == 'loss':
-            return self.loss(inputs, cast(list, data_samples))
-        if mode == 'predict':
-            return self.predict(inputs, cast(list, data_samples))
-        if mode == 'tensor':
-            x = self.extract_feat(inputs)
-            return (x, *self.rpn_head(x))
-        raise ValueError(f"forward: mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
-
-    def loss(self, inputs: Tensor, data_samples: list) -> dict:
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         """Compute all losses.
 
         Args:
-            inputs: normalized images (N, 3, H, W).
-            data_samples: N DetDataSamples with ``gt_instances``: bboxes (K, 4) in pixels of the input, labels (K,) and,
-                for a mask head, masks.
+            batch_inputs: normalized images (N, 3, H, W).
+            batch_data_samples: N DetDataSamples with ``gt_instances``: bboxes (K, 4) in pixels of the input, labels
+                (K,) and, for a mask head, masks.
 
         Returns:
             ``loss_rpn_cls`` and ``loss_rpn_bbox``, lists of a scalar for each level; ``loss_cls``, ``loss_bbox`` and
             ``acc`` of the box head (``acc``, in percent, is not optimized); with a mask head ``loss_mask``.
         """
-        x = self.extract_feat(inputs)
+        x = self.extract_feat(batch_inputs)
+        classless = []
+        for sample in batch_data_samples:
+            objects = InstanceData(**dict(sample.gt_instances.items()))
+            objects.labels = torch.zeros_like(objects.labels)
+            classless.append(sample.new())
+            classless[-1].gt_instances = objects
         losses, proposals = self.rpn_head.loss_and_predict(
-            x, data_samples, self.train_cfg.get('rpn_proposal', self.test_cfg.get('rpn'))
+            x, classless, proposal_cfg=self.train_cfg.get('rpn_proposal', self.test_cfg.get('rpn'))
         )
-        losses.update(self.roi_head.loss(x, proposals, data_samples))
+        # A head may name its losses as the box head does; the log then has both.
+        losses = {
+            f'rpn_{name}' if 'loss' in name and 'rpn' not in name else name: value for name, value in losses.items()
+        }
+        losses.update(self.roi_head.loss(x, proposals, batch_data_samples))
         return losses
 
-    def predict(self, inputs: Tensor, data_samples: list, rescale: bool = True) -> list:
+    def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         """Detect objects.
 
         Args:
-            inputs: normalized images (N, 3, H, W).
-            data_samples: N DetDataSamples, whose metainfo has ``img_shape``, ``ori_shape`` and ``scale_factor``.
+            batch_inputs: normalized images (N, 3, H, W).
+            batch_data_samples: N DetDataSamples, whose metainfo has ``img_shape``, ``ori_shape`` and ``scale_factor``.
+                Those with ``proposals``, with bboxes (K, 4) in pixels of the input, need no region proposal network.
             rescale: in pixels of the original images instead of the network's input.
 
         Returns:
             The same samples with ``pred_instances``: bboxes (K, 4), scores (K,) from 0 to 1, falling, labels (K,) and,
             with a mask head, masks (K, H', W') bool of the whole image.
         """
-        x = self.extract_feat(inputs)
-        proposals = self.rpn_head.predict(x, data_samples)
-        for sample, instances in zip(data_samples, self.roi_head.predict(x, proposals, data_samples, rescale)):
-            sample.pred_instances = instances
-        return data_samples
+        x = self.extract_feat(batch_inputs)
+        proposals = self._proposals(x, batch_data_samples)
+        results = self.roi_head.predict(x, proposals, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, results)
 
 
 @MODELS.register_module()

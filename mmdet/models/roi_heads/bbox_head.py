@@ -1,6 +1,7 @@
 """Class and box of a region."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -11,20 +12,304 @@ from torch.nn import functional as F
 from mmdet.models.layers import ConvModule, multiclass_nms
 from mmdet.models.losses import accuracy
 from mmdet.models.task_modules import SamplingResult
+from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS, TASK_UTILS
-
-
-class BBoxTargets(NamedTuple):
-    """Holds what R regions should answer."""
-
-    labels: Tensor  # (R,): class, or num_classes for background
-    label_weights: Tensor  # (R,)
-    boxes: Tensor  # (R, 4): deltas; with reg_decoded_bbox boxes
-    priors: Tensor  # (R, 4): the regions
+from mmdet.structures.bbox import clip_boxes
 
 
 @MODELS.register_module()
-class ConvFCBBoxHead(BaseModule):
+class BBoxHead(BaseModule):
+    """Gives each region a class and a box straight from its features, without hidden layers, as the C4 models do.
+
+    A loss of one's own as ``loss_cls`` can have ``custom_cls_channels``, ``custom_activation`` or ``custom_accuracy``
+    set to True; then its ``get_cls_channels(num_classes)``, ``get_activation(cls_score)`` and
+    ``get_accuracy(cls_score, labels)`` take the place of ``num_classes + 1``, softmax and ``acc``.
+
+    Args:
+        with_avg_pool: the features are averaged first.
+        with_cls, with_reg: give classes, and boxes.
+        roi_feat_size, in_channels: side, in cells, and channels of the regions' features.
+        num_classes: without background, which is the last of ``num_classes + 1`` logits.
+        bbox_coder: turns deltas and regions into boxes.
+        reg_class_agnostic: one box for all classes.
+        reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
+        loss_cls, loss_bbox: of classes, and of the boxes of positive regions.
+
+    Raises:
+        ValueError: neither ``with_cls`` nor ``with_reg``.
+
+    Example:
+        In a config, behind ResNet's last stage as a shared head::
+
+            bbox_head=dict(type='BBoxHead', with_avg_pool=True, in_channels=2048, roi_feat_size=7, num_classes=80)
+    """
+
+    def __init__(
+        self,
+        with_avg_pool: bool = False,
+        with_cls: bool = True,
+        with_reg: bool = True,
+        roi_feat_size: int = 7,
+        in_channels: int = 256,
+        num_classes: int = 80,
+        bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+        reg_class_agnostic: bool = False,
+        reg_decoded_bbox: bool = False,
+        loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        loss_bbox: dict = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if not (with_cls or with_reg):
+            raise ValueError(f'{type(self).__name__}: one of with_cls and with_reg must be True')
+        if init_cfg is None:
+            init_cfg = []
+            if with_cls:
+                init_cfg.append(dict(type='Normal', std=0.01, override=dict(name='fc_cls')))
+            if with_reg:
+                init_cfg.append(dict(type='Normal', std=0.001, override=dict(name='fc_reg')))
+        super().__init__(init_cfg)
+        self.with_avg_pool = with_avg_pool
+        self.with_cls = with_cls
+        self.with_reg = with_reg
+        self.roi_feat_size = nn.modules.utils._pair(roi_feat_size)
+        self.roi_feat_area = self.roi_feat_size[0] * self.roi_feat_size[1]
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.reg_class_agnostic = reg_class_agnostic
+        self.reg_decoded_bbox = reg_decoded_bbox
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_bbox = MODELS.build(loss_bbox)
+        self.avg_pool = nn.AvgPool2d(self.roi_feat_size)
+        self._init_layers()
+
+    def _init_layers(self) -> None:
+        width = self.in_channels * (1 if self.with_avg_pool else self.roi_feat_area)
+        self._add_predictor('cls', width)
+        self._add_predictor('reg', width)
+
+    def _add_predictor(self, name: str, width: int) -> None:
+        """``fc_cls`` or ``fc_reg``, on ``width`` numbers, if it is asked for."""
+        if name == 'cls' and self.with_cls:
+            custom = getattr(self.loss_cls, 'custom_cls_channels', False)
+            numbers = self.loss_cls.get_cls_channels(self.num_classes) if custom else self.num_classes + 1
+            self.fc_cls = nn.Linear(width, numbers)
+        if name == 'reg' and self.with_reg:
+            size = self.bbox_coder.encode_size
+            self.fc_reg = nn.Linear(width, size if self.reg_class_agnostic else size * self.num_classes)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if self.with_avg_pool and x.dim() == 4:
+            x = F.avg_pool2d(x, x.shape[2:])
+        return x.flatten(1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Compute classes and boxes of regions.
+
+        Args:
+            x: features (R, in_channels, S, S).
+
+        Returns:
+            Logits (R, num_classes + 1), and deltas (R, 4 * num_classes), or (R, 4) with ``reg_class_agnostic``; None
+            without ``with_cls`` or ``with_reg``.
+        """
+        x = self._flat(x)
+        return self.fc_cls(x) if self.with_cls else None, self.fc_reg(x) if self.with_reg else None
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def _get_targets_single(
+        self, pos_priors: Tensor, neg_priors: Tensor, pos_gt_bboxes: Tensor, pos_gt_labels: Tensor, cfg: dict
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Labels (R,), their weights (R,), boxes (R, 4) and their weights (R, 4) of an image's regions."""
+        num_pos, num_neg = len(pos_priors), len(neg_priors)
+        weights = pos_priors.new_ones(num_pos + num_neg)
+        pos_weight = cfg.get('pos_weight', -1)
+        if pos_weight > 0:
+            weights[:num_pos] = pos_weight
+        boxes = pos_gt_bboxes if self.reg_decoded_bbox else self.bbox_coder.encode(pos_priors, pos_gt_bboxes)
+        return (
+            F.pad(pos_gt_labels, (0, num_neg), value=self.num_classes),
+            weights,
+            F.pad(boxes, (0, 0, 0, num_neg)),
+            F.pad(torch.ones_like(boxes), (0, 0, 0, num_neg)),
+        )
+
+    @torch.no_grad()
+    def get_targets(
+        self, sampling_results: list[SamplingResult], rcnn_train_cfg: dict, concat: bool = True
+    ) -> tuple[Any, Any, Any, Any]:
+        """Make the targets of the sampled regions, image by image, positives first.
+
+        Args:
+            sampling_results: of each image, with boxes in pixels of the network's input.
+            rcnn_train_cfg: ``pos_weight`` of positive regions in ``loss_cls``; without it, or for 0 or less, 1.
+            concat: of all R regions together; False: a list of each image's.
+
+        Returns:
+            Labels (R,), ``num_classes`` for negatives; their weights (R,); deltas or, with ``reg_decoded_bbox``, boxes
+            (R, 4), zeros for negatives; their weights (R, 4), 1 for positives, else 0.
+        """
+        targets = multi_apply(
+            self._get_targets_single,
+            [result.pos_priors for result in sampling_results],
+            [result.neg_priors for result in sampling_results],
+            [result.pos_gt_bboxes for result in sampling_results],
+            [result.pos_gt_labels for result in sampling_results],
+            cfg=rcnn_train_cfg,
+        )
+        labels, label_weights, boxes, box_weights = map(torch.cat, targets) if concat else targets
+        return labels, label_weights, boxes, box_weights
+
+    def loss_and_target(
+        self,
+        cls_score: Tensor | None,
+        bbox_pred: Tensor | None,
+        rois: Tensor,
+        sampling_results: list[SamplingResult],
+        rcnn_train_cfg: dict,
+        concat: bool = True,
+        reduction_override: str | None = None,
+    ) -> dict[str, Any]:
+        """Make the targets of the sampled regions, and compute the losses.
+
+        Args:
+            cls_score, bbox_pred: as from :meth:`forward`.
+            rois: (R, 5) of image index and box, in pixels of the network's input.
+            sampling_results, rcnn_train_cfg, concat: as of :meth:`get_targets`.
+            reduction_override: of the losses.
+
+        Returns:
+            ``loss_bbox``, what :meth:`loss` returns, and ``bbox_targets``, what :meth:`get_targets` returns.
+        """
+        targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=concat)
+        losses = self.loss(cls_score, bbox_pred, rois, *targets, reduction_override=reduction_override)
+        return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def loss(
+        self,
+        cls_score: Tensor | None,
+        bbox_pred: Tensor | None,
+        rois: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor | None,
+        bbox_weights: Tensor | None,
+        reduction_override: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the losses of R regions.
+
+        Args:
+            cls_score, bbox_pred: as from :meth:`forward`; None: no loss of it.
+            rois: (R, 5) of image index and box, in pixels of the network's input.
+            labels, label_weights, bbox_targets, bbox_weights: as from :meth:`get_targets`.
+            reduction_override: 'none', 'sum' or 'mean' in place of the losses' own.
+
+        Returns:
+            ``loss_cls`` and ``loss_bbox``, scalars divided by the number of regions (for ``loss_cls`` of those with a
+            weight), and ``acc``, (1,) in percent.
+        """
+        losses: dict[str, Tensor] = {}
+        if cls_score is not None:
+            cls_score = cls_score.float()
+            avg_factor = (label_weights > 0).sum().clamp(min=1).float()
+            found = (
+                self.loss_cls(
+                    cls_score, labels, label_weights, avg_factor=avg_factor, reduction_override=reduction_override
+                )
+                if len(cls_score)
+                else cls_score.sum()
+            )
+            losses.update(found if isinstance(found, dict) else dict(loss_cls=found))
+            if getattr(self.loss_cls, 'custom_activation', False):
+                losses.update(self.loss_cls.get_accuracy(cls_score, labels))
+            else:
+                losses['acc'] = accuracy(cls_score, labels)
+        if bbox_pred is not None:
+            bbox_pred = bbox_pred.float()
+            positive = ((labels >= 0) & (labels < self.num_classes)).nonzero().flatten()
+            if not len(positive):
+                losses['loss_bbox'] = bbox_pred[positive].sum()
+                return losses
+            column = torch.zeros_like(positive) if self.reg_class_agnostic else labels[positive]
+            own = bbox_pred.unflatten(1, (-1, 4))[positive, column]
+            if self.reg_decoded_bbox:
+                own = self.bbox_coder.decode(rois[positive, 1:], own)
+            losses['loss_bbox'] = self.loss_bbox(
+                own,
+                bbox_targets[positive],
+                bbox_weights[positive],
+                avg_factor=len(bbox_targets),
+                reduction_override=reduction_override,
+            )
+        return losses
+
+    # -- detections ---------------------------------------------------------------------------------------------
+
+    def predict_by_feat(
+        self,
+        rois: Sequence[Tensor],
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor | None],
+        batch_img_metas: list[dict],
+        rcnn_test_cfg: dict | None = None,
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """Turn a head's output into detections.
+
+        Args:
+            rois: of each image (R, 5) of image index and box, in pixels of the network's input.
+            cls_scores, bbox_preds: of each image, as from :meth:`forward`.
+            batch_img_metas: ``img_shape``, to which boxes are clipped, and for ``rescale`` ``scale_factor`` (width,
+                height).
+            rcnn_test_cfg: ``score_thr``, ``nms``, ``max_per_img``; smaller sides than ``min_bbox_size`` pixels of the
+                input are left out (by default none). None: all boxes (R, 4 * C) and scores (R, C + 1).
+            rescale: boxes in pixels of the original images instead of the network's input.
+
+        Returns:
+            For each image ``bboxes`` (K, 4), ``scores`` (K,), falling, and ``labels`` (K,).
+        """
+        return [
+            self._predict_by_feat_single(*parts, rescale=rescale, rcnn_test_cfg=rcnn_test_cfg)
+            for parts in zip(rois, cls_scores, bbox_preds, batch_img_metas)
+        ]
+
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor | None,
+        img_meta: dict,
+        rescale: bool = False,
+        rcnn_test_cfg: dict | None = None,
+    ) -> InstanceData:
+        """The detections of one image; arguments and results as of :meth:`predict_by_feat`."""
+        if getattr(self.loss_cls, 'custom_activation', False):
+            scores = self.loss_cls.get_activation(cls_score)
+        else:
+            scores = cls_score.float().softmax(-1)
+        if bbox_pred is None:
+            boxes = clip_boxes(roi[:, 1:], img_meta['img_shape'][:2])
+        else:
+            boxes = self.bbox_coder.decode(roi[:, 1:], bbox_pred.float(), img_meta['img_shape'])
+        smallest = -1 if rcnn_test_cfg is None else rcnn_test_cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            corners = boxes.unflatten(1, (-1, 4))
+            large = (corners[..., 2:] - corners[..., :2] >= smallest).all(-1)
+            scores = torch.cat([scores[:, :-1] * large, scores[:, -1:]], 1)
+        if rescale:
+            factor = boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
+            boxes = (boxes.unflatten(1, (-1, 4)) * factor).flatten(1)
+        if rcnn_test_cfg is None:
+            return InstanceData(bboxes=boxes, scores=scores)
+        detections, labels = multiclass_nms(
+            boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'], rcnn_test_cfg['max_per_img']
+        )
+        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
+
+
+@MODELS.register_module()
+class ConvFCBBoxHead(BBoxHead):
     """Gives each region a class and a box: shared layers, then a branch for classes and one for boxes.
 
     The layers are 3x3 convolutions, then fully connected ones (Ren et al., Faster R-CNN, NeurIPS 2015, has two of
@@ -33,14 +318,8 @@ class ConvFCBBoxHead(BaseModule):
     Args:
         num_shared_convs, num_shared_fcs, num_cls_convs, num_cls_fcs, num_reg_convs, num_reg_fcs: numbers of layers,
             ``conv_out_channels`` and ``fc_out_channels`` wide. Both branches end in one more linear layer.
-        in_channels, roi_feat_size: channels and side, in cells, of the regions' features.
-        num_classes: without background, which is the last of ``num_classes + 1`` logits.
-        bbox_coder: turns deltas and regions into boxes.
-        reg_class_agnostic: one box for all classes.
-        reg_decoded_bbox: ``loss_bbox`` compares boxes, as IoU losses need it, instead of deltas.
-        with_avg_pool: the features are averaged before the first fully connected layer.
         conv_cfg, norm_cfg: of the convolutions.
-        loss_cls, loss_bbox: of classes, and of the boxes of positive regions.
+        kwargs: of :class:`BBoxHead`; ``with_avg_pool`` averages before the first fully connected layer.
 
     Raises:
         ValueError: convolutions of a branch behind shared fully connected layers.
@@ -54,191 +333,77 @@ class ConvFCBBoxHead(BaseModule):
         num_cls_fcs: int = 0,
         num_reg_convs: int = 0,
         num_reg_fcs: int = 0,
-        in_channels: int = 256,
         conv_out_channels: int = 256,
         fc_out_channels: int = 1024,
-        roi_feat_size: int = 7,
-        num_classes: int = 80,
-        bbox_coder: dict = dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-        reg_class_agnostic: bool = False,
-        reg_decoded_bbox: bool = False,
-        with_avg_pool: bool = False,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
-        loss_cls: dict = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-        loss_bbox: dict = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
         init_cfg: dict | list | None = None,
+        **kwargs,
     ) -> None:
-        if init_cfg is None:
-            init_cfg = [
-                dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
-                dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
-                dict(
-                    type='Xavier',
-                    distribution='uniform',
-                    override=[dict(name='shared_fcs'), dict(name='cls_fcs'), dict(name='reg_fcs')],
-                ),
-            ]
-        super().__init__(init_cfg)
         if num_shared_fcs and (num_cls_convs or num_reg_convs):
             raise ValueError(
                 f'{type(self).__name__}: num_cls_convs={num_cls_convs}, num_reg_convs={num_reg_convs} '
                 f'cannot follow num_shared_fcs={num_shared_fcs} flat layers; use num_shared_fcs=0'
             )
-        self.num_classes = num_classes
-        self.reg_class_agnostic = reg_class_agnostic
-        self.reg_decoded_bbox = reg_decoded_bbox
-        self.with_avg_pool = with_avg_pool
-        self.bbox_coder = TASK_UTILS.build(bbox_coder)
-        self.loss_cls = MODELS.build(loss_cls)
-        self.loss_bbox = MODELS.build(loss_bbox)
+        # Before the base class, which builds the layers by them.
+        self.num_shared_convs = num_shared_convs
+        self.num_shared_fcs = num_shared_fcs
+        self.num_cls_convs = num_cls_convs
+        self.num_cls_fcs = num_cls_fcs
+        self.num_reg_convs = num_reg_convs
+        self.num_reg_fcs = num_reg_fcs
+        self.conv_out_channels = conv_out_channels
+        self.fc_out_channels = fc_out_channels
+        self.conv_cfg = conv_cfg
+        self.norm_cfg = norm_cfg
+        super().__init__(init_cfg=init_cfg, **kwargs)
+        if init_cfg is None:
+            branches = [dict(name='shared_fcs'), dict(name='cls_fcs'), dict(name='reg_fcs')]
+            self.init_cfg += [dict(type='Xavier', distribution='uniform', override=branches)]
 
-        def branch(
-            width: int, cells: int, num_convs: int, num_fcs: int
-        ) -> tuple[nn.ModuleList, nn.ModuleList, int, int]:
-            """Layers on features of ``width`` channels and ``cells`` cells, and these two numbers behind them."""
-            convs, fcs = nn.ModuleList(), nn.ModuleList()
-            for _ in range(num_convs):
-                convs.append(ConvModule(width, conv_out_channels, 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg))
-                width = conv_out_channels
-            for _ in range(num_fcs):
-                fcs.append(nn.Linear(width * cells, fc_out_channels))
-                width, cells = fc_out_channels, 1
-            return convs, fcs, width, cells
-
-        self.shared_convs, self.shared_fcs, shared, spots = branch(
-            in_channels, 1 if with_avg_pool else roi_feat_size * roi_feat_size, num_shared_convs, num_shared_fcs
+    def _init_layers(self) -> None:
+        self.relu = nn.ReLU(inplace=True)
+        self.shared_convs, self.shared_fcs, self.shared_out_channels = self._add_conv_fc_branch(
+            self.num_shared_convs, self.num_shared_fcs, self.in_channels, True
         )
-        self.cls_convs, self.cls_fcs, width, cells = branch(shared, spots, num_cls_convs, num_cls_fcs)
-        self.fc_cls = nn.Linear(width * cells, num_classes + 1)
-        self.reg_convs, self.reg_fcs, width, cells = branch(shared, spots, num_reg_convs, num_reg_fcs)
-        self.fc_reg = nn.Linear(width * cells, 4 if reg_class_agnostic else 4 * num_classes)
+        for name in ('cls', 'reg'):
+            num_convs, num_fcs = getattr(self, f'num_{name}_convs'), getattr(self, f'num_{name}_fcs')
+            convs, fcs, width = self._add_conv_fc_branch(num_convs, num_fcs, self.shared_out_channels)
+            setattr(self, f'{name}_convs', convs)
+            setattr(self, f'{name}_fcs', fcs)
+            if not (self.num_shared_fcs or num_fcs or self.with_avg_pool):
+                width *= self.roi_feat_area
+            setattr(self, f'{name}_last_dim', width)
+            self._add_predictor(name, width)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute classes and boxes of regions.
+    def _add_conv_fc_branch(
+        self, num_branch_convs: int, num_branch_fcs: int, in_channels: int, is_shared: bool = False
+    ) -> tuple[nn.ModuleList, nn.ModuleList, int]:
+        """The layers of a branch, convolutions and fully connected ones, and the width of the last."""
+        convs, fcs, width = nn.ModuleList(), nn.ModuleList(), in_channels
+        for _ in range(num_branch_convs):
+            out = self.conv_out_channels
+            convs.append(ConvModule(width, out, 3, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg))
+            width = out
+        flat = self.with_avg_pool or not is_shared and self.num_shared_fcs
+        for i in range(num_branch_fcs):
+            fcs.append(nn.Linear(width if i or flat else width * self.roi_feat_area, self.fc_out_channels))
+            width = self.fc_out_channels
+        return convs, fcs, width
 
-        Args:
-            x: features (R, in_channels, S, S).
+    def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Compute classes and boxes of regions (R, in_channels, S, S), see :meth:`BBoxHead.forward`."""
 
-        Returns:
-            Logits (R, num_classes + 1), and deltas (R, 4 * num_classes), or (R, 4) with ``reg_class_agnostic``.
-        """
-
-        def flat(x):
-            if self.with_avg_pool and x.dim() == 4:
-                x = F.avg_pool2d(x, x.shape[2:])
-            return x.flatten(1)
-
-        def run(convs, fcs, x):
-            for conv in convs:
+        def run(name: str, x: Tensor) -> Tensor:
+            for conv in getattr(self, f'{name}_convs'):
                 x = conv(x)
-            for fc in fcs:
-                x = F.relu(fc(flat(x)), inplace=True)
+            for fc in getattr(self, f'{name}_fcs'):
+                x = self.relu(fc(self._flat(x)))
             return x
 
-        x = run(self.shared_convs, self.shared_fcs, x)
-        scores, deltas = run(self.cls_convs, self.cls_fcs, x), run(self.reg_convs, self.reg_fcs, x)
-        return self.fc_cls(flat(scores)), self.fc_reg(flat(deltas))
-
-    @torch.no_grad()
-    def get_targets(self, sampling_results: list[SamplingResult], pos_weight: float = -1) -> BBoxTargets:
-        """Make the targets of the sampled regions, image by image, positives first.
-
-        Args:
-            sampling_results: of each image, with boxes in pixels of the network's input.
-            pos_weight: of positive regions in ``loss_cls``; 0 or less: 1.
-
-        Returns:
-            Targets of all R regions together. Negatives have the label ``num_classes`` and boxes of zeros.
-        """
-        labels, weights, boxes = [], [], []
-        for result in sampling_results:
-            num_neg = len(result.neg_inds)
-            labels.append(F.pad(result.pos_gt_labels, (0, num_neg), value=self.num_classes))
-            weight = result.pos_priors.new_ones(result.pos_priors.shape[0] + num_neg)
-            if pos_weight > 0:
-                weight[: len(result.pos_inds)] = pos_weight
-            weights.append(weight)
-            target = result.pos_gt_bboxes
-            if not self.reg_decoded_bbox:
-                target = self.bbox_coder.encode(result.pos_priors, target)
-            boxes.append(F.pad(target, (0, 0, 0, num_neg)))
-        priors = torch.cat([result.priors for result in sampling_results])
-        return BBoxTargets(torch.cat(labels), torch.cat(weights), torch.cat(boxes), priors)
-
-    def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BBoxTargets) -> dict[str, Tensor]:
-        """Compute the losses of R regions.
-
-        Args:
-            cls_score, bbox_pred: as from :meth:`forward`.
-            targets: as from :meth:`get_targets`.
-
-        Returns:
-            ``loss_cls`` and ``loss_bbox``, scalars divided by the number of regions (for ``loss_cls`` of those with a
-            weight), and ``acc``, (1,) in percent.
-        """
-        cls_score, bbox_pred = cls_score.float(), bbox_pred.float()
-        if not len(cls_score):
-            return dict(loss_cls=cls_score.sum(), acc=cls_score.new_zeros(1), loss_bbox=bbox_pred.sum())
-        avg_factor = (targets.label_weights > 0).sum().clamp(min=1).float()
-        positive = ((targets.labels >= 0) & (targets.labels < self.num_classes)).nonzero().flatten()
-        losses = dict(
-            loss_cls=self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=avg_factor),
-            acc=accuracy(cls_score, targets.labels),
-        )
-        if not len(positive):
-            losses['loss_bbox'] = bbox_pred[positive].sum()
-            return losses
-        column = torch.zeros_like(positive) if self.reg_class_agnostic else targets.labels[positive]
-        own = bbox_pred.unflatten(1, (-1, 4))[positive, column]
-        if self.reg_decoded_bbox:
-            own = self.bbox_coder.decode(targets.priors[positive], own)
-        losses['loss_bbox'] = self.loss_bbox(own, targets.boxes[positive], avg_factor=len(targets.labels))
-        return losses
-
-    def predict(
-        self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rcnn_test_cfg: dict, rescale: bool
-    ) -> InstanceData:
-        """Turn a head's output into detections of one image.
-
-        Args:
-            rois: (R, 5) of image index and box, in pixels of the network's input.
-            cls_score, bbox_pred: as from :meth:`forward`.
-            img_meta: ``img_shape``, to which boxes are clipped, and for ``rescale`` ``scale_factor`` (width, height).
-            rcnn_test_cfg: ``score_thr``, ``nms``, ``max_per_img``; smaller sides than ``min_bbox_size`` pixels of the
-                input are left out (by default none).
-            rescale: boxes in pixels of the original image instead of the network's input.
-
-        Returns:
-            ``bboxes`` (K, 4), ``scores`` (K,), falling, and ``labels`` (K,).
-        """
-        scores = cls_score.float().softmax(-1)
-        boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), img_meta['img_shape'])
-        smallest = rcnn_test_cfg.get('min_bbox_size', -1)
-        if smallest >= 0:
-            corners = boxes.unflatten(1, (-1, 4))
-            large = (corners[..., 2:] - corners[..., :2] >= smallest).all(-1)
-            scores = torch.cat([scores[:, :-1] * large, scores[:, -1:]], 1)
-        if rescale:
-            factor = boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
-            boxes = (boxes.unflatten(1, (-1, 4)) * factor).flatten(1)
-        detections, labels = multiclass_nms(
-            boxes, scores, rcnn_test_cfg['score_thr'], rcnn_test_cfg['nms'], rcnn_test_cfg['max_per_img']
-        )
-        return InstanceData(bboxes=detections[:, :4], scores=detections[:, 4], labels=labels)
-
-
-@MODELS.register_module()
-class BBoxHead(ConvFCBBoxHead):
-    """Gives each region a class and a box straight from its features, without hidden layers, as the C4 models do.
-
-    Arguments are :class:`ConvFCBBoxHead`'s; ``with_avg_pool=True`` averages the features first.
-
-    Example:
-        In a config, behind ResNet's last stage as a shared head::
-
-            bbox_head=dict(type='BBoxHead', with_avg_pool=True, in_channels=2048, roi_feat_size=7, num_classes=80)
-    """
+        x = run('shared', x)
+        scores, deltas = (self._flat(run(name, x)) for name in ('cls', 'reg'))
+        return self.fc_cls(scores) if self.with_cls else None, self.fc_reg(deltas) if self.with_reg else None
 
 
 @MODELS.register_module()

@@ -1,10 +1,13 @@
 """Mask of a region (He et al., Mask R-CNN, ICCV 2017)."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
@@ -14,17 +17,16 @@ from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
 
 
-def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> tuple[Tensor, tuple]:
+def paste_mask(mask: Tensor, box: Tensor, height: int, width: int) -> tuple[Tensor, tuple]:
     """Put a region's mask in its place in the image, bilinearly, pixel centres at half numbers.
 
     Args:
         mask: probabilities (S, S').
         box: (4,) in pixels of the image.
         height, width: of the image.
-        threshold: least probability of a pixel that is set.
 
     Returns:
-        The part of the (height, width) image that can be set, bool, and its (top, left) corner.
+        The probabilities of the part of the (height, width) image that the mask reaches, and its (top, left) corner.
     """
     x1, y1, x2, y2 = box.tolist()
     # Interpolation with the nought around it reaches half a mask cell beyond the box.
@@ -33,13 +35,12 @@ def paste_mask(mask: Tensor, box: Tensor, height: int, width: int, threshold: fl
     left, right = (min(max(v, 0), width) for v in (math.floor(x1) - reach_x, math.ceil(x2) + reach_x))
     top, bottom = (min(max(v, 0), height) for v in (math.floor(y1) - reach_y, math.ceil(y2) + reach_y))
     if left >= right or top >= bottom or x2 <= x1 or y2 <= y1:
-        return mask.new_zeros(0, 0, dtype=torch.bool), (0, 0)
+        return mask.new_zeros(0, 0), (0, 0)
     x = torch.arange(left, right, device=mask.device, dtype=mask.dtype) + 0.5
     y = torch.arange(top, bottom, device=mask.device, dtype=mask.dtype) + 0.5
     x, y = (x - box[0]) / (box[2] - box[0]) * 2 - 1, (y - box[1]) / (box[3] - box[1]) * 2 - 1
     grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
-    pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-    return pasted >= threshold, (top, left)
+    return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0], (top, left)
 
 
 @MODELS.register_module()
@@ -126,62 +127,113 @@ class FCNMaskHead(BaseModule):
             x = conv(x)
         return self.conv_logits(F.relu(self.upsample(x), inplace=True))
 
+    # -- training -----------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def get_targets(self, sampling_results: list[SamplingResult], batch_gt_masks: list, mask_size: int) -> Tensor:
+    def get_targets(
+        self, sampling_results: list[SamplingResult], batch_gt_instances: list[InstanceData], rcnn_train_cfg: dict
+    ) -> Tensor:
         """Cut the objects' masks to the P positive regions.
 
         Args:
             sampling_results: of each image, with boxes in pixels of the network's input.
-            batch_gt_masks: of each image :class:`.BitmapMasks` or :class:`.PolygonMasks`.
-            mask_size: side of the targets in cells, or (height, width).
+            batch_gt_instances: of each image ``masks``, :class:`.BitmapMasks` or :class:`.PolygonMasks`.
+            rcnn_train_cfg: ``mask_size``, side of the targets in cells, or (height, width).
 
         Returns:
             (P, size, size) of 0 and 1, in the boxes' dtype.
         """
-        size = _pair(mask_size)
+        size = _pair(rcnn_train_cfg['mask_size'])
         priors = torch.cat([result.pos_priors for result in sampling_results])
         objects = torch.cat([result.pos_assigned_gt_inds for result in sampling_results])
         regions = torch.cat([priors, objects[:, None]], 1).cpu()  # one transfer: float32 holds the indices
         targets = []
-        for own, masks in zip(regions.split([len(result.pos_inds) for result in sampling_results]), batch_gt_masks):
+        parts = regions.split([len(result.pos_priors) for result in sampling_results])
+        for own, instances in zip(parts, batch_gt_instances):
+            masks = instances.masks
             boxes = own[:, :4].numpy().clip(0, own.new_tensor([masks.width, masks.height] * 2).numpy())
             targets.append(masks.crop_to_tensor(boxes, size, own[:, 4].numpy().astype(int), priors.device))
         return torch.cat(targets).to(priors.dtype)
 
-    def loss(self, mask_pred: Tensor, mask_targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of P positive regions.
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: list[InstanceData],
+        rcnn_train_cfg: dict,
+    ) -> dict[str, Any]:
+        """Make the targets of the P positive regions, and compute the loss.
 
         Args:
-            mask_pred: logits (P, C, H, W).
-            mask_targets: (P, H, W) of 0 and 1.
-            labels: classes (P,).
+            mask_preds: logits (P, C, H, W).
+            sampling_results, batch_gt_instances, rcnn_train_cfg: as of :meth:`get_targets`.
 
         Returns:
-            ``loss_mask``, (1,); 0 but connected for P = 0.
+            ``loss_mask``, a dict of ``loss_mask``, (1,), 0 but connected for P = 0; ``mask_targets``, what
+            :meth:`get_targets` returns.
         """
+        targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
         if self.class_agnostic:
             labels = torch.zeros_like(labels)
-        return dict(loss_mask=self.loss_mask(mask_pred, mask_targets, labels))
+        return dict(loss_mask=dict(loss_mask=self.loss_mask(mask_preds, targets, labels)), mask_targets=targets)
 
-    def predict(
-        self, mask_pred: Tensor, bboxes: Tensor, labels: Tensor, shape: tuple[int, int], threshold: float
-    ) -> Tensor:
-        """Draw the masks of one image's detections.
+    # -- detections ---------------------------------------------------------------------------------------------
+
+    def predict_by_feat(
+        self,
+        mask_preds: Sequence[Tensor],
+        results_list: list[InstanceData],
+        batch_img_metas: list[dict],
+        rcnn_test_cfg: dict,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> list[InstanceData]:
+        """Draw the masks of all detections.
 
         Args:
-            mask_pred: logits (K, C, H, W).
-            bboxes: (K, 4) in pixels of the image, best on the CPU.
-            labels: (K,).
-            shape: (height, width) of the image.
-            threshold: least probability of a pixel that is set.
+            mask_preds: of each image logits (K, C, H, W).
+            results_list: of each image ``bboxes`` (K, 4) in pixels of the network's input, and ``labels`` (K,).
+            batch_img_metas: of each image, with ``ori_shape`` and ``scale_factor``.
+            rcnn_test_cfg: ``mask_thr_binary``, the least probability of a pixel that is set; below 0 the masks are
+                probabilities times 255, as uint8.
+            rescale: in pixels of the original images, the boxes as well, instead of the network's input.
+            activate_map: ``mask_preds`` are probabilities already.
 
         Returns:
-            (K, height, width) bool.
+            ``results_list``, which now has ``masks`` (K, height, width) bool of the whole images.
         """
-        out = torch.zeros(len(bboxes), *shape, dtype=torch.bool, device=mask_pred.device)
+        for own, results, meta in zip(mask_preds, results_list, batch_img_metas):
+            results.masks = self._predict_by_feat_single(
+                own, results.bboxes, results.labels, meta, rcnn_test_cfg, rescale, activate_map
+            )
+        return results_list
+
+    def _predict_by_feat_single(
+        self,
+        mask_preds: Tensor,
+        bboxes: Tensor,
+        labels: Tensor,
+        img_meta: dict,
+        rcnn_test_cfg: dict,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> Tensor:
+        """The masks of one image; with ``rescale`` its ``bboxes`` change in place, as in mmdetection."""
+        factor = bboxes.new_tensor(img_meta['scale_factor'])
+        height, width = img_meta['ori_shape'][:2]
+        if rescale:
+            bboxes /= factor.repeat(2)
+        else:
+            height, width = img_meta['img_shape'][:2]
+        threshold = rcnn_test_cfg['mask_thr_binary']
+        kind = torch.bool if threshold >= 0 else torch.uint8
+        out = torch.zeros(len(bboxes), height, width, dtype=kind, device=mask_preds.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
-        own = mask_pred[torch.arange(len(labels), device=labels.device), column].float().sigmoid()
+        own = mask_preds[torch.arange(len(labels), device=labels.device), column].float()
+        own = own if activate_map else own.sigmoid()
         for image, mask, box in zip(out, own, bboxes.cpu()):  # one transfer, not one for each box
-            part, (top, left) = paste_mask(mask, box, *shape, threshold)
+            part, (top, left) = paste_mask(mask, box, height, width)
+            part = part >= threshold if threshold >= 0 else part * 255
             image[top : top + part.shape[0], left : left + part.shape[1]] = part
         return out

@@ -1,6 +1,7 @@
 """Which prior is responsible for which object."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,25 +30,46 @@ class AssignResult:
     max_overlaps: Tensor  # (N,): with the best object
     labels: Tensor  # (N,): class of the object, -1 for background and ignored
 
+    def __post_init__(self) -> None:
+        self._split: tuple = (None, ())
+
+    @property
+    def num_preds(self) -> int:
+        """Return the number of priors."""
+        return len(self.gt_inds)
+
     def split(self) -> tuple[Tensor, Tensor]:
         """Return the indices of the positive priors, (P,), and of the background, (Q,), both ascending."""
-        kind = self.gt_inds.sign()
-        numbers = torch.stack([kind > 0, kind == 0, kind < 0]).sum(1).tolist()  # the one read back from a GPU
-        return kind.argsort(descending=True, stable=True).split(numbers)[:2]
+        if self._split[0] is not self.gt_inds:
+            kind = self.gt_inds.sign()
+            numbers = torch.stack([kind > 0, kind == 0, kind < 0]).sum(1).tolist()  # the one read back from a GPU
+            self._split = self.gt_inds, kind.argsort(descending=True, stable=True).split(numbers)[:2]
+        return self._split[1]
 
-    def prepend_gts(self, gt_labels: Tensor) -> 'AssignResult':
-        """Return the assignment of the objects themselves, as priors, and then of the others: num_gts + N priors.
+    def add_gt_(self, gt_labels: Tensor) -> None:
+        """Put the objects themselves, as priors of their own, before the others: num_gts + N priors.
 
         Args:
             gt_labels: the objects' classes (num_gts,).
         """
         own = torch.arange(1, len(gt_labels) + 1, device=gt_labels.device)
-        return AssignResult(
-            self.num_gts,
-            torch.cat([own, self.gt_inds]),
-            torch.cat([self.max_overlaps.new_ones(len(gt_labels)), self.max_overlaps]),
-            torch.cat([gt_labels, self.labels]),
-        )
+        self.gt_inds = torch.cat([own, self.gt_inds])
+        self.max_overlaps = torch.cat([self.max_overlaps.new_ones(len(gt_labels)), self.max_overlaps])
+        self.labels = torch.cat([gt_labels, self.labels])
+
+    @classmethod
+    def random(cls, rng: Any = None, num_preds: int = 20, num_gts: int = 8, num_classes: int = 20) -> 'AssignResult':
+        """Make one up, for tests.
+
+        Args:
+            rng: a seed, or what :func:`numpy.random.default_rng` takes.
+            num_preds, num_gts, num_classes: numbers of priors, objects and classes.
+        """
+        rng = np.random.default_rng(rng)
+        inds = torch.from_numpy(rng.integers(-1, num_gts + 1, num_preds))
+        classes = torch.from_numpy(np.append(rng.integers(0, num_classes, num_gts), -1))
+        overlaps = torch.from_numpy(rng.random(num_preds)).float()
+        return cls(num_gts, inds, overlaps, classes[torch.where(inds > 0, inds - 1, -1)])
 
 
 @TASK_UTILS.register_module()
@@ -128,12 +150,13 @@ class MaxIoUAssigner:
             else:
                 inside = self.iou_calculator(ignored, priors, mode='iof').amax(0)
             overlaps = overlaps.masked_fill(inside > self.ignore_iof_thr, -1)
-        result = self._from_overlaps(overlaps, labels)
+        result = self.assign_wrt_overlaps(overlaps, labels)
         return AssignResult(
             result.num_gts, result.gt_inds.to(device), result.max_overlaps.to(device), result.labels.to(device)
         )
 
-    def _from_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
+    def assign_wrt_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
+        """Assign N priors to K objects of classes ``gt_labels`` (K,) by their overlaps (K, N)."""
         num_gts, num_priors = overlaps.shape
         if not num_gts or not num_priors:
             background = torch.zeros(num_priors, dtype=torch.long, device=overlaps.device)
