@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+import torch
 from mmengine.dataset import DefaultSampler
 
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset, ConcatDataset
@@ -99,7 +100,7 @@ def test_three_kinds_of_masks_are_one(tmp_path):
     masks = results['gt_masks'].masks
     assert np.array_equal(masks[1], BLOCK) and np.array_equal(masks[2], BLOCK)
     assert (masks[0] != BLOCK).sum() <= 40  # pycocotools draws a polygon's border its own way
-    assert results['gt_bboxes'].dtype == np.float32 and results['gt_bboxes_labels'].dtype == np.int64
+    assert results['gt_bboxes'].dtype == torch.float32 and results['gt_bboxes_labels'].dtype == np.int64
     polygons = dataset(tmp_path, coco(annotations=[annotation(1, 3)]))
     assert load(polygons, 0, poly2mask=False)['gt_masks'].masks[0][0].tolist() == [10, 5, 30, 5, 30, 15, 10, 15]
     with pytest.raises(ValueError, match='a.jpg.*RLE.*poly2mask=True'):
@@ -114,7 +115,7 @@ def test_spoilt_objects_are_left_out_counted_and_said_once(tmp_path, monkeypatch
     assert said.count('boxes without area') == 1 and '2 boxes without area or outside' in said
     assert '2 polygons of fewer than three points' in said and '1 images without objects' in said
     second = load(data, 1)
-    assert second['gt_bboxes'].tolist() == [[30, 5, 50, 14], [10, 5, 30, 15]]
+    assert second['gt_bboxes'].tensor.tolist() == [[30, 5, 50, 14], [10, 5, 30, 15]]
     # An object whose only polygon is spoilt is neither positive nor background.
     assert second['gt_ignore_flags'].tolist() == [False, True]
 
@@ -360,6 +361,6 @@ def test_real_data(name, split, classes, images, objects):
         assert tuple(item['inputs'].shape[1:]) == tuple(sample.ori_shape)
         number += len(sample.gt_instances) + len(sample.ignored_instances)
         if name != 'bccd' and len(sample.gt_instances):
-            boxes = sample.gt_instances.masks.get_bboxes()
+            boxes = sample.gt_instances.masks.get_bboxes().tensor
             assert (boxes - sample.gt_instances.bboxes).abs().median() <= 1.5
     assert objects * 0.95 <= number <= objects

@@ -41,8 +41,8 @@ def results(**more):
 def assert_aligned(out):
     """The box is around the white part and the mask on it."""
     assert np.array_equal(out['gt_masks'].to_ndarray()[0] > 0, out['img'][..., 0] > 127)
-    assert np.allclose(out['gt_masks'].get_bboxes().numpy(), out['gt_bboxes'])
-    assert out['gt_bboxes'].dtype == np.float32 and out['img_shape'] == out['img'].shape[:2]
+    assert np.allclose(out['gt_masks'].get_bboxes().tensor.numpy(), out['gt_bboxes'])
+    assert out['gt_bboxes'].dtype == torch.float32 and out['img_shape'] == out['img'].shape[:2]
 
 
 def test_resize_to_a_size():
@@ -65,11 +65,11 @@ def test_resize_uses_the_sizes_that_came_out():
 )
 def test_flip(direction, box):
     out = build('RandomFlip', prob=1.0, direction=direction)(results())
-    assert out['gt_bboxes'].tolist() == [box] and out['flip'] and out['flip_direction'] == direction
+    assert out['gt_bboxes'].tensor.tolist() == [box] and out['flip'] and out['flip_direction'] == direction
     assert_aligned(out)
     polygons = PolygonMasks([[np.array(POLYGON)]], 48, 64)
     out = build('RandomFlip', prob=1.0, direction=direction)(results(gt_masks=polygons))
-    assert out['gt_masks'].get_bboxes().tolist() == [box]
+    assert out['gt_masks'].get_bboxes().tensor.tolist() == [box]
 
 
 def test_random_choice_resize_draws_each_scale_and_resizes_masks():
@@ -126,7 +126,7 @@ def test_an_object_without_a_mask_is_ignored():
 
 def test_polygons_are_kept():
     out = loaded([[POLYGON], None], poly2mask=False)['gt_masks']
-    assert isinstance(out, PolygonMasks) and out.get_bboxes()[0].tolist() == list(BOX)
+    assert isinstance(out, PolygonMasks) and out.get_bboxes().tensor[0].tolist() == list(BOX)
     with pytest.raises(ValueError, match='b.png.*poly2mask'):
         loaded([dict(size=[48, 64], counts=[3072])], poly2mask=False)
 

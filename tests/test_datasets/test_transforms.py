@@ -38,10 +38,10 @@ def box_of(array):
 
 def check(out):
     """The box is where the bright pixels and the mask are."""
-    np.testing.assert_allclose(out['gt_bboxes'][0], box_of(out['img'][..., 0]), atol=1)
-    np.testing.assert_allclose(out['gt_bboxes'][0], box_of(out['gt_masks'].masks[0]), atol=1)
+    np.testing.assert_allclose(np.asarray(out['gt_bboxes'])[0], box_of(out['img'][..., 0]), atol=1)
+    np.testing.assert_allclose(np.asarray(out['gt_bboxes'])[0], box_of(out['gt_masks'].masks[0]), atol=1)
     assert out['gt_masks'].masks.shape[1:] == out['img'].shape[:2]
-    assert out['gt_bboxes'].dtype == np.float32
+    assert np.asarray(out['gt_bboxes']).dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_resize_says_its_scale_and_clips():
     data['gt_bboxes'] = np.array([[10, 8, 90, 20]], dtype=np.float32)
     out = Resize(scale=(120, 90), keep_ratio=True)(data)
     assert tuple(out['scale_factor']) == (2.0, 2.0) and out['img_shape'] == (80, 120)
-    assert out['gt_bboxes'].tolist() == [[20, 16, 120, 40]]
+    assert out['gt_bboxes'].tensor.tolist() == [[20, 16, 120, 40]]
 
 
 def test_random_choice_takes_all_scales():

@@ -113,14 +113,14 @@ def test_the_part_of_a_polygon_outside_the_box_is_cut():
 
 def test_bitmaps_and_polygons_give_alike_targets():
     masks = polygons().resize((240, 400))
-    boxes, inds = masks.get_bboxes().numpy(), np.arange(3)
+    boxes, inds = masks.get_bboxes().tensor.numpy(), np.arange(3)
     drawn = masks.crop_and_resize(boxes, (28, 28), inds).masks
     averaged = masks.to_bitmap().crop_and_resize(boxes, (28, 28), inds).masks
     assert (drawn != averaged).mean() < 0.06
 
 
 def test_bounding_boxes():
-    assert polygons().get_bboxes()[0].tolist() == [2, 3, 17, 13]
+    assert polygons().get_bboxes().tensor[0].tolist() == [2, 3, 17, 13]
     bitmap = np.zeros((2, 24, 40), dtype=np.uint8)
     bitmap[0, 5:9, 3:30] = 1
-    assert BitmapMasks(bitmap, 24, 40).get_bboxes().tolist() == [[3, 5, 30, 9], [0, 0, 0, 0]]
+    assert BitmapMasks(bitmap, 24, 40).get_bboxes().tensor.tolist() == [[3, 5, 30, 9], [0, 0, 0, 0]]

@@ -45,7 +45,7 @@ def test_pixels_are_where_they_belong():
     assert np.array_equal(flipped, bitmaps.masks[:, :, ::-1])
     assert bitmaps.pad((50, 70)).masks[:, 40:].sum() == 0
     assert bitmaps.areas.tolist() == bitmaps.masks.reshape(2, -1).sum(1).tolist()
-    torch.testing.assert_close(bitmaps.get_bboxes(), pair()[0].get_bboxes(), atol=1.01, rtol=0)
+    torch.testing.assert_close(bitmaps.get_bboxes().tensor, pair()[0].get_bboxes().tensor, atol=1.01, rtol=0)
     np.testing.assert_allclose(pair()[0].areas, [200, 48])
     with pytest.raises(ValueError, match='flip'):
         bitmaps.flip('left')

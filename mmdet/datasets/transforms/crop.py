@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
 from mmdet.registry import TRANSFORMS
-from mmdet.structures.bbox import clip_boxes
+from mmdet.structures.bbox import autocast_box_type
+
+from .base import DetTransform
 
 CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
 OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
@@ -22,7 +22,7 @@ def keep_objects(results: dict, kept: np.ndarray) -> None:
 
 
 @TRANSFORMS.register_module()
-class RandomCrop(BaseTransform):
+class RandomCrop(DetTransform):
     """Cuts a random part out of the image, with the objects that reach into it.
 
     Args:
@@ -36,8 +36,8 @@ class RandomCrop(BaseTransform):
         bbox_clip_border: move the corners of the boxes into the part.
 
     Raises:
-        ValueError: a ``crop_type`` there is not, a ``crop_size`` that is not two positive numbers, or not of at most 1
-            where it is relative.
+        ValueError: a ``crop_type`` there is not; a ``crop_size`` that is not two positive whole numbers, or numbers of
+            at most 1 where it is relative; a least size above the greatest.
 
     Example:
         In a pipeline, after Resize: parts of 384 to 600 pixels a side::
@@ -47,7 +47,7 @@ class RandomCrop(BaseTransform):
 
     def __init__(
         self,
-        crop_size: Sequence[float],
+        crop_size: Sequence[int | float],
         crop_type: str = 'absolute',
         allow_negative_crop: bool = False,
         recompute_bbox: bool = False,
@@ -55,12 +55,16 @@ class RandomCrop(BaseTransform):
     ) -> None:
         if crop_type not in CROP_TYPES:
             raise ValueError(f'RandomCrop: crop_type must be one of {CROP_TYPES}, got {crop_type!r}')
-        largest = 1 if crop_type.startswith('relative') else float('inf')
-        if len(crop_size) != 2 or not all(0 < side <= largest for side in crop_size):
+        relative = crop_type.startswith('relative')
+        largest = 1 if relative else float('inf')
+        numbers = (int, float) if relative else int
+        if len(crop_size) != 2 or not all(isinstance(one, numbers) and 0 < one <= largest for one in crop_size):
+            kind = 'positive numbers of at most 1' if relative else 'positive whole numbers'
             raise ValueError(
-                f'RandomCrop: crop_size must be two positive numbers{", at most 1" * (largest == 1)}, got '
-                f'{crop_size!r} with crop_type={crop_type!r}'
+                f'RandomCrop: crop_size must be two {kind}, got {crop_size!r} with crop_type={crop_type!r}'
             )
+        if crop_type == 'absolute_range' and crop_size[0] > crop_size[1]:
+            raise ValueError(f'RandomCrop: crop_size of absolute_range must be (least, greatest), got {crop_size!r}')
         self.crop_size = tuple(crop_size)
         self.crop_type = crop_type
         self.allow_negative_crop = allow_negative_crop
@@ -68,8 +72,9 @@ class RandomCrop(BaseTransform):
         self.bbox_clip_border = bbox_clip_border
 
     @cache_randomness
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the part."""
+    def _get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the part of an image (height, width)."""
+        height, width = image_size
         first, second = self.crop_size
         if self.crop_type == 'absolute':
             return int(min(second, height)), int(min(first, width))
@@ -85,9 +90,11 @@ class RandomCrop(BaseTransform):
         return int(height * second + 0.5), int(width * first + 0.5)
 
     @cache_randomness
-    def _corner(self, free_height: int, free_width: int) -> tuple[int, int]:
-        return np.random.randint(0, free_height + 1), np.random.randint(0, free_width + 1)
+    def _rand_offset(self, margin: tuple[int, int]) -> tuple[int, int]:
+        """Top and left of the part, of what is free below and at the right of it."""
+        return np.random.randint(0, margin[0] + 1), np.random.randint(0, margin[1] + 1)
 
+    @autocast_box_type()
     def transform(self, results: dict) -> dict | None:
         """Crop ``img`` (H, W, 3) and, where they are there, the objects.
 
@@ -99,30 +106,35 @@ class RandomCrop(BaseTransform):
             ``results`` with these, and ``img_shape``, of the part; None without objects, unless
             ``allow_negative_crop``.
         """
-        image_height, image_width = results['img'].shape[:2]
-        height, width = self._size(image_height, image_width)
-        top, left = self._corner(max(image_height - height, 0), max(image_width - width, 0))
+        crop_size = self._get_crop_size(results['img'].shape[:2])
+        return self._crop_data(results, crop_size, self.allow_negative_crop)
+
+    def _crop_data(self, results: dict, crop_size: tuple[int, int], allow_negative_crop: bool) -> dict | None:
+        """Cut a part of ``crop_size`` (height, width) out of an image and its objects."""
+        height, width = crop_size
+        margin = [max(side - own, 0) for side, own in zip(results['img'].shape, crop_size)]
+        top, left = self._rand_offset((margin[0], margin[1]))
         results['img'] = results['img'][top : top + height, left : left + width]
         results['img_shape'] = height, width = results['img'].shape[:2]
         if 'gt_bboxes' not in results:
             return results
-        boxes: np.ndarray = results['gt_bboxes'] - np.array([left, top, left, top], dtype=np.float32)
+        boxes = results['gt_bboxes']
+        boxes.translate_([-left, -top])
         if self.bbox_clip_border:
-            boxes = clip_boxes(torch.from_numpy(boxes), (height, width)).numpy()
-        results['gt_bboxes'] = boxes
-        inside = np.all(boxes[:, :2] < (width, height), axis=1) & np.all(boxes[:, 2:] > 0, axis=1)
-        if not inside.any() and not self.allow_negative_crop:
+            boxes.clip_((height, width))
+        inside = boxes.is_inside((height, width)).numpy()
+        if not inside.any() and not allow_negative_crop:
             return None
         keep_objects(results, inside)
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].crop(np.array([left, top, left + width, top + height]))
             if self.recompute_bbox:
-                results['gt_bboxes'] = results['gt_masks'].get_bboxes().numpy()
+                results['gt_bboxes'] = results['gt_masks'].get_bboxes(type(boxes))
         return results
 
 
 @TRANSFORMS.register_module()
-class FilterAnnotations(BaseTransform):
+class FilterAnnotations(DetTransform):
     """Leaves out objects whose box or mask is small.
 
     Args:
@@ -157,6 +169,7 @@ class FilterAnnotations(BaseTransform):
         self.by_mask = by_mask
         self.keep_empty = keep_empty
 
+    @autocast_box_type()
     def transform(self, results: dict) -> dict | None:
         """Leave out objects of ``results``: ``gt_bboxes`` (N, 4), ``gt_masks`` and what belongs to them.
 
@@ -166,7 +179,7 @@ class FilterAnnotations(BaseTransform):
         boxes = results['gt_bboxes']
         kept = np.ones(len(boxes), dtype=bool)
         if self.by_box:
-            kept &= (boxes[:, 2:] - boxes[:, :2] > self.min_gt_bbox_wh).all(1)
+            kept &= (boxes.widths > self.min_gt_bbox_wh[0]).numpy() & (boxes.heights > self.min_gt_bbox_wh[1]).numpy()
         if self.by_mask:
             kept &= results['gt_masks'].areas >= self.min_gt_mask_area
         if not kept.any() and self.keep_empty:

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 from mmengine.structures import InstanceData
 
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import autocast_box_type
+
+from .base import DetTransform
 
 
 @TRANSFORMS.register_module()
-class PackDetInputs(BaseTransform):
+class PackDetInputs(DetTransform):
     """Packs an image and its objects into what the model takes; the last transform of a pipeline.
 
     Args:
@@ -41,21 +43,28 @@ class PackDetInputs(BaseTransform):
     ) -> None:
         self.meta_keys = tuple(meta_keys)
 
+    @autocast_box_type()
     def transform(self, results: dict) -> dict:
         """Pack ``img``, a (H, W, C) or (H, W) array, and the objects.
 
         Args:
             results: ``img``; ``gt_bboxes`` (N, 4) in its pixels, and what else of ``gt_bboxes_labels``,
-                ``gt_ignore_flags`` and ``gt_masks`` is there.
+                ``gt_ignore_flags`` and ``gt_masks`` is there; ``proposals`` (K, 4) and ``proposals_scores`` (K,), for a
+                detector that makes none itself.
 
         Returns:
             ``inputs``, the image as a (C, H, W) tensor of its dtype, and ``data_samples``, a DetDataSample: objects are
-            in ``gt_instances``, those with an ignore flag in ``ignored_instances``.
+            in ``gt_instances``, those with an ignore flag in ``ignored_instances``, which are empty without
+            ``gt_bboxes``; proposals in ``proposals``, with bboxes and scores.
         """
         image = results['img']
         if image.ndim == 2:
             image = image[..., None]
         sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+        sample.gt_instances, sample.ignored_instances = InstanceData(), InstanceData()
+        if 'proposals' in results:
+            found = dict(bboxes=results['proposals'], scores=results['proposals_scores'])
+            sample.proposals = InstanceData(**{key: torch.as_tensor(value) for key, value in found.items()})
         if 'gt_bboxes' in results:
             _check_boxes(results)
             ignored = results.get('gt_ignore_flags', np.zeros(len(results['gt_bboxes']), dtype=bool)).astype(bool)
@@ -67,7 +76,7 @@ class PackDetInputs(BaseTransform):
 
     @staticmethod
     def _instances(results: dict, kept: np.ndarray) -> InstanceData:
-        instances = InstanceData(bboxes=torch.from_numpy(results['gt_bboxes'][kept]))
+        instances = InstanceData(bboxes=results['gt_bboxes'][kept].tensor)
         if 'gt_bboxes_labels' in results:
             instances.labels = torch.from_numpy(results['gt_bboxes_labels'][kept])
         if 'gt_masks' in results:
@@ -76,7 +85,7 @@ class PackDetInputs(BaseTransform):
 
 
 def _check_boxes(results: dict) -> None:
-    boxes = np.asarray(results['gt_bboxes']).reshape(-1, 4)
+    boxes = results['gt_bboxes'].numpy().reshape(-1, 4)
     good = (np.abs(boxes) <= 2**21).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
     if not good.all():
         raise ValueError(

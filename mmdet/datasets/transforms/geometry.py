@@ -1,11 +1,9 @@
 """Resizing, flipping and padding of images, boxes and masks together."""
 
 import mmcv.transforms
-import numpy as np
-import torch
 
 from mmdet.registry import TRANSFORMS
-from mmdet.structures.bbox import clip_boxes
+from mmdet.structures.bbox import BaseBoxes, autocast_box_type
 
 
 @TRANSFORMS.register_module()
@@ -25,6 +23,7 @@ class Resize(mmcv.transforms.Resize):
             dict(type='Resize', scale=(1333, 800), keep_ratio=True)
     """
 
+    @autocast_box_type()
     def transform(self, results: dict) -> dict:
         """Resize ``img`` (H, W, 3), ``gt_bboxes`` (N, 4) and ``gt_masks``, those that are there.
 
@@ -33,17 +32,18 @@ class Resize(mmcv.transforms.Resize):
             ``scale`` and ``keep_ratio``.
         """
         results = super().transform(results)
+        self._resize_masks(results)
+        return results
+
+    def _resize_masks(self, results: dict) -> None:
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].resize(results['img_shape'][:2])
-        return results
 
     def _resize_bboxes(self, results: dict) -> None:
         if 'gt_bboxes' in results:
-            # In float32 throughout, as mmdetection scales them: the same boxes to the last bit.
-            boxes = results['gt_bboxes'] * np.tile(np.float32(results['scale_factor']), 2)
+            results['gt_bboxes'].rescale_(results['scale_factor'])
             if self.clip_object_border:
-                boxes = clip_boxes(torch.from_numpy(boxes), results['img_shape'][:2]).numpy()
-            results['gt_bboxes'] = boxes
+                results['gt_bboxes'].clip_(results['img_shape'])
 
 
 class _ByResize(mmcv.transforms.BaseTransform):
@@ -103,10 +103,15 @@ class RandomFlip(mmcv.transforms.RandomFlip):
             dict(type='RandomFlip', prob=0.5)
     """
 
+    @autocast_box_type()
     def _flip(self, results: dict) -> None:
         super()._flip(results)
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].flip(results['flip_direction'])
+
+    def _flip_bbox(self, bboxes: BaseBoxes, img_shape: tuple[int, int], direction: str) -> BaseBoxes:
+        bboxes.flip_(img_shape, direction)
+        return bboxes
 
 
 @TRANSFORMS.register_module()
@@ -119,7 +124,7 @@ class Pad(mmcv.transforms.Pad):
         size: (width, height) in pixels.
         size_divisor: multiples of this for both sides, instead of ``size``.
         pad_to_square: to the longer side.
-        pad_val, padding_mode: as in mmcv; masks are padded with 0.
+        pad_val, padding_mode: as in mmcv; masks are padded with 0, or ``pad_val['masks']``.
     """
 
     def transform(self, results: dict) -> dict:
@@ -130,6 +135,9 @@ class Pad(mmcv.transforms.Pad):
             of the padded image.
         """
         results = super().transform(results)
-        if 'gt_masks' in results:
-            results['gt_masks'] = results['gt_masks'].pad(results['pad_shape'][:2])
+        self._pad_masks(results)
         return results
+
+    def _pad_masks(self, results: dict) -> None:
+        if 'gt_masks' in results:
+            results['gt_masks'] = results['gt_masks'].pad(results['pad_shape'][:2], self.pad_val.get('masks', 0))

@@ -8,12 +8,15 @@ import mmcv
 import mmengine
 import numpy as np
 import pycocotools.mask as coco_mask
-from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from PIL import Image
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TRANSFORMS
+from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
+
+from .base import DetTransform
 
 
 @TRANSFORMS.register_module()
@@ -228,12 +231,22 @@ class LoadImageFromNDArray(LoadImageFromFile):
 
 
 @TRANSFORMS.register_module()
-class LoadAnnotations(BaseTransform):
+@accepts(
+    'ignore_index',
+    'imdecode_backend',
+    with_seg=False,
+    with_keypoints=False,
+    box_type='hbox',
+    reduce_zero_label=False,
+    file_client_args=None,
+)
+class LoadAnnotations(DetTransform):
     """Turns an image's ``instances``, as :class:`.CocoDataset` has them, into arrays.
 
     Args:
         with_bbox, with_label, with_mask: what to load.
         poly2mask: masks as bitmaps; False keeps polygons, and objects that come as RLE cannot be loaded.
+        backend_args: not used: the data set has read the annotations.
 
     Raises:
         ValueError: of an image, a run-length encoding that is none, or with ``poly2mask=False`` any but a crowd's.
@@ -245,12 +258,18 @@ class LoadAnnotations(BaseTransform):
     """
 
     def __init__(
-        self, with_bbox: bool = True, with_label: bool = True, with_mask: bool = False, poly2mask: bool = True
+        self,
+        with_bbox: bool = True,
+        with_label: bool = True,
+        with_mask: bool = False,
+        poly2mask: bool = True,
+        backend_args: dict | None = None,
     ) -> None:
         self.with_bbox = with_bbox
         self.with_label = with_label
         self.with_mask = with_mask
         self.poly2mask = poly2mask
+        self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
         """Load the objects of an image.
@@ -259,39 +278,57 @@ class LoadAnnotations(BaseTransform):
             results: ``instances``, and for masks ``ori_shape`` (height, width).
 
         Returns:
-            ``results`` with ``gt_bboxes`` (N, 4) float32 x1, y1, x2, y2 in pixels, ``gt_bboxes_labels`` (N,) int64,
-            ``gt_ignore_flags`` (N,) bool and ``gt_masks``, :class:`.BitmapMasks` or :class:`.PolygonMasks`. With masks,
-            an object that has none is ignored.
+            ``results`` with ``gt_bboxes``, :class:`.HorizontalBoxes` of N boxes x1, y1, x2, y2 in pixels, float32,
+            ``gt_bboxes_labels`` (N,) int64, ``gt_ignore_flags`` (N,) bool and ``gt_masks``, :class:`.BitmapMasks` or
+            :class:`.PolygonMasks`. With masks, an object that has none is ignored.
         """
-        instances = results.get('instances', [])
-        ignored = [bool(instance['ignore_flag']) for instance in instances]
-        if self.with_mask:
-            masks = [valid_mask(instance['mask'])[0] for instance in instances]
-            # Without a mask an object can be neither positive nor background.
-            ignored = [flag or mask is None for flag, mask in zip(ignored, masks)]
-            results['gt_masks'] = self._masks(results, masks, ignored)
-        results['gt_ignore_flags'] = np.array(ignored, dtype=bool)
         if self.with_bbox:
-            boxes = [instance['bbox'] for instance in instances]
-            results['gt_bboxes'] = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+            self._load_bboxes(results)
         if self.with_label:
-            results['gt_bboxes_labels'] = np.array([i['bbox_label'] for i in instances], dtype=np.int64)
+            self._load_labels(results)
+        if self.with_mask:
+            self._load_masks(results)
         return results
 
-    def _masks(self, results: dict, masks: list, ignored: list):
-        height, width = results['ori_shape']
+    def _load_bboxes(self, results: dict) -> None:
+        instances = results.get('instances', [])
+        boxes = np.array([instance['bbox'] for instance in instances], dtype=np.float32)
+        results['gt_bboxes'] = HorizontalBoxes(boxes, clone=False)
+        results['gt_ignore_flags'] = np.array([instance['ignore_flag'] for instance in instances], dtype=bool)
+
+    def _load_labels(self, results: dict) -> None:
+        labels = [instance['bbox_label'] for instance in results.get('instances', [])]
+        results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
+
+    def _load_masks(self, results: dict) -> None:
+        masks, (height, width) = self._process_masks(results), results['ori_shape']
         if self.poly2mask:
             try:
-                return BitmapMasks([decode_mask(mask, height, width) for mask in masks], height, width)
+                bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
             except ValueError as error:
                 raise ValueError(f'image {results["img_path"]} (img_id {results.get("img_id")}): {error}') from None
-        if any(isinstance(mask, dict) and not flag for mask, flag in zip(masks, ignored)):
+            results['gt_masks'] = BitmapMasks(bitmaps, height, width)
+            return
+        flags = results['gt_ignore_flags']
+        if any(isinstance(mask, dict) and not flag for mask, flag in zip(masks, flags)):
             raise ValueError(
                 f'image {results["img_path"]}: has masks as RLE, which poly2mask=False cannot keep as '
                 'polygons; use LoadAnnotations(poly2mask=True)'
             )
         # Of ignored regions (COCO's crowds are RLE) only the boxes are used.
-        return PolygonMasks([[] if mask is None or isinstance(mask, dict) else mask for mask in masks], height, width)
+        polygons = [[] if mask is None or isinstance(mask, dict) else mask for mask in masks]
+        results['gt_masks'] = PolygonMasks(polygons, height, width)
+
+    def _process_masks(self, results: dict) -> list:
+        """Each object's mask, None where there is none to use; that object can be neither positive nor background."""
+        instances = results.get('instances', [])
+        masks = [valid_mask(instance['mask'])[0] for instance in instances]
+        ignored = [bool(instance['ignore_flag']) or mask is None for instance, mask in zip(instances, masks)]
+        results['gt_ignore_flags'] = np.array(ignored, dtype=bool)
+        return masks
+
+    def _poly2mask(self, mask_ann: list | dict | None, img_h: int, img_w: int) -> np.ndarray:
+        return decode_mask(mask_ann, img_h, img_w)
 
 
 def decode_mask(mask, height: int, width: int) -> np.ndarray:

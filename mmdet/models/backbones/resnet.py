@@ -1,6 +1,7 @@
 """ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule, constant_init
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.ops.norm import conv_norm
 from mmdet.registry import MODELS, build_norm_layer
 
+STYLES = ('pytorch', 'caffe')
 
-class _Block(nn.Module):
+
+class _Block(BaseModule):
     """A residual block: convolutions conv1, conv2, ..., each with its norm, added to the input.
 
     Args:
@@ -21,19 +25,22 @@ class _Block(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        inplanes: int,
         shapes: Sequence[tuple],
-        downsample: nn.Sequential | None,
+        style: str,
+        downsample: nn.Module | None,
         with_cp: bool,
         norm_cfg: dict,
         conv_cfg: dict | None,
+        init_cfg: dict | list | None,
     ) -> None:
-        super().__init__()
+        super().__init__(init_cfg)
+        assert style in STYLES, f"{type(self).__name__}: style must be 'pytorch' or 'caffe', got {style!r}"
         self.norm_names = []
         for i, (channels, kernel, stride, dilation, groups) in enumerate(shapes, 1):
             conv = build_conv_layer(
                 conv_cfg,
-                in_channels,
+                inplanes,
                 channels,
                 kernel,
                 stride=stride,
@@ -46,10 +53,25 @@ class _Block(nn.Module):
             self.add_module(f'conv{i}', conv)
             self.add_module(name, norm)
             self.norm_names.append(name)
-            in_channels = channels
+            inplanes = channels
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.with_cp = with_cp
+
+    @property
+    def norm1(self) -> nn.Module:
+        """Return the norm behind the first convolution, whatever its kind."""
+        return getattr(self, self.norm_names[0])
+
+    @property
+    def norm2(self) -> nn.Module:
+        """Return the norm behind the second convolution."""
+        return getattr(self, self.norm_names[1])
+
+    @property
+    def norm3(self) -> nn.Module:
+        """Return the norm behind the third convolution, which :class:`Bottleneck` has."""
+        return getattr(self, self.norm_names[2])
 
     @property
     def last_norm(self) -> nn.Module:
@@ -63,6 +85,8 @@ class _Block(nn.Module):
             out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
         if self.downsample is None:
             return out + x
+        if not isinstance(self.downsample, nn.Sequential) or len(self.downsample) != 2:
+            return out + self.downsample(x)
         conv, norm = self.downsample
         return out + conv_norm(conv, norm, x)
 
@@ -72,57 +96,86 @@ class _Block(nn.Module):
         return self.relu(self._residual(x))
 
 
+@accepts(dcn=None, plugins=None)
 class BasicBlock(_Block):
     """Computes a residual block of two 3x3 convolutions (He et al., CVPR 2016), as in ResNet-18 and ResNet-34.
 
-    A map (N, in_channels, H, W) becomes (N, channels, H / stride, W / stride), sides rounded up.
+    A map (N, inplanes, H, W) becomes (N, planes, H / stride, W / stride), sides rounded up.
 
     Args:
-        channels: of the block's output.
+        inplanes, planes: channels of the input and of the output.
         stride, dilation: the stride of the first convolution, and its dilation; the second one has neither.
+        downsample: of the shortcut, where the shapes differ.
         style: without effect here; see :class:`Bottleneck`.
-        kwargs: ``downsample``, ``with_cp``, ``norm_cfg`` and ``conv_cfg``, which :class:`ResNet` sets.
+        with_cp: activation checkpointing: less memory, more time.
+        conv_cfg, norm_cfg: of the convolutions and norms.
+
+    Raises:
+        AssertionError: a style there is not.
     """
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, style: str, **kwargs) -> None:
-        super().__init__(in_channels, [(channels, 3, stride, dilation, 1), (channels, 3, 1, 1, 1)], **kwargs)
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        dilation: int = 1,
+        downsample: nn.Module | None = None,
+        style: str = 'pytorch',
+        with_cp: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict = dict(type='BN'),
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        shapes = [(planes, 3, stride, dilation, 1), (planes, 3, 1, 1, 1)]
+        super().__init__(inplanes, shapes, style, downsample, with_cp, norm_cfg, conv_cfg, init_cfg)
 
 
+@accepts(dcn=None, plugins=None)
 class Bottleneck(_Block):
     """Computes a residual block of 1x1, 3x3 and 1x1 convolutions (He et al., CVPR 2016), as in ResNet-50 and deeper.
 
-    A map (N, in_channels, H, W) becomes (N, 4 * channels, H / stride, W / stride), sides rounded up.
+    A map (N, inplanes, H, W) becomes (N, 4 * planes, H / stride, W / stride), sides rounded up.
 
     Args:
-        channels: a quarter of the block's output channels.
+        inplanes: channels of the input.
+        planes: a quarter of the output's channels.
+        stride: of the 3x3 convolution ('pytorch') or of the first 1x1 ('caffe'), by ``style``.
         dilation: of the 3x3 convolution.
-        style: the stride is the 3x3 convolution's ('pytorch') or the first 1x1's ('caffe').
-        groups, width: of the 3x3 convolution, whose width is ``channels`` unless given.
-        kwargs: ``downsample``, ``with_cp``, ``norm_cfg`` and ``conv_cfg``, which :class:`ResNet` sets.
+        downsample: of the shortcut, where the shapes differ.
+        with_cp: activation checkpointing: less memory, more time.
+        conv_cfg, norm_cfg: of the convolutions and norms.
+        groups, base_width, base_channels: of the 3x3 convolution: that many groups, of ``base_width`` channels each
+            where ``planes`` is ``base_channels``, and in proportion; one group is ``planes`` wide.
+
+    Raises:
+        AssertionError: a style there is not.
     """
 
     expansion = 4
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        dilation: int,
-        style: str,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        dilation: int = 1,
+        downsample: nn.Module | None = None,
+        style: str = 'pytorch',
+        with_cp: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict = dict(type='BN'),
+        init_cfg: dict | list | None = None,
         groups: int = 1,
-        width: int | None = None,
-        **kwargs,
+        base_width: int = 4,
+        base_channels: int = 64,
     ) -> None:
         first, second = (1, stride) if style == 'pytorch' else (stride, 1)
-        width = width or channels
-        super().__init__(
-            in_channels,
-            [(width, 1, first, 1, 1), (width, 3, second, dilation, groups), (4 * channels, 1, 1, 1, 1)],
-            **kwargs,
-        )
+        width = planes if groups == 1 else planes * base_width // base_channels * groups
+        shapes = [(width, 1, first, 1, 1), (width, 3, second, dilation, groups), (4 * planes, 1, 1, 1, 1)]
+        super().__init__(inplanes, shapes, style, downsample, with_cp, norm_cfg, conv_cfg, init_cfg)
 
 
 class ResidualStages(BaseModule):
@@ -150,7 +203,7 @@ class ResidualStages(BaseModule):
         name = type(self).__name__
         if depth not in self.arch_settings:
             raise ValueError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
-        if style not in ('pytorch', 'caffe'):
+        if style not in STYLES:
             raise ValueError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
         several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
         self.pretrained = any(one.get('type') == 'Pretrained' for one in several)
@@ -162,34 +215,40 @@ class ResidualStages(BaseModule):
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
 
-    def _stage(
+    def make_res_layer(
         self,
-        depth: int,
-        stage: int,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        norm_cfg: dict,
+        block: type[_Block],
+        inplanes: int,
+        planes: int,
+        num_blocks: int,
+        stride: int = 1,
+        norm_cfg: dict = dict(type='BN'),
         conv_cfg: dict | None = None,
         **kwargs,
     ) -> nn.Sequential:
-        """The blocks of a stage (from 0); ``kwargs`` go to each."""
-        block, numbers = self.arch_settings[depth]
-        out_channels = channels * block.expansion
+        """Build a stage.
+
+        Args:
+            block: class of the blocks, with ``inplanes``, ``planes``, ``stride``, ``downsample``, ``norm_cfg``,
+                ``conv_cfg`` and ``kwargs`` as arguments.
+            inplanes, planes: channels of the stage's input, and of the output divided by ``block.expansion``.
+            num_blocks: number of blocks.
+            stride: of the first block.
+            norm_cfg, conv_cfg: of all norms and convolutions.
+            kwargs: of each block: ``dilation``, ``style``, ``with_cp`` and others.
+        """
+        outplanes = planes * block.expansion
         blocks = []
-        for _ in range(numbers[stage]):
+        for _ in range(num_blocks):
             downsample = None
-            if stride != 1 or in_channels != out_channels:
+            if stride != 1 or inplanes != outplanes:
                 downsample = nn.Sequential(
-                    build_conv_layer(conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False),
-                    build_norm_layer(norm_cfg, out_channels)[1],
+                    build_conv_layer(conv_cfg, inplanes, outplanes, 1, stride=stride, bias=False),
+                    build_norm_layer(norm_cfg, outplanes)[1],
                 )
-            blocks.append(
-                block(
-                    in_channels, channels, stride, downsample=downsample, norm_cfg=norm_cfg, conv_cfg=conv_cfg, **kwargs
-                )
-            )
-            in_channels, stride = out_channels, 1
+            common = dict(downsample=downsample, norm_cfg=norm_cfg, conv_cfg=conv_cfg, **kwargs)
+            blocks.append(block(inplanes=inplanes, planes=planes, stride=stride, **common))
+            inplanes, stride = outplanes, 1
         return nn.Sequential(*blocks)
 
     def train(self, mode: bool = True) -> 'ResidualStages':
@@ -203,6 +262,7 @@ class ResidualStages(BaseModule):
 
 
 @MODELS.register_module()
+@accepts('stage_with_dcn', deep_stem=False, stem_channels=None, avg_down=False, dcn=None, plugins=None)
 class ResNet(ResidualStages):
     """Computes feature maps of several strides from images with a residual network (He et al., CVPR 2016).
 
@@ -225,6 +285,7 @@ class ResNet(ResidualStages):
         with_cp: activation checkpointing: less memory, more time.
         zero_init_residual: weight and bias of a block's last norm start at 0 in training from scratch.
         groups, base_width: see :class:`ResNeXt`.
+        pretrained: the old name of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path, a URL or ``torchvision://resnet50``; None
             initializes at random.
 
@@ -259,39 +320,66 @@ class ResNet(ResidualStages):
         zero_init_residual: bool = True,
         groups: int = 1,
         base_width: int = 4,
+        pretrained: str | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
+        if pretrained is not None:
+            if init_cfg is not None or not isinstance(pretrained, str):
+                raise TypeError(
+                    f'{type(self).__name__}: pretrained must be a path or URL, and without init_cfg, got {pretrained!r}; '
+                    "init_cfg=dict(type='Pretrained', checkpoint=...) is its new name"
+                )
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(depth, style, norm_eval, init_cfg)
         if not 1 <= num_stages <= 4 or max(out_indices) >= num_stages:
             raise ValueError(
                 f'{type(self).__name__}: out_indices={tuple(out_indices)} must be below '
                 f'num_stages={num_stages}, at most 4'
             )
+        if min(len(strides), len(dilations)) < num_stages:
+            raise ValueError(
+                f'{type(self).__name__}: strides={tuple(strides)} and dilations={tuple(dilations)} must have one for each '
+                f'of num_stages={num_stages}'
+            )
+        self.depth = depth
+        self.conv_cfg = conv_cfg
+        self.norm_cfg = norm_cfg
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.zero_init_residual = zero_init_residual
 
-        self.conv1 = build_conv_layer(conv_cfg, in_channels, base_channels, 7, stride=2, padding=3, bias=False)
-        self.norm1_name, norm1 = build_norm_layer(norm_cfg, base_channels, 1)
-        self.add_module(self.norm1_name, norm1)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-
-        block = self.arch_settings[depth][0]
+        self._make_stem_layer(in_channels, base_channels)
+        block, numbers = self.arch_settings[depth]
         if groups != 1 and block is not Bottleneck:
             raise ValueError(f'{type(self).__name__}: groups={groups} needs a depth of 50 or more, got {depth}')
         current = base_channels
         self.res_layers = []
         for i in range(num_stages):
-            options = dict(dilation=dilations[i], style=style, with_cp=with_cp)
+            options: dict[str, Any] = dict(dilation=dilations[i], style=style, with_cp=with_cp)
             if groups != 1:
-                options.update(groups=groups, width=groups * base_width * 2**i)
-            channels = base_channels * 2**i
-            stage = self._stage(depth, i, current, channels, strides[i], norm_cfg, conv_cfg, **options)
-            current = channels * block.expansion
+                options.update(groups=groups, base_width=base_width, base_channels=base_channels)
+            planes = base_channels * 2**i
+            stage = self.make_res_layer(
+                block=block,
+                inplanes=current,
+                planes=planes,
+                num_blocks=numbers[i],
+                stride=strides[i],
+                norm_cfg=norm_cfg,
+                conv_cfg=conv_cfg,
+                **options,
+            )
+            current = planes * block.expansion
             self.add_module(f'layer{i + 1}', stage)
             self.res_layers.append(f'layer{i + 1}')
         self._freeze_stages()
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        self.conv1 = build_conv_layer(self.conv_cfg, in_channels, stem_channels, 7, stride=2, padding=3, bias=False)
+        self.norm1_name, norm1 = build_norm_layer(self.norm_cfg, stem_channels, 1)
+        self.add_module(self.norm1_name, norm1)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
     @property
     def norm1(self) -> nn.Module:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import MODELS
 
 
 @MODELS.register_module()
+@accepts('seg_pad_value', pad_seg=False)
 class BatchFixedSizePad(nn.Module):
     """Pads batches at the right and below to one size (large-scale jittering, Ghiasi et al., CVPR 2021).
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from mmengine.logging import print_log
 from mmengine.model import ImgDataPreprocessor
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import MODELS
 
 
 @MODELS.register_module()
+@accepts('seg_pad_value', pad_seg=False, boxtype2tensor=True)
 class DetDataPreprocessor(ImgDataPreprocessor):
     """Moves a batch to the device, reorders channels, normalizes, and pads to one size at the right and below.
 

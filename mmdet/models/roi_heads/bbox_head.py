@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.models.layers import ConvModule, multiclass_nms
 from mmdet.models.losses import accuracy
 from mmdet.models.task_modules import SamplingResult
@@ -18,6 +19,7 @@ from mmdet.structures.bbox import clip_boxes
 
 
 @MODELS.register_module()
+@accepts(predict_box_type='hbox', reg_predictor_cfg=dict(type='Linear'), cls_predictor_cfg=dict(type='Linear'))
 class BBoxHead(BaseModule):
     """Gives each region a class and a box straight from its features, without hidden layers, as the C4 models do.
 

@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.models.backbones.resnet import ResidualStages
 from mmdet.registry import MODELS
 
 
 @MODELS.register_module()
+@accepts(dcn=None, pretrained=None)
 class ResLayer(ResidualStages):
     """Computes one stage of ResNet on regions' features, for both heads (He et al., CVPR 2016, appendix A).
 
@@ -46,11 +48,20 @@ class ResLayer(ResidualStages):
             raise ValueError(f'ResLayer: stage must be 1, 2 or 3, got {stage!r}')
         channels = 64 * 2**stage
         self.layer_name = f'layer{stage + 1}'
-        in_channels = channels // 2 * self.arch_settings[depth][0].expansion
+        block, numbers = self.arch_settings[depth]
+        in_channels = channels // 2 * block.expansion
         self.add_module(
             self.layer_name,
-            self._stage(
-                depth, stage, in_channels, channels, stride, norm_cfg, dilation=dilation, style=style, with_cp=with_cp
+            self.make_res_layer(
+                block,
+                in_channels,
+                channels,
+                numbers[stage],
+                stride,
+                norm_cfg,
+                dilation=dilation,
+                style=style,
+                with_cp=with_cp,
             ),
         )
 

@@ -1,6 +1,7 @@
 """Masks of the objects of an image, as bitmaps or as polygons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -8,6 +9,8 @@ import pycocotools.mask as coco_mask
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from mmdet.structures.bbox import HorizontalBoxes
 
 FLIPS = ('horizontal', 'vertical', 'diagonal')
 
@@ -93,8 +96,21 @@ class BitmapMasks:
 
     @classmethod
     def cat(cls, masks: Sequence['BitmapMasks']) -> 'BitmapMasks':
-        """Put the objects of several, all of one size, together."""
+        """Put the objects of several, all of one size, together.
+
+        Raises:
+            ValueError: of none. AssertionError: no list of this type.
+        """
+        _check_several(cls, masks)
         return cls(np.concatenate([m.masks for m in masks]), masks[0].height, masks[0].width)
+
+    @classmethod
+    def random(
+        cls, num_masks: int = 3, height: int = 32, width: int = 32, dtype: type = np.uint8, rng: Any = None
+    ) -> 'BitmapMasks':
+        """Make up ``num_masks`` objects, for tests; ``rng`` is a seed, or what ``numpy.random.default_rng`` takes."""
+        drawn = np.random.default_rng(rng).random((num_masks, height, width)) > 0.9
+        return cls(drawn.astype(dtype), height, width)
 
     @property
     def areas(self) -> np.ndarray:
@@ -128,6 +144,29 @@ class BitmapMasks:
         out = np.full((len(self), height, width), pad_val, dtype=np.uint8)
         out[:, : self.height, : self.width] = self.masks
         return BitmapMasks(out, height, width)
+
+    def translate(
+        self,
+        out_shape: tuple[int, int],
+        offset: float,
+        direction: str = 'horizontal',
+        border_value: int = 0,
+        interpolation: str = 'bilinear',
+    ) -> 'BitmapMasks':
+        """Return the masks, cut or padded to a size, moved to the right or down.
+
+        Args:
+            out_shape: (height, width) of the result.
+            offset: in pixels; below 0 to the left or up.
+            direction: 'horizontal' or 'vertical'.
+            border_value: of the pixels that come in.
+            interpolation: as in ``mmcv.imtranslate``.
+        """
+        height, width = out_shape
+        cut = self.masks[:, :height, :width]
+        cut = np.pad(cut, ((0, 0), (0, height - cut.shape[1]), (0, width - cut.shape[2])))
+        masks = [mmcv.imtranslate(mask, offset, direction, border_value, interpolation) for mask in cut]
+        return BitmapMasks(masks, height, width)
 
     def crop(self, bbox: np.ndarray) -> 'BitmapMasks':
         """Return the part within a box (4,) in whole pixels, at least one; the box begins inside the image."""
@@ -164,14 +203,15 @@ class BitmapMasks:
         regions = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
-    def get_bboxes(self) -> Tensor:
-        """Return the masks' bounding boxes (N, 4), float32 x1, y1, x2, y2 in pixels; zeros for an empty mask."""
+    def get_bboxes(self, dst_type: str | type = 'hbox') -> Any:
+        """Return the masks' bounding boxes (N, 4), x1, y1, x2, y2 in pixels, zeros for an empty mask, as boxes of a type
+        (:class:`.HorizontalBoxes`)."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, mask in zip(boxes, self.masks):
             columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
             if len(columns):
                 box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return torch.from_numpy(boxes)
+        return HorizontalBoxes(boxes, clone=False).convert_to(dst_type)
 
     def to_ndarray(self) -> np.ndarray:
         """Return the masks as an array (N, height, width), uint8 of 0 and 1; it is not copied."""
@@ -225,8 +265,27 @@ class PolygonMasks:
 
     @classmethod
     def cat(cls, masks: Sequence['PolygonMasks']) -> 'PolygonMasks':
-        """Put the objects of several, all of one size, together."""
+        """Put the objects of several, all of one size, together.
+
+        Raises:
+            ValueError: of none. AssertionError: no list of this type.
+        """
+        _check_several(cls, masks)
         return cls([polygons for m in masks for polygons in m.masks], masks[0].height, masks[0].width)
+
+    @classmethod
+    def random(
+        cls,
+        num_masks: int = 3,
+        height: int = 32,
+        width: int = 32,
+        n_verts: int = 5,
+        dtype: type = np.float32,
+        rng: Any = None,
+    ) -> 'PolygonMasks':
+        """Make up ``num_masks`` objects of one polygon with ``n_verts`` points, for tests; ``rng`` as of BitmapMasks."""
+        points = np.random.default_rng(rng).random((num_masks, n_verts, 2)) * [width, height]
+        return cls([[own.reshape(-1).astype(dtype)] for own in points], height, width)
 
     @property
     def areas(self) -> np.ndarray:
@@ -259,6 +318,23 @@ class PolygonMasks:
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'PolygonMasks':
         """Return the same objects in a larger image (height, width); ``pad_val`` is not used."""
         return PolygonMasks(self.masks, *out_shape)
+
+    def translate(
+        self,
+        out_shape: tuple[int, int],
+        offset: float,
+        direction: str = 'horizontal',
+        border_value: int | None = None,
+        interpolation: str | None = None,
+    ) -> 'PolygonMasks':
+        """Return the objects moved to the right or down by ``offset`` pixels, cut to ``out_shape`` (height, width).
+
+        The last two arguments are for :class:`BitmapMasks`; what comes in is background.
+        """
+        height, width = out_shape
+        move = np.array([offset, 0] if direction == 'horizontal' else [0, offset])
+        limit = np.array([width, height])
+        return self._map(lambda points: np.clip(points + move, 0, limit), height, width)
 
     def crop(self, bbox: np.ndarray) -> 'PolygonMasks':
         """Return the parts of the objects within a box (4,) in pixels; an object outside has no polygons."""
@@ -299,14 +375,15 @@ class PolygonMasks:
         """Do :meth:`crop_and_resize`, but return a tensor (P, height, width), bool, on a device."""
         return self.crop_and_resize(bboxes, out_shape, inds).to_tensor(torch.bool, device)
 
-    def get_bboxes(self) -> Tensor:
-        """Return the objects' bounding boxes (N, 4), float32 x1, y1, x2, y2 in pixels; zeros without polygons."""
+    def get_bboxes(self, dst_type: str | type = 'hbox') -> Any:
+        """Return the objects' bounding boxes (N, 4), x1, y1, x2, y2 in pixels, zeros without polygons, as boxes of a
+        type (:class:`.HorizontalBoxes`)."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, polygons in zip(boxes, self.masks):
             if polygons:
                 points = np.concatenate(polygons).reshape(-1, 2)
                 box[:] = *points.min(0), *points.max(0)
-        return torch.from_numpy(boxes)
+        return HorizontalBoxes(boxes, clone=False).convert_to(dst_type)
 
     def to_ndarray(self) -> np.ndarray:
         """Return the objects as an array (N, height, width), uint8 of 0 and 1."""
@@ -321,6 +398,13 @@ class PolygonMasks:
     def to_tensor(self, dtype: torch.dtype, device: str | torch.device) -> Tensor:
         """Return the objects drawn, as a tensor (N, height, width) of a dtype on a device."""
         return self.to_bitmap().to_tensor(dtype, device)
+
+
+def _check_several(kind: type, masks: Any) -> None:
+    assert isinstance(masks, (list, tuple)), f'{kind.__name__}.cat: must be a list, got {type(masks).__name__}'
+    if not masks:
+        raise ValueError(f'{kind.__name__}.cat: there are no masks to put together')
+    assert all(isinstance(one, kind) for one in masks), f'{kind.__name__}.cat: all must be of this type'
 
 
 def _check_direction(direction: str) -> None:

@@ -8,17 +8,26 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_overlaps
+from mmdet.structures.bbox import BaseBoxes, bbox_overlaps, get_box_tensor
 
 
 @TASK_UTILS.register_module()
+@accepts(scale=1.0, dtype=None)
 class BboxOverlaps2D:
     """Computes overlaps of boxes: :func:`.bbox_overlaps` as a part of a config."""
 
-    def __call__(self, bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou', is_aligned: bool = False) -> Tensor:
-        """Compute the overlaps of boxes (M, 4) and (N, 4), (M, N), or (M,) if aligned; see :func:`.bbox_overlaps`."""
-        return bbox_overlaps(bboxes1, bboxes2, mode, is_aligned)
+    def __call__(
+        self, bboxes1: Tensor | BaseBoxes, bboxes2: Tensor | BaseBoxes, mode: str = 'iou', is_aligned: bool = False
+    ) -> Tensor:
+        """Compute the overlaps of boxes (M, 4) and (N, 4), (M, N), or (M,) if aligned; see :func:`.bbox_overlaps`.
+
+        A fifth column, as of a score, is left out.
+        """
+        boxes1, boxes2 = (get_box_tensor(boxes) for boxes in (bboxes1, bboxes2))
+        boxes1, boxes2 = (boxes[..., :4] if boxes.shape[-1] == 5 else boxes for boxes in (boxes1, boxes2))
+        return bbox_overlaps(boxes1, boxes2, mode, is_aligned)
 
 
 @dataclass
@@ -73,6 +82,7 @@ class AssignResult:
 
 
 @TASK_UTILS.register_module()
+@accepts(perm_repeat_gt_cfg=None)
 class MaxIoUAssigner:
     """Assigns priors to objects by IoU: positive from ``pos_iou_thr`` up, negative below ``neg_iou_thr``, else ignored.
 
@@ -125,7 +135,11 @@ class MaxIoUAssigner:
 
     @torch.no_grad()
     def assign(
-        self, pred_instances: InstanceData, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None = None
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+        **kwargs,
     ) -> AssignResult:
         """Assign an image's priors to its objects.
 
@@ -133,6 +147,7 @@ class MaxIoUAssigner:
             pred_instances: ``priors`` (N, 4), in the unit of the objects' boxes.
             gt_instances: ``bboxes`` (K, 4) and ``labels`` (K,).
             gt_instances_ignore: ``bboxes`` (I, 4) of ignored regions, or None.
+            kwargs: of other assigners, not used.
 
         Returns:
             The assignment, on the priors' device. Without objects all priors are background.

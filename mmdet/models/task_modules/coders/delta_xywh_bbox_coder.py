@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import clip_boxes
+from mmdet.structures.bbox import BaseBoxes, clip_boxes, get_box_tensor
 
 
 @TASK_UTILS.register_module()
+@accepts(use_box_type=False)
 class DeltaXYWHBBoxCoder:
     """Encodes boxes as offsets from priors, and decodes them (Girshick et al., R-CNN, 2014, app. C).
 
@@ -49,7 +52,7 @@ class DeltaXYWHBBoxCoder:
         """Means and deviations, (2, 4), copied without waiting for a GPU."""
         return torch.tensor([self.means, self.stds], dtype=like.dtype).to(like.device, non_blocking=True)
 
-    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+    def encode(self, bboxes: Tensor | BaseBoxes, gt_bboxes: Tensor | BaseBoxes) -> Tensor:
         """Compute the deltas that lead from priors to boxes.
 
         Args:
@@ -58,7 +61,14 @@ class DeltaXYWHBBoxCoder:
 
         Returns:
             (N, 4).
+
+        Raises:
+            AssertionError: boxes of another shape.
         """
+        bboxes, gt_bboxes = get_box_tensor(bboxes), get_box_tensor(gt_bboxes)
+        assert bboxes.shape == gt_bboxes.shape and bboxes.shape[1:] == (4,), (
+            f'encode: priors and boxes must be (N, 4), got {tuple(bboxes.shape)} and {tuple(gt_bboxes.shape)}'
+        )
         size, gt_size = bboxes[:, 2:] - bboxes[:, :2], gt_bboxes[:, 2:] - gt_bboxes[:, :2]
         centre, gt_centre = (bboxes[:, :2] + bboxes[:, 2:]) / 2, (gt_bboxes[:, :2] + gt_bboxes[:, 2:]) / 2
         deltas = torch.cat([(gt_centre - centre) / size, (gt_size / size).log()], 1)
@@ -66,23 +76,31 @@ class DeltaXYWHBBoxCoder:
         return (deltas - means) / stds
 
     def decode(
-        self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: tuple | None = None, wh_ratio_clip: float = 16 / 1000
+        self, bboxes: Tensor | BaseBoxes, pred_bboxes: Tensor, max_shape: Any = None, wh_ratio_clip: float = 16 / 1000
     ) -> Tensor:
         """Compute boxes from priors and deltas.
 
         Args:
-            bboxes: priors (N, 4).
-            pred_bboxes: deltas (N, 4 * C).
-            max_shape: (height, width) of the image, for ``clip_border``.
+            bboxes: priors (N, 4), or of B images (B, N, 4).
+            pred_bboxes: deltas (N, 4 * C), or (B, N, 4 * C).
+            max_shape: (height, width) of the image, for ``clip_border``; of B images one for all, or B of them.
             wh_ratio_clip: a size changes at most by this factor or its inverse.
 
         Returns:
-            (N, 4 * C), in the unit of the priors.
+            Of the shape of ``pred_bboxes``, in the unit of the priors.
+
+        Raises:
+            AssertionError: shapes that do not go together.
         """
-        deltas = pred_bboxes.unflatten(1, (-1, 4))
+        bboxes = get_box_tensor(bboxes)
+        assert bboxes.shape[-1] == 4 and bboxes.shape[:-1] == pred_bboxes.shape[:-1] and bboxes.dim() in (2, 3), (
+            'decode: priors must be (N, 4) or (B, N, 4), and deltas (N, 4 * C) or (B, N, 4 * C), got '
+            f'{tuple(bboxes.shape)} and {tuple(pred_bboxes.shape)}'
+        )
+        deltas = pred_bboxes.unflatten(-1, (-1, 4))
         means, stds = self._scale(deltas)
         deltas = deltas * stds + means
-        bboxes = bboxes[:, None]
+        bboxes = bboxes.unsqueeze(-2)
         size = bboxes[..., 2:] - bboxes[..., :2]
         shift = deltas[..., :2] * size
         largest = abs(math.log(wh_ratio_clip))
@@ -96,5 +114,12 @@ class DeltaXYWHBBoxCoder:
         half = size * growth.exp() / 2
         decoded = torch.cat([centre - half, centre + half], -1)
         if self.clip_border and max_shape is not None:
-            decoded = clip_boxes(decoded, max_shape[:2])
-        return decoded.flatten(1)
+            shape = max_shape.tolist() if isinstance(max_shape, Tensor) else max_shape
+            if isinstance(shape[0], (list, tuple)):
+                assert decoded.dim() == 4 and len(shape) == len(decoded), (
+                    f'decode: max_shape must be (height, width), or one for each of {len(decoded)} images, got {shape}'
+                )
+                decoded = torch.stack([clip_boxes(one, size[:2]) for one, size in zip(decoded, shape)])
+            else:
+                decoded = clip_boxes(decoded, shape[:2])
+        return decoded.flatten(-2)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TASK_UTILS
 
 Device = str | torch.device
 
 
 @TASK_UTILS.register_module()
+@accepts(use_box_type=False)
 class AnchorGenerator:
     """Lays anchors of several scales and ratios on each cell of feature maps (Ren et al., Faster R-CNN, NeurIPS 2015).
 
@@ -67,7 +69,7 @@ class AnchorGenerator:
         self.scale_major = scale_major
         self.centers = centers
         self.center_offset = center_offset
-        self.base_anchors = [self._base_anchors(i) for i in range(self.num_levels)]
+        self.base_anchors = self.gen_base_anchors()
 
     @property
     def num_levels(self) -> int:
@@ -79,22 +81,48 @@ class AnchorGenerator:
         """Return the number of anchors at a cell, for each level."""
         return [len(anchors) for anchors in self.base_anchors]
 
-    def _base_anchors(self, level: int) -> Tensor:
-        base = self.base_sizes[level]
-        centre = self.centers[level] if self.centers else (self.center_offset * base,) * 2
-        root = self.ratios.sqrt()
-        if self.scale_major:
-            width = (base * (1 / root)[:, None] * self.scales).flatten()
-            height = (base * root[:, None] * self.scales).flatten()
-        else:
-            width = (base * self.scales[:, None] * (1 / root)).flatten()
-            height = (base * self.scales[:, None] * root).flatten()
-        x, y = centre
-        return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+    #: mmdetection 2's name
+    num_base_anchors = num_base_priors
 
-    def _cell_strides(self, featmap_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Distance of the cells of every level, (x, y) in pixels."""
-        return self.strides
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(strides={self.strides}, ratios={self.ratios.tolist()}, '
+            f'scales={self.scales.tolist()}, base_sizes={self.base_sizes}, scale_major={self.scale_major}, '
+            f'centers={self.centers}, center_offset={self.center_offset})'
+        )
+
+    def gen_base_anchors(self) -> list[Tensor]:
+        """Compute the anchors of the first cell of every level, (A, 4) each."""
+        return [
+            self.gen_single_level_base_anchors(
+                base, self.scales, self.ratios, self.centers[level] if self.centers else None
+            )
+            for level, base in enumerate(self.base_sizes)
+        ]
+
+    def gen_single_level_base_anchors(
+        self, base_size: float, scales: Tensor, ratios: Tensor, center: tuple[float, float] | None = None
+    ) -> Tensor:
+        """Compute the anchors of a level's first cell.
+
+        Args:
+            base_size: in pixels.
+            scales: (S,), in units of the base size.
+            ratios: (R,), height over width.
+            center: of the anchors, x and y in pixels; by default ``center_offset * base_size``.
+
+        Returns:
+            (R * S, 4), in the order of ``scale_major``.
+        """
+        x, y = (self.center_offset * base_size,) * 2 if center is None else center
+        root = ratios.sqrt()
+        if self.scale_major:
+            width = (base_size * (1 / root)[:, None] * scales).flatten()
+            height = (base_size * root[:, None] * scales).flatten()
+        else:
+            width = (base_size * scales[:, None] * (1 / root)).flatten()
+            height = (base_size * scales[:, None] * root).flatten()
+        return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
 
     def grid_priors(
         self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32, device: Device = 'cpu'
@@ -111,18 +139,39 @@ class AnchorGenerator:
         Raises:
             ValueError: another number of levels than strides.
         """
+        self._check_levels(featmap_sizes)
+        return [self.single_level_grid_priors(size, i, dtype, device) for i, size in enumerate(featmap_sizes)]
+
+    def _check_levels(self, featmap_sizes: Sequence) -> None:
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f'AnchorGenerator: {self.num_levels} strides but {len(featmap_sizes)} feature maps')
-        anchors = []
-        strides = self._cell_strides(featmap_sizes)
-        for base, (stride_x, stride_y), (height, width) in zip(self.base_anchors, strides, featmap_sizes):
-            base = base.to(device=device, dtype=dtype, non_blocking=True)
-            x = torch.arange(width, device=device, dtype=dtype) * stride_x
-            y = torch.arange(height, device=device, dtype=dtype) * stride_y
-            y, x = torch.meshgrid(y, x, indexing='ij')
-            shifts = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
-            anchors.append((shifts + base).view(-1, 4))
-        return anchors
+
+    def single_level_grid_priors(
+        self, featmap_size: tuple[int, int], level_idx: int, dtype: torch.dtype = torch.float32, device: Device = 'cpu'
+    ) -> Tensor:
+        """Compute the anchors (H * W * A, 4) of one level of (H, W) cells."""
+        return self._shifted(level_idx, featmap_size, self.strides[level_idx], dtype, device)
+
+    def _shifted(
+        self, level: int, size: tuple[int, int], stride: tuple[int, int], dtype: torch.dtype, device: Device
+    ) -> Tensor:
+        base = self.base_anchors[level].to(device=device, dtype=dtype, non_blocking=True)
+        x = torch.arange(size[1], device=device, dtype=dtype) * stride[0]
+        y = torch.arange(size[0], device=device, dtype=dtype) * stride[1]
+        y, x = torch.meshgrid(y, x, indexing='ij')
+        shifts = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
+        return (shifts + base).view(-1, 4)
+
+    def sparse_priors(
+        self,
+        prior_idxs: Tensor,
+        featmap_size: tuple[int, int],
+        level_idx: int,
+        dtype: torch.dtype = torch.float32,
+        device: Device = 'cpu',
+    ) -> Tensor:
+        """Return some (M,) of the anchors of one level, (M, 4)."""
+        return self.single_level_grid_priors(featmap_size, level_idx, dtype, device)[prior_idxs]
 
     def valid_flags(
         self, featmap_sizes: Sequence[tuple[int, int]], pad_shape: tuple, device: Device = 'cpu'
@@ -137,9 +186,16 @@ class AnchorGenerator:
         Returns:
             For each level (H * W * A,) bool, in the order of :meth:`grid_priors`.
         """
-        flags = []
-        for (height, width), (stride_x, stride_y), number in zip(featmap_sizes, self.strides, self.num_base_priors):
-            rows = torch.arange(height, device=device) < -(-pad_shape[0] // stride_y)
-            columns = torch.arange(width, device=device) < -(-pad_shape[1] // stride_x)
-            flags.append((rows[:, None] & columns).flatten().repeat_interleave(number))
-        return flags
+        self._check_levels(featmap_sizes)
+        return [
+            self.single_level_valid_flags(size, (-(-pad_shape[0] // y), -(-pad_shape[1] // x)), number, device)
+            for size, (x, y), number in zip(featmap_sizes, self.strides, self.num_base_priors)
+        ]
+
+    def single_level_valid_flags(
+        self, featmap_size: tuple[int, int], valid_size: tuple[int, int], num_base_anchors: int, device: Device = 'cpu'
+    ) -> Tensor:
+        """Return (H * W * A,) bool of a level of (H, W) cells, of which the first ``valid_size`` are in the image."""
+        rows = torch.arange(featmap_size[0], device=device) < valid_size[0]
+        columns = torch.arange(featmap_size[1], device=device) < valid_size[1]
+        return (rows[:, None] & columns).flatten().repeat_interleave(num_base_anchors)

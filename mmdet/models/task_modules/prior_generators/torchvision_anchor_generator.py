@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mmdet.registry import TASK_UTILS
 
-from .anchor_generator import AnchorGenerator
+from .anchor_generator import AnchorGenerator, Device
 
 
 @TASK_UTILS.register_module()
@@ -19,11 +20,17 @@ class TorchvisionAnchorGenerator(AnchorGenerator):
     :class:`AnchorGenerator`'s.
     """
 
-    def _base_anchors(self, level: int) -> Tensor:
-        return super()._base_anchors(level).round()
+    def gen_single_level_base_anchors(self, *args, **kwargs) -> Tensor:
+        """Compute the anchors of a level's first cell, see :meth:`.AnchorGenerator.gen_single_level_base_anchors`."""
+        return super().gen_single_level_base_anchors(*args, **kwargs).round()
 
-    def _cell_strides(self, featmap_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        input_width, input_height = (
-            stride * cells for stride, cells in zip(self.strides[0], reversed(featmap_sizes[0]))
-        )
-        return [(input_width // width, input_height // height) for height, width in featmap_sizes]
+    def grid_priors(
+        self, featmap_sizes: Sequence[tuple[int, int]], dtype: torch.dtype = torch.float32, device: Device = 'cpu'
+    ) -> list[Tensor]:
+        """Compute the anchors of every level, see :meth:`.AnchorGenerator.grid_priors`."""
+        self._check_levels(featmap_sizes)
+        sides = [stride * cells for stride, cells in zip(self.strides[0], reversed(featmap_sizes[0]))]
+        return [
+            self._shifted(i, (height, width), (sides[0] // width, sides[1] // height), dtype, device)
+            for i, (height, width) in enumerate(featmap_sizes)
+        ]

@@ -8,24 +8,29 @@ from torch import Tensor
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
 
-from .losses import WeightedLoss, smooth_l1_loss
+from .smooth_l1_loss import smooth_l1_loss
+from .utils import WeightedLoss, weighted_loss
 
 
-def iou_loss(pred: Tensor, target: Tensor, mode: str = 'log', eps: float = 1e-6) -> Tensor:
+@weighted_loss
+def iou_loss(pred: Tensor, target: Tensor, linear: bool = False, mode: str = 'log', eps: float = 1e-6) -> Tensor:
     """Compute ``1 - u`` ('linear'), ``1 - u^2`` ('square') or ``-ln u`` ('log') of u = IoU, at least ``eps``.
 
     Args:
         pred, target: boxes (N, 4), paired; both in the same unit.
+        linear: the old name of ``mode='linear'``.
         mode: 'linear', 'square' or 'log'.
         eps: least u.
 
     Returns:
-        (N,).
+        (N,), weighed and reduced, see :func:`.weighted_loss`.
     """
+    mode = 'linear' if linear else mode
     overlap = bbox_overlaps(pred, target, is_aligned=True).clamp(min=eps)
     return {'linear': lambda: 1 - overlap, 'square': lambda: 1 - overlap**2, 'log': lambda: -overlap.log()}[mode]()
 
 
+@weighted_loss
 def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """Compute 1 - GIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Rezatofighi et al., CVPR 2019).
 
@@ -45,6 +50,7 @@ def _iou_and_distance(pred: Tensor, target: Tensor, eps: float) -> tuple[Tensor,
     return inner / union, (shift**2).sum(1) / ((hull**2).sum(1) + eps)
 
 
+@weighted_loss
 def diou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """Compute 1 - DIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Zheng et al., Distance-IoU Loss, AAAI 2020).
 
@@ -54,6 +60,7 @@ def diou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     return 1 - (overlap - distance)
 
 
+@weighted_loss
 def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """Compute 1 - CIoU of boxes (N, 4) paired with boxes (N, 4), (N,) (Zheng et al., Distance-IoU Loss, AAAI 2020).
 
@@ -71,6 +78,7 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     return 1 - (overlap - distance - alpha * aspect).clamp(-1, 1)
 
 
+@weighted_loss
 def bounded_iou_loss(pred: Tensor, target: Tensor, beta: float = 0.2, eps: float = 1e-3) -> Tensor:
     """Compute smooth L1 of 1 - the best IoU that each of x, y, w, h allows (Tychsen-Smith and Petersson, CVPR 2018).
 
@@ -88,7 +96,7 @@ def bounded_iou_loss(pred: Tensor, target: Tensor, beta: float = 0.2, eps: float
     centre = ((target_size - 2 * shift) / (target_size + 2 * shift + eps)).clamp(min=0)
     extent = torch.minimum(target_size / (size + eps), size / (target_size + eps))
     loss = 1 - torch.cat([centre, extent], 1)
-    return smooth_l1_loss(loss, torch.zeros_like(loss), beta)
+    return smooth_l1_loss(loss, torch.zeros_like(loss), beta=beta, reduction='none')
 
 
 class _BoxLoss(WeightedLoss):
@@ -97,9 +105,6 @@ class _BoxLoss(WeightedLoss):
     def __init__(self, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
         self.eps = eps
-
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def forward(
         self,
@@ -110,12 +115,13 @@ class _BoxLoss(WeightedLoss):
         reduction_override: str | None = None,
     ) -> Tensor:
         """The loss of boxes (N, 4) against boxes (N, 4); ``weight`` (N,), or (N, 4) of which the mean counts."""
-        if weight is not None and not weight.any() and (reduction_override or self.reduction) != 'none':
+        reduction = self._reduction(reduction_override)
+        if weight is not None and not weight.any() and reduction != 'none':
             # Boxes of no weight may have no area: their gradient is not asked for.
             return (pred * (weight if weight.dim() > 1 else weight[:, None])).sum()
         if weight is not None and weight.dim() > 1:
             weight = weight.mean(-1)
-        return self._reduce(self.loss(pred, target), weight, avg_factor, reduction_override)
+        return self.loss_weight * self.loss(pred, target, weight, reduction, avg_factor)
 
 
 @MODELS.register_module()
@@ -147,9 +153,9 @@ class IoULoss(_BoxLoss):
             raise ValueError(f"IoULoss: mode must be 'linear', 'square' or 'log', got {mode!r}")
         self.mode = 'linear' if linear else mode
 
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compute :func:`iou_loss` of each pair of boxes (N, 4), (N,)."""
-        return iou_loss(pred, target, self.mode, self.eps)
+    def loss(self, pred: Tensor, target: Tensor, *weighing) -> Tensor:
+        """Compute :func:`iou_loss` of each pair of boxes (N, 4)."""
+        return iou_loss(pred, target, *weighing, mode=self.mode, eps=self.eps)
 
 
 @MODELS.register_module()
@@ -168,9 +174,9 @@ class GIoULoss(_BoxLoss):
             )
     """
 
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compute :func:`giou_loss` of each pair of boxes (N, 4), (N,)."""
-        return giou_loss(pred, target, self.eps)
+    def loss(self, pred: Tensor, target: Tensor, *weighing) -> Tensor:
+        """Compute :func:`giou_loss` of each pair of boxes (N, 4)."""
+        return giou_loss(pred, target, *weighing, eps=self.eps)
 
 
 @MODELS.register_module()
@@ -182,9 +188,9 @@ class DIoULoss(_BoxLoss):
         reduction, loss_weight: see :class:`.WeightedLoss`.
     """
 
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compute :func:`diou_loss` of each pair of boxes (N, 4), (N,)."""
-        return diou_loss(pred, target, self.eps)
+    def loss(self, pred: Tensor, target: Tensor, *weighing) -> Tensor:
+        """Compute :func:`diou_loss` of each pair of boxes (N, 4)."""
+        return diou_loss(pred, target, *weighing, eps=self.eps)
 
 
 @MODELS.register_module()
@@ -196,9 +202,9 @@ class CIoULoss(_BoxLoss):
         reduction, loss_weight: see :class:`.WeightedLoss`.
     """
 
-    def loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Compute :func:`ciou_loss` of each pair of boxes (N, 4), (N,)."""
-        return ciou_loss(pred, target, self.eps)
+    def loss(self, pred: Tensor, target: Tensor, *weighing) -> Tensor:
+        """Compute :func:`ciou_loss` of each pair of boxes (N, 4)."""
+        return ciou_loss(pred, target, *weighing, eps=self.eps)
 
 
 @MODELS.register_module()
@@ -216,24 +222,8 @@ class BoundedIoULoss(WeightedLoss):
         self.beta = beta
         self.eps = eps
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Compute the loss of boxes.
-
-        Args:
-            pred, target: boxes (N, 4), paired.
-            weight: (N, 4), or (N,) for all four numbers of a box.
-            avg_factor, reduction_override: see :class:`.WeightedLoss`.
-
-        Returns:
-            A scalar, or (N, 4) with 'none'.
-        """
+    def loss(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, *weighing) -> Tensor:
+        """Compute :func:`bounded_iou_loss` of each pair of boxes (N, 4); a weight (N,) is that of all four numbers."""
         if weight is not None and weight.dim() == 1:
             weight = weight[:, None]
-        return self._reduce(bounded_iou_loss(pred, target, self.beta, self.eps), weight, avg_factor, reduction_override)
+        return bounded_iou_loss(pred, target, weight, *weighing, beta=self.beta, eps=self.eps)

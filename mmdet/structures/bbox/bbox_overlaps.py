@@ -1,4 +1,4 @@
-"""Functions on boxes: (N, 4) tensors of x1, y1, x2, y2 in pixels, corners not offset by one."""
+"""Overlaps of boxes."""
 
 import torch
 from torch import Tensor
@@ -10,27 +10,31 @@ def bbox_overlaps(
     """Compute overlaps of boxes x1, y1, x2, y2, both in the same unit.
 
     Args:
-        bboxes1: (M, 4).
-        bboxes2: (N, 4).
+        bboxes1: (..., M, 4); the dimensions in front, if there are some, are those of ``bboxes2``.
+        bboxes2: (..., N, 4).
         mode: 'iou', 'iof' (intersection over the area of ``bboxes1``) or 'giou' (Rezatofighi et al., CVPR 2019).
         is_aligned: pair the i-th with the i-th instead of each with each; then M = N.
         eps: least denominator.
 
     Returns:
-        (M, N), or (M,) if aligned; from 0 to 1, 'giou' from -1 to 1.
+        (..., M, N), or (..., M) if aligned; from 0 to 1, 'giou' from -1 to 1.
 
     Raises:
-        ValueError: another mode.
+        AssertionError: another mode, or shapes that do not go together.
 
     Example:
         >>> import torch
         >>> bbox_overlaps(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[5.0, 0.0, 15.0, 10.0]]))
         tensor([[0.3333]])
     """
-    if mode not in ('iou', 'iof', 'giou'):
-        raise ValueError(f"bbox_overlaps: mode must be 'iou', 'iof' or 'giou', got {mode!r}")
-    left1, top1, right1, bottom1 = bboxes1.unbind(1) if is_aligned else bboxes1[:, None].unbind(-1)
-    left2, top2, right2, bottom2 = bboxes2.unbind(1)
+    assert mode in ('iou', 'iof', 'giou'), f"bbox_overlaps: mode must be 'iou', 'iof' or 'giou', got {mode!r}"
+    same = slice(None, -1) if is_aligned else slice(None, -2)
+    assert bboxes1.shape[-1] == bboxes2.shape[-1] == 4 and bboxes1.shape[same] == bboxes2.shape[same], (
+        f'bbox_overlaps: boxes must be (..., M, 4) and (..., {"M" if is_aligned else "N"}, 4), got '
+        f'{tuple(bboxes1.shape)} and {tuple(bboxes2.shape)}'
+    )
+    left1, top1, right1, bottom1 = (bboxes1 if is_aligned else bboxes1[..., None, :]).unbind(-1)
+    left2, top2, right2, bottom2 = (bboxes2 if is_aligned else bboxes2[..., None, :, :]).unbind(-1)
     inner = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0) * (
         torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)
     ).clamp(min=0)
@@ -45,22 +49,3 @@ def bbox_overlaps(
         * (torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)).clamp(min=0)
     ).clamp(min=eps)
     return overlap - (hull - union) / hull
-
-
-def bbox2roi(bbox_list: list[Tensor]) -> Tensor:
-    """Put the boxes of several images into one tensor of regions.
-
-    Args:
-        bbox_list: for each image (N_i, 4), x1, y1, x2, y2.
-
-    Returns:
-        (sum N_i, 5) of image index, x1, y1, x2, y2.
-    """
-    return torch.cat([torch.cat([b.new_full((len(b), 1), i), b[:, :4]], 1) for i, b in enumerate(bbox_list)])
-
-
-def clip_boxes(bboxes: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4) with their corners moved into an image of ``shape`` (height, width)."""
-    x1, y1, x2, y2 = bboxes.unbind(-1)
-    height, width = shape
-    return torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], -1)
