@@ -27,7 +27,7 @@ def accepts(*ignored: str, **defaults: Any) -> Callable[[C], C]:
     """
 
     def decorate(cls: C) -> C:
-        init = cls.__init__
+        init = cls.__init__  # type: ignore[misc]
 
         @wraps(init)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

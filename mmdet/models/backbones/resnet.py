@@ -217,7 +217,7 @@ class ResidualStages(BaseModule):
 
     def make_res_layer(
         self,
-        block: type[_Block],
+        block: Any,
         inplanes: int,
         planes: int,
         num_blocks: int,
@@ -326,7 +326,8 @@ class ResNet(ResidualStages):
         if pretrained is not None:
             if init_cfg is not None or not isinstance(pretrained, str):
                 raise TypeError(
-                    f'{type(self).__name__}: pretrained must be a path or URL, and without init_cfg, got {pretrained!r}; '
+                    f'{type(self).__name__}: pretrained must be a path or URL, and without init_cfg, got '
+                    f'{pretrained!r}; '
                     "init_cfg=dict(type='Pretrained', checkpoint=...) is its new name"
                 )
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
@@ -338,8 +339,8 @@ class ResNet(ResidualStages):
             )
         if min(len(strides), len(dilations)) < num_stages:
             raise ValueError(
-                f'{type(self).__name__}: strides={tuple(strides)} and dilations={tuple(dilations)} must have one for each '
-                f'of num_stages={num_stages}'
+                f'{type(self).__name__}: strides={tuple(strides)} and dilations={tuple(dilations)} must have '
+                f'one for each of num_stages={num_stages}'
             )
         self.depth = depth
         self.conv_cfg = conv_cfg

@@ -117,7 +117,8 @@ class RPNHead(BaseModule):
         Returns:
             For each level logits (N, A, H_i, W_i), and for each level deltas (N, 4 A, H_i, W_i).
         """
-        return multi_apply(self.forward_single, x)
+        scores, deltas = multi_apply(self.forward_single, x)
+        return scores, deltas
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits (N, A, H, W) and deltas (N, 4 A, H, W) of one level's map (N, in_channels, H, W)."""
@@ -138,7 +139,8 @@ class RPNHead(BaseModule):
             What :meth:`loss_by_feat` returns.
         """
         objects, ignored, metas = unpack_gt_instances(batch_data_samples)
-        return self.loss_by_feat(*self(x), objects, metas, ignored)
+        scores, deltas = self(x)
+        return self.loss_by_feat(scores, deltas, objects, metas, ignored)
 
     def loss_and_predict(
         self, x: Sequence[Tensor], batch_data_samples: list, proposal_cfg: dict | None = None
@@ -152,10 +154,10 @@ class RPNHead(BaseModule):
         Returns:
             The losses, as of :meth:`loss`, and the proposals, as of :meth:`predict`; those have no gradient.
         """
-        outs = self(x)
+        scores, deltas = self(x)
         objects, ignored, metas = unpack_gt_instances(batch_data_samples)
-        losses = self.loss_by_feat(*outs, objects, metas, ignored)
-        return losses, self.predict_by_feat(*outs, batch_img_metas=metas, cfg=proposal_cfg)
+        losses = self.loss_by_feat(scores, deltas, objects, metas, ignored)
+        return losses, self.predict_by_feat(scores, deltas, batch_img_metas=metas, cfg=proposal_cfg)
 
     def loss_by_feat(
         self,
@@ -180,14 +182,15 @@ class RPNHead(BaseModule):
         Raises:
             ValueError: an image in which no anchor lies, see :meth:`get_targets`.
         """
-        sizes = [tuple(level.shape[-2:]) for level in cls_scores]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
         anchors, flags = self.get_anchors(sizes, batch_img_metas, cls_scores[0].device)
         *targets, avg_factor = self.get_targets(
             anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        anchors = images_to_levels([torch.cat(own) for own in anchors], [len(level) for level in anchors[0]])
+        numbers = [len(level) for level in anchors[0]]
+        levels = images_to_levels([torch.cat(own) for own in anchors], numbers)
         classes, boxes = multi_apply(
-            self.loss_by_feat_single, cls_scores, bbox_preds, anchors, *targets, avg_factor=avg_factor
+            self.loss_by_feat_single, cls_scores, bbox_preds, levels, *targets, avg_factor=avg_factor
         )
         return dict(loss_rpn_cls=classes, loss_rpn_bbox=boxes)
 
@@ -331,7 +334,8 @@ class RPNHead(BaseModule):
             What :meth:`predict_by_feat` returns.
         """
         metas = [sample.metainfo for sample in batch_data_samples]
-        return self.predict_by_feat(*self(x), batch_img_metas=metas, rescale=rescale)
+        scores, deltas = self(x)
+        return self.predict_by_feat(scores, deltas, batch_img_metas=metas, rescale=rescale)
 
     @torch.no_grad()
     def predict_by_feat(

@@ -111,7 +111,7 @@ class _BoxLoss(WeightedLoss):
         pred: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
-        avg_factor: float | None = None,
+        avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
         """The loss of boxes (N, 4) against boxes (N, 4); ``weight`` (N,), or (N, 4) of which the mean counts."""

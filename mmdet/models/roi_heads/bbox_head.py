@@ -228,6 +228,7 @@ class BBoxHead(BaseModule):
             else:
                 losses['acc'] = accuracy(cls_score, labels)
         if bbox_pred is not None:
+            assert bbox_targets is not None and bbox_weights is not None
             bbox_pred = bbox_pred.float()
             positive = ((labels >= 0) & (labels < self.num_classes)).nonzero().flatten()
             if not len(positive):

@@ -60,7 +60,7 @@ class StandardRoIHead(BaseModule):
         self.train_cfg = train_cfg or {}
         self.test_cfg = test_cfg or {}
         self.init_bbox_head(bbox_roi_extractor, bbox_head)
-        self.mask_roi_extractor = None
+        self.mask_roi_extractor: Any = None
         self.mask_head: Any = None
         #: without an extractor of its own the mask head takes the box head's features
         self.share_roi_extractor = mask_roi_extractor is None

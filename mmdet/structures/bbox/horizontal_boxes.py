@@ -176,8 +176,8 @@ class HorizontalBoxes(BaseBoxes):
         boxes1: BaseBoxes, boxes2: BaseBoxes, mode: str = 'iou', is_aligned: bool = False, eps: float = 1e-6
     ) -> Tensor:
         """Return the overlaps of boxes, as :func:`.bbox_overlaps`."""
-        pair = (boxes.convert_to('hbox').tensor for boxes in (boxes1, boxes2))
-        return bbox_overlaps(*pair, mode=mode, is_aligned=is_aligned, eps=eps)
+        one, two = (boxes.convert_to('hbox').tensor for boxes in (boxes1, boxes2))
+        return bbox_overlaps(one, two, mode, is_aligned, eps)
 
     @staticmethod
     def from_instance_masks(masks: Any) -> 'HorizontalBoxes':

@@ -204,8 +204,7 @@ class BitmapMasks:
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
     def get_bboxes(self, dst_type: str | type = 'hbox') -> Any:
-        """Return the masks' bounding boxes (N, 4), x1, y1, x2, y2 in pixels, zeros for an empty mask, as boxes of a type
-        (:class:`.HorizontalBoxes`)."""
+        """Return the masks' bounding boxes (N, 4), zeros for an empty mask, by default :class:`.HorizontalBoxes`."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, mask in zip(boxes, self.masks):
             columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
@@ -283,7 +282,7 @@ class PolygonMasks:
         dtype: type = np.float32,
         rng: Any = None,
     ) -> 'PolygonMasks':
-        """Make up ``num_masks`` objects of one polygon with ``n_verts`` points, for tests; ``rng`` as of BitmapMasks."""
+        """Make up ``num_masks`` objects of a polygon with ``n_verts`` points, for tests; ``rng`` as of BitmapMasks."""
         points = np.random.default_rng(rng).random((num_masks, n_verts, 2)) * [width, height]
         return cls([[own.reshape(-1).astype(dtype)] for own in points], height, width)
 
@@ -376,8 +375,7 @@ class PolygonMasks:
         return self.crop_and_resize(bboxes, out_shape, inds).to_tensor(torch.bool, device)
 
     def get_bboxes(self, dst_type: str | type = 'hbox') -> Any:
-        """Return the objects' bounding boxes (N, 4), x1, y1, x2, y2 in pixels, zeros without polygons, as boxes of a
-        type (:class:`.HorizontalBoxes`)."""
+        """Return the objects' bounding boxes (N, 4), zeros without polygons, by default :class:`.HorizontalBoxes`."""
         boxes = np.zeros((len(self), 4), dtype=np.float32)
         for box, polygons in zip(boxes, self.masks):
             if polygons:

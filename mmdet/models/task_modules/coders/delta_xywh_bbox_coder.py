@@ -114,7 +114,7 @@ class DeltaXYWHBBoxCoder:
         half = size * growth.exp() / 2
         decoded = torch.cat([centre - half, centre + half], -1)
         if self.clip_border and max_shape is not None:
-            shape = max_shape.tolist() if isinstance(max_shape, Tensor) else max_shape
+            shape: Any = max_shape.tolist() if isinstance(max_shape, Tensor) else max_shape
             if isinstance(shape[0], (list, tuple)):
                 assert decoded.dim() == 4 and len(shape) == len(decoded), (
                     f'decode: max_shape must be (height, width), or one for each of {len(decoded)} images, got {shape}'
