@@ -19,6 +19,7 @@ from terminaltables import AsciiTable
 
 from mmdet.datasets.coco_table import read_table
 from mmdet.io.atomic import write_atomic
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import METRICS
 
 from .coco_truth import make_truth
@@ -84,6 +85,7 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
 
 
 @METRICS.register_module()
+@accepts('use_mp_eval', file_client_args=None, sort_categories=False)
 class CocoMetric(BaseMetric):
     """Computes AP and AR of boxes, masks and proposals, as pycocotools does.
 
@@ -92,7 +94,8 @@ class CocoMetric(BaseMetric):
     Args:
         ann_file: COCO annotations of the data set.
         metric: 'bbox', 'segm', 'proposal' (recall without classes) or a list of them.
-        classwise: print a table of each class's AP.
+        classwise: print a table of each class's AP, as None does too; True returns them besides, as ``NAME_precision``,
+            of the last of several metrics.
         proposal_nums: numbers of detections an image at which recall is taken; AP is that with the largest.
         iou_thrs: IoU thresholds; by default 0.5 to 0.95 in steps of 0.05.
         metric_items: numbers to return, of :func:`summarize`; by default the six of AP (of proposals: AR).
@@ -121,7 +124,7 @@ class CocoMetric(BaseMetric):
         self,
         ann_file: str,
         metric: str | Sequence[str] = 'bbox',
-        classwise: bool = True,
+        classwise: bool | None = None,
         proposal_nums: Sequence[int] = (100, 300, 1000),
         iou_thrs: float | Sequence[float] | None = None,
         metric_items: Sequence[str] | None = None,
@@ -192,7 +195,11 @@ class CocoMetric(BaseMetric):
     def names(self) -> list[str]:
         """Return the names of the numbers that :meth:`evaluate` returns; none with ``format_only``."""
         kinds = [] if self.format_only else self.metrics
-        return [f'{self.prefix}/{name}' for metric in kinds for name, _ in self._items(metric)]
+        found = [name for metric in kinds for name, _ in self._items(metric)]
+        if self.classwise and set(kinds) & {'bbox', 'segm'}:
+            classes = (self.dataset_meta or {}).get('classes') or [name for _, name in self.table.categories]
+            found += [f'{name}_precision' for name in classes]
+        return [f'{self.prefix}/{name}' for name in found]
 
     def _items(self, metric: str) -> list[tuple[str, str]]:
         """The name of each number of a metric, and of :func:`summarize`."""
@@ -339,25 +346,30 @@ class CocoMetric(BaseMetric):
             evaluation.evaluate()
             evaluation.accumulate()
         numbers = summarize(evaluation, self.proposal_nums)
-        self._print(metric, numbers, evaluation)
-        return {name: round(numbers[item], 4) for name, item in self._items(metric)}
+        classes = self._print(metric, numbers, evaluation)
+        return {**{name: round(numbers[item], 4) for name, item in self._items(metric)}, **classes}
 
-    def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> None:
+    def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> dict[str, float]:
+        """Log the tables, and return each class's AP if it is asked for: three digits, nan without an object."""
+        classes = {}
         rows = [['', 'value'], *([name, f'{value:.3f}'] for name, value in numbers.items())]
         text = f'\n{metric}\n' + AsciiTable(rows).table
-        if self.classwise and metric != 'proposal':
+        if self.classwise is not False and metric != 'proposal':
             rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
             for name, cat_id in zip(self._classes, self._cat_ids):
                 if cat_id is None:
                     rows.append([name] + ['-'] * 6)
+                    classes[f'{name}_precision'] = float('nan')
                     continue
                 i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
                 one = evaluation.eval['precision'][:, :, i : i + 1]
                 part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i : i + 1]))
                 values = list(summarize(part, self.proposal_nums).values())[:6]
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
+                classes[f'{name}_precision'] = float('nan') if values[0] < 0 else round(values[0], 3)
             text += '\n' + AsciiTable(rows).table
         print_log(text, MMLogger.get_current_instance())
+        return classes if self.classwise else {}
 
 
 class _Part:

@@ -17,6 +17,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
 
 from .base import DetTransform
+from .crop import FilterAnnotations  # noqa: F401, mmdetection's path
 
 
 @TRANSFORMS.register_module()

@@ -5,6 +5,7 @@ from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
 from .progress_hook import ProgressHook
 from .resource_hook import ResourceHook
+from .utils import trigger_visualization_hook
 from .visualization_hook import DetVisualizationHook
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     'ProgressHook',
     'ResourceHook',
     'cbn_layers',
+    'trigger_visualization_hook',
 ]

@@ -1,0 +1,92 @@
+"""mmdetection's import paths of what is here under another one, and what to say of its names that are not here."""
+
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import sys
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmdet.words import nearest
+
+#: mmdetection's modules, and where their names are here
+MODULES = {
+    'mmdet.datasets.api_wrappers': 'pycocotools.coco pycocotools.cocoeval',
+    'mmdet.datasets.transforms.transforms': 'mmdet.datasets.transforms.crop mmdet.datasets.transforms.geometry',
+    'mmdet.evaluation.metrics': 'mmdet.evaluation',
+    'mmdet.evaluation.metrics.coco_metric': 'mmdet.evaluation.coco_metric',
+    'mmdet.evaluation.metrics.dump_det_results': 'mmdet.evaluation.dump',
+    'mmdet.models.backbones.resnext': 'mmdet.models.backbones.resnet',
+    'mmdet.models.data_preprocessors.data_preprocessor': 'mmdet.models.data_preprocessors',
+    'mmdet.models.detectors.faster_rcnn': 'mmdet.models.detectors.two_stage',
+    'mmdet.models.detectors.mask_rcnn': 'mmdet.models.detectors.two_stage',
+    'mmdet.models.roi_heads.bbox_heads': 'mmdet.models.roi_heads.bbox_head',
+    'mmdet.models.roi_heads.bbox_heads.bbox_head': 'mmdet.models.roi_heads.bbox_head',
+    'mmdet.models.roi_heads.bbox_heads.convfc_bbox_head': 'mmdet.models.roi_heads.bbox_head',
+    'mmdet.models.roi_heads.mask_heads': 'mmdet.models.roi_heads.fcn_mask_head',
+    'mmdet.models.roi_heads.mask_heads.fcn_mask_head': 'mmdet.models.roi_heads.fcn_mask_head',
+    'mmdet.models.roi_heads.roi_extractors': 'mmdet.models.roi_heads.single_level_roi_extractor',
+    'mmdet.models.roi_heads.roi_extractors.single_level_roi_extractor': (
+        'mmdet.models.roi_heads.single_level_roi_extractor'
+    ),
+    'mmdet.models.task_modules.assigners.assign_result': 'mmdet.models.task_modules.assigners.max_iou_assigner',
+    'mmdet.models.task_modules.assigners.iou2d_calculator': 'mmdet.models.task_modules.assigners.max_iou_assigner',
+    'mmdet.models.task_modules.samplers.base_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
+    'mmdet.models.task_modules.samplers.pseudo_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
+    'mmdet.models.task_modules.samplers.sampling_result': 'mmdet.models.task_modules.samplers.random_sampler',
+    'mmdet.utils.collect_env': 'mmdet.utils.modules',
+    'mmdet.utils.misc': 'mmdet.utils.modules',
+    'mmdet.utils.setup_env': 'mmdet.utils.modules',
+}
+
+
+@cache
+def names() -> dict[str, list[str]]:
+    """The public names of each of mmdetection 3.5.1's modules, as ``tests/data/record_names.py`` found them."""
+    return json.loads(Path(__file__).with_name('names.json').read_text())
+
+
+def absent(module: str, name: str) -> str:
+    """Say of a name that is not in a module here whether it is one of mmdetection's, and what is here."""
+    known = [own for own in vars(sys.modules.get(module, sys)) if not own.startswith('_')]
+    own = ', '.join(sorted(getattr(sys.modules.get(module), '__all__', ()))) or nearest(name, known).lstrip('; ')
+    has = f'; {module} has {own}' if own else ''
+    if name in names().get(module, ()) or f'{module}.{name}' in names():
+        return f"{module}.{name}: mmdetection's {name} is not here{has}. docs/mmdetection.md lists what is not"
+    return f'{module}.{name}: there is no {name!r}{nearest(name, known)}'
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds mmdetection's modules of :data:`MODULES`; it is asked last, of what there is no file of."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return how the module is loaded, None of another package's.
+
+        Raises:
+            ModuleNotFoundError: a name of mmdetection's that is not here.
+        """
+        if fullname in MODULES:
+            return ModuleSpec(fullname, self, is_package=True)
+        parent, _, name = fullname.rpartition('.')
+        if any(known.startswith(f'{fullname}.') for known in MODULES):
+            return ModuleSpec(fullname, self, is_package=True)
+        if parent.startswith('mmdet') and (fullname in names() or name in names().get(parent, ())):
+            raise ModuleNotFoundError(absent(parent, name), name=parent)
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module the public names of those that it stands for."""
+        module.__doc__ = f'As {MODULES.get(module.__name__, "its submodules")}.'
+        for source in MODULES.get(module.__name__, '').split():
+            own = vars(importlib.import_module(source))
+            module.__dict__.update({name: value for name, value in own.items() if not name.startswith('_')})
+
+
+def install() -> None:
+    """Let Python look for mmdetection's paths, once."""
+    if not any(isinstance(one, Finder) for one in sys.meta_path):
+        sys.meta_path.append(Finder())

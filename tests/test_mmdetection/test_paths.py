@@ -1,0 +1,71 @@
+"""mmdetection's import paths, against the recorded names of its modules."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import mmdet
+from mmdet.mmdetection.paths import MODULES, names
+
+#: other things of the same name, and values by which nothing is found
+OTHERS = {
+    'mmdet.models.backbones.detectors_resnet': {'Bottleneck', 'ResLayer'},
+    'mmdet.models.backbones.detectors_resnext': {'Bottleneck'},
+    'mmdet.models.backbones.resnest': {'Bottleneck'},
+    'mmdet.models.necks.dilated_encoder': {'Bottleneck'},
+    'mmdet.models.layers': {'ResLayer'},
+    'mmdet.models.task_modules.assigners.center_region_assigner': {'scale_boxes'},
+    'mmdet.models.layers.res_layer': {'ResLayer'},
+    'mmdet.evaluation.functional': {'bbox_overlaps'},  # of arrays
+    'mmdet.evaluation.functional.bbox_overlaps': {'bbox_overlaps'},
+}
+
+
+def own_names():
+    """The names of classes and functions of this package."""
+    found = set()
+    for info in pkgutil.walk_packages(mmdet.__path__, 'mmdet.'):
+        if '.mim' not in info.name and not info.name.endswith('__main__'):
+            module = importlib.import_module(info.name)
+            found |= {name for name, value in vars(module).items() if getattr(value, '__module__', '') == info.name}
+    return found
+
+
+def test_what_is_here_is_where_mmdetection_has_it():
+    own, missing, number = own_names(), [], 0
+    for module, wanted in names().items():
+        wanted = set(wanted) & own - OTHERS.get(module, set())
+        if not wanted:
+            continue
+        number += len(wanted)
+        try:
+            there = vars(importlib.import_module(module))
+        except ModuleNotFoundError:
+            there = {}
+        missing += [f'{module}.{name}' for name in sorted(wanted) if name not in there]
+    assert not missing and number > 180
+
+
+def test_a_path_leads_to_the_same_class():
+    from mmdet.models.roi_heads import BBoxHead
+    from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+    from mmdet.models.roi_heads.bbox_heads.bbox_head import BBoxHead as same
+
+    assert same is BBoxHead and issubclass(Shared2FCBBoxHead, BBoxHead)
+    assert set(MODULES) <= set(names())
+
+
+@pytest.mark.parametrize(
+    'line, words',
+    [
+        ('from mmdet.models.dense_heads import RetinaHead', "mmdetection's RetinaHead is not here; .* has RPNHead"),
+        ('import mmdet.models.dense_heads.retina_head', "mmdetection's retina_head is not here"),
+        ('from mmdet.models.roi_heads.bbox_heads import DIIHead', "mmdetection's DIIHead is not here"),
+        ('from mmdet.models.roi_heads import StandartRoIHead', "cannot import name 'StandartRoIHead'"),
+        ('import mmdet.nowhere', "No module named 'mmdet.nowhere'"),
+    ],
+)
+def test_what_is_not_here_is_said(line, words):
+    with pytest.raises(ImportError, match=words):
+        exec(line)
