@@ -43,8 +43,9 @@ class DumpDetResults(DumpResults):
                 for key, value in sample.items()
                 if key not in ('gt_instances', 'ignored_instances', 'proposals')
             }
-            found = dict(kept['pred_instances'])
-            if 'masks' in found:
-                found['masks'] = encode_masks(found['masks'].cpu().numpy())
-            slim.append(dict(kept, pred_instances=found))
+            if 'pred_instances' in kept:
+                found = kept['pred_instances'] = dict(kept['pred_instances'])
+                if 'masks' in found:
+                    found['masks'] = encode_masks(found['masks'].cpu().numpy())
+            slim.append(kept)
         super().process(data_batch, slim)

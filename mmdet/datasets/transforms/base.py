@@ -2,7 +2,19 @@
 
 import inspect
 
+import numpy as np
 from mmcv.transforms import BaseTransform
+
+
+def record_homography(results: dict, matrix: list) -> None:
+    """Keep in ``results['homography_matrix']``, (3, 3) float32, how the image's points moved from the first on.
+
+    Args:
+        matrix: of this transform, (3, 3).
+    """
+    own = np.array(matrix, dtype=np.float32)
+    before = results.get('homography_matrix')
+    results['homography_matrix'] = own if before is None else own @ before
 
 
 class DetTransform(BaseTransform):

@@ -8,7 +8,7 @@ from mmcv.transforms.utils import cache_randomness
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
 
-from .base import DetTransform
+from .base import DetTransform, record_homography
 
 CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
 OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
@@ -116,6 +116,7 @@ class RandomCrop(DetTransform):
         top, left = self._rand_offset((margin[0], margin[1]))
         results['img'] = results['img'][top : top + height, left : left + width]
         results['img_shape'] = height, width = results['img'].shape[:2]
+        record_homography(results, [[1, 0, -left], [0, 1, -top], [0, 0, 1]])
         if 'gt_bboxes' not in results:
             return results
         boxes = results['gt_bboxes']

@@ -5,6 +5,8 @@ import mmcv.transforms
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import BaseBoxes, autocast_box_type
 
+from .base import record_homography
+
 
 @TRANSFORMS.register_module()
 class Resize(mmcv.transforms.Resize):
@@ -33,6 +35,8 @@ class Resize(mmcv.transforms.Resize):
         """
         results = super().transform(results)
         self._resize_masks(results)
+        width, height = results['scale_factor']
+        record_homography(results, [[width, 0, 0], [0, height, 0], [0, 0, 1]])
         return results
 
     def _resize_masks(self, results: dict) -> None:
@@ -108,6 +112,9 @@ class RandomFlip(mmcv.transforms.RandomFlip):
         super()._flip(results)
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].flip(results['flip_direction'])
+        height, width = results['img'].shape[:2]
+        x, y = (results['flip_direction'] != kept for kept in ('vertical', 'horizontal'))
+        record_homography(results, [[1 - 2 * x, 0, x * width], [0, 1 - 2 * y, y * height], [0, 0, 1]])
 
     def _flip_bbox(self, bboxes: BaseBoxes, img_shape: tuple[int, int], direction: str) -> BaseBoxes:
         bboxes.flip_(img_shape, direction)

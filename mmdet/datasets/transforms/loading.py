@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TRANSFORMS
-from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.bbox import get_box_type
 from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
 
 from .base import DetTransform
@@ -237,7 +237,6 @@ class LoadImageFromNDArray(LoadImageFromFile):
     'imdecode_backend',
     with_seg=False,
     with_keypoints=False,
-    box_type='hbox',
     reduce_zero_label=False,
     file_client_args=None,
 )
@@ -247,6 +246,7 @@ class LoadAnnotations(DetTransform):
     Args:
         with_bbox, with_label, with_mask: what to load.
         poly2mask: masks as bitmaps; False keeps polygons, and objects that come as RLE cannot be loaded.
+        box_type: the boxes' type, by name; None: an array (N, 4).
         backend_args: not used: the data set has read the annotations.
 
     Raises:
@@ -264,12 +264,14 @@ class LoadAnnotations(DetTransform):
         with_label: bool = True,
         with_mask: bool = False,
         poly2mask: bool = True,
+        box_type: str | None = 'hbox',
         backend_args: dict | None = None,
     ) -> None:
         self.with_bbox = with_bbox
         self.with_label = with_label
         self.with_mask = with_mask
         self.poly2mask = poly2mask
+        self.box_type = box_type
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
@@ -293,8 +295,9 @@ class LoadAnnotations(DetTransform):
 
     def _load_bboxes(self, results: dict) -> None:
         instances = results.get('instances', [])
-        boxes = np.array([instance['bbox'] for instance in instances], dtype=np.float32)
-        results['gt_bboxes'] = HorizontalBoxes(boxes, clone=False)
+        boxes = np.array([instance['bbox'] for instance in instances], dtype=np.float32).reshape(-1, 4)
+        kind = None if self.box_type is None else get_box_type(self.box_type)[1]
+        results['gt_bboxes'] = boxes if kind is None else kind(boxes, clone=False)
         results['gt_ignore_flags'] = np.array([instance['ignore_flag'] for instance in instances], dtype=bool)
 
     def _load_labels(self, results: dict) -> None:

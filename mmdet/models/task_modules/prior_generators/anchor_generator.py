@@ -142,6 +142,10 @@ class AnchorGenerator:
         self._check_levels(featmap_sizes)
         return [self.single_level_grid_priors(size, i, dtype, device) for i, size in enumerate(featmap_sizes)]
 
+    def grid_anchors(self, featmap_sizes: Sequence[tuple[int, int]], device: Device = 'cpu') -> list[Tensor]:
+        """As :meth:`grid_priors`, by mmdetection 2's name."""
+        return self.grid_priors(featmap_sizes, device=device)
+
     def _check_levels(self, featmap_sizes: Sequence) -> None:
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(f'AnchorGenerator: {self.num_levels} strides but {len(featmap_sizes)} feature maps')
