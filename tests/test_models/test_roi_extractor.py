@@ -15,7 +15,7 @@ def test_extractor_equals_torchvision_and_keeps_every_map_in_the_graph():
     rois = torch.cat([torch.tensor([0.0, 1, 0, 1])[:, None], boxes], 1)
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=2)
     ours = SingleRoIExtractor(layer, 3, [4, 8, 16, 32], finest_scale=28)
-    assert ours.map_roi_levels(rois).tolist() == [0, 0, 1, 2]
+    assert ours.map_roi_levels(rois, 3).tolist() == [0, 0, 1, 2]
     out = ours(feats, rois)
     for i, level in enumerate([0, 0, 1, 2]):
         want = roi_align(feats[level], rois[i : i + 1], (7, 7), 1 / 2 ** (level + 2), 2, True)

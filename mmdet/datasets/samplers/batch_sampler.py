@@ -40,7 +40,7 @@ class AspectRatioBatchSampler(BatchSampler):
         buckets: tuple[list[int], list[int]] = [], []
         for index in self.sampler:
             info = self.sampler.dataset.get_data_info(index)
-            bucket = buckets[info['width'] < info['height']]
+            bucket = buckets[int(info['width'] < info['height'])]
             bucket.append(index)
             if len(bucket) == self.batch_size:
                 yield bucket[:]

@@ -421,7 +421,8 @@ class RPNHead(BaseModule):
         img_meta: dict | None = None,
     ) -> InstanceData:
         """Rescale an image's candidates, leave out small ones, and suppress what overlaps better ones."""
-        boxes, scores, levels = results.bboxes, results.scores, results.level_ids
+        boxes, scores = results.bboxes, results.scores
+        levels = results.get('level_ids', torch.zeros_like(scores, dtype=torch.long))
         if rescale and img_meta is not None:
             boxes = boxes * boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
         smallest = cfg.get('min_bbox_size', -1)

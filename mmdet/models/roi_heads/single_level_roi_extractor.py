@@ -113,28 +113,35 @@ class SingleRoIExtractor(BaseModule):
         """Return the number of maps used."""
         return len(self.featmap_strides)
 
-    def map_roi_levels(self, rois: Tensor) -> Tensor:
+    def map_roi_levels(self, rois: Tensor, num_levels: int) -> Tensor:
         """Choose the level, from 0, of each region.
 
         Args:
             rois: (K, 5) of image index and box, in pixels of the network's input.
+            num_levels: number of levels.
 
         Returns:
             (K,) int64.
         """
         scale = (rois[:, 3:] - rois[:, 1:3]).prod(1).sqrt()
         level = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
-        return level.clamp(0, self.num_inputs - 1).long()
+        return level.clamp(0, num_levels - 1).long()
 
-    def forward(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
+    def roi_rescale(self, rois: Tensor, scale_factor: float) -> Tensor:
+        """Return regions (K, 5) whose widths and heights are multiplied; the centres stay."""
+        centre, half = (rois[:, 1:3] + rois[:, 3:]) / 2, (rois[:, 3:] - rois[:, 1:3]) * scale_factor / 2
+        return torch.cat([rois[:, :1], centre - half, centre + half], 1)
+
+    def forward(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Compute the features of regions.
 
         Of regions on a GPU the numbers on each level are read back, of regions on the CPU nothing.
 
         Args:
-            feats: ``num_inputs`` maps (N, C, H_i, W_i).
+            feats: maps (N, C, H_i, W_i), ``num_inputs`` of them or fewer.
             rois: (K, 5) of image index and box, in pixels of the network's input; a number that is not finite counts as
                 0.
+            roi_scale_factor: look at regions so many times as wide and high.
 
         Returns:
             (K, C, rows, columns), in the order of ``rois``.
@@ -142,10 +149,13 @@ class SingleRoIExtractor(BaseModule):
         rois = rois.nan_to_num(
             0, 0, 0
         )  # of weights that diverged, or of a step that will be skipped: no place in a map
-        if self.num_inputs == 1:
+        num_levels = min(len(feats), self.num_inputs)
+        levels = None if num_levels == 1 else self.map_roi_levels(rois, num_levels)
+        if roi_scale_factor is not None:
+            rois = self.roi_rescale(rois, roi_scale_factor)
+        if levels is None:
             return self.roi_layers[0](feats[0], rois)
-        levels = self.map_roi_levels(rois)
-        numbers = (levels == torch.arange(self.num_inputs, device=levels.device)[:, None]).sum(1).tolist()
+        numbers = (levels == torch.arange(num_levels, device=levels.device)[:, None]).sum(1).tolist()
         order = levels.argsort(stable=True)
         own = rois[order].to(feats[0].device, non_blocking=True).split(numbers)
         # Without regions too: every map stays in the graph, on every rank.

@@ -142,6 +142,18 @@ class BaseBoxes(metaclass=ABCMeta):
         kept = [s for i, s in enumerate(shape) if s != 1 or dim is not None and i != dim % self.tensor.dim()]
         return self._taken(self.tensor.reshape(*kept, self.box_dim), 'squeeze')
 
+    def transpose(self: B, dim0: int, dim1: int) -> B:
+        """Return the boxes with two dimensions exchanged, neither of them the last."""
+        dims = list(range(self.tensor.dim()))
+        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+        return self.permute(*dims)
+
+    def permute(self: B, *dims: int) -> B:
+        """Return the boxes with their dimensions in another order, the last one last."""
+        last = self.tensor.dim() - 1
+        assert dims[-1] in (-1, last), f'{type(self).__name__}: the last dimension, the numbers of a box, stays last'
+        return self._like(self.tensor.permute(*dims))
+
     @classmethod
     def cat(cls: type[B], box_list: Sequence[B], dim: int = 0) -> B:
         """Put boxes together along a dimension.
@@ -251,7 +263,7 @@ for _name in ('new_tensor', 'new_full', 'new_empty', 'new_ones', 'new_zeros', 's
     _delegate(_name, lambda boxes, result, name: result)
 for _name in ('to', 'cpu', 'cuda', 'clone', 'detach'):
     _delegate(_name, lambda boxes, result, name: boxes._like(result))
-for _name in ('view', 'reshape', 'expand', 'repeat', 'transpose', 'permute', 'unsqueeze'):
+for _name in ('view', 'reshape', 'expand', 'repeat', 'unsqueeze'):
     _delegate(_name, lambda boxes, result, name: boxes._taken(result, name))
 for _name in ('split', 'chunk', 'unbind'):
     _delegate(_name, lambda boxes, result, name: [boxes._taken(part, name) for part in result])

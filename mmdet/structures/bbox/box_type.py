@@ -32,7 +32,8 @@ def register_box(name: str, box_type: type[BaseBoxes] | None = None, force: bool
     name = name.lower()
     if not force and (name in box_types or box_type in _box_type_to_name):
         raise KeyError(f'register_box: {name!r} or {box_type.__name__} is registered already')
-    _box_type_to_name.pop(box_types.pop(name, box_type), None)
+    if name in box_types:
+        _box_type_to_name.pop(box_types[name], None)
     box_types.pop(_box_type_to_name.pop(box_type, ''), None)
     box_types[name], _box_type_to_name[box_type] = box_type, name
     return box_type
