@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 import pytest
+from conftest import ROOT
 
 import mmdet
 from mmdet.mmdetection.paths import MODULES, names
@@ -32,6 +33,14 @@ def own_names():
     return found
 
 
+def contents(module):
+    """What is in a module, nothing if there is none."""
+    try:
+        return vars(importlib.import_module(module))
+    except ModuleNotFoundError:
+        return {}
+
+
 def test_what_is_here_is_where_mmdetection_has_it():
     own, missing, number = own_names(), [], 0
     for module, wanted in names().items():
@@ -39,10 +48,7 @@ def test_what_is_here_is_where_mmdetection_has_it():
         if not wanted:
             continue
         number += len(wanted)
-        try:
-            there = vars(importlib.import_module(module))
-        except ModuleNotFoundError:
-            there = {}
+        there = contents(module)
         missing += [f'{module}.{name}' for name in sorted(wanted) if name not in there]
     assert not missing and number > 180
 
@@ -69,3 +75,42 @@ def test_a_path_leads_to_the_same_class():
 def test_what_is_not_here_is_said(line, words):
     with pytest.raises(ImportError, match=words):
         exec(line)
+
+
+# -- docs/mmdetection.md ----------------------------------------------------------------------------------------------
+
+PAGE, HEADING = ROOT / 'docs/mmdetection.md', '## What is not here\n'
+
+
+def the_list():
+    """What mmdetection has and is not here, by package: the section of the page."""
+    own, packages = own_names(), {}
+    for module, wanted in names().items():
+        package = '.'.join(module.split('.')[: 3 if module.startswith('mmdet.models.') else 2])
+        packages.setdefault(package, set()).update(set(wanted) - own - set(contents(module)))
+    lines = [
+        HEADING,
+        f'Public names of mmdetection 3.5.1 ({sum(map(len, names().values()))} in {len(names())} modules, recorded by',
+        '`tests/data/record_names.py`) that no module here has. An import of one is refused with words that say so;',
+        '`python tests/test_mmdetection/test_paths.py` writes this list, and a test compares it.',
+        '',
+    ]
+    for package, missing in sorted(packages.items()):
+        if missing:
+            listed = ', '.join(f'`{name}`' for name in sorted(missing, key=str.lower))
+            lines += [f'- **{package}** ({len(missing)}): {listed}']
+    return '\n'.join([lines[0].rstrip('\n'), *lines[1:]]) + '\n'
+
+
+def test_the_page_lists_what_is_not_here():
+    page = PAGE.read_text()
+    begin = page.index(HEADING)
+    end = page.find('\n## ', begin)
+    assert page[begin : end if end > 0 else None].strip() == the_list().strip()
+
+
+if __name__ == '__main__':
+    text = PAGE.read_text()
+    if HEADING in text:
+        text = text[: text.index(HEADING)]
+    PAGE.write_text(text.rstrip('\n') + '\n\n' + the_list())
