@@ -14,7 +14,7 @@ from mmdet import registry as own
 from mmdet.words import nearest, shorten
 
 from .sections import check_loader, check_plain, name_of, plain
-from .signatures import check_arguments
+from .signatures import check_arguments, check_overrides
 
 #: where a part under this key is looked for, whatever section it is in
 PLACES = {
@@ -206,6 +206,8 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
         package = getattr(kind, '__module__', '').partition('.')[0]
         if package in ('mmdet', 'mmengine', 'mmcv', 'torch'):
             check_arguments(kind, node, path)
+        else:
+            check_overrides(kind, path)
         if package != 'mmdet':
             # What another class makes of its arguments is unknown, but for mmengine's own keys.
             node = {key: value for key, value in node.items() if key in PLACES and package in ('mmengine', 'mmcv')}

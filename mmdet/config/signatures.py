@@ -50,6 +50,47 @@ def check_arguments(kind: Any, node: dict, path: str) -> None:
                 raise ValueError(f'{path}.{key}: must be {wanted}, got {value!r}')
 
 
+def check_overrides(kind: Any, path: str) -> None:
+    """Look at the methods of a class of one's own that stand in place of ours, which are called as ours are.
+
+    Raises:
+        TypeError: one that takes fewer arguments than ours, or needs more.
+    """
+    classes = getattr(kind, '__mro__', ())
+    for number, own in enumerate(classes):
+        if own.__module__.partition('.')[0] in ('mmdet', 'mmengine', 'mmcv', 'torch', 'builtins'):
+            continue
+        for name, method in vars(own).items():
+            bases = (vars(base)[name] for base in classes[number + 1 :] if name in vars(base) and _ours(base))
+            ours = next(bases, None)
+            if name.startswith('__') or not inspect.isfunction(method) or not inspect.isfunction(ours):
+                continue
+            wanted, least, others = _places(ours)
+            taken, needed, rest = _places(method)
+            if (taken < wanted and not rest) or (needed > least and not others):
+                raise TypeError(
+                    f'{path}: {own.__name__}.{name}{inspect.signature(method)} stands in place of '
+                    f"mmdetection's, which is called with {_words(ours)}"
+                )
+
+
+def _ours(kind: type) -> bool:
+    return kind.__module__.partition('.')[0] == 'mmdet'
+
+
+def _places(function: Any) -> tuple[int, int, bool]:
+    """How many arguments it takes, how many it needs, and whether it takes any number of others."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [
+        one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    return len(named), sum(one.default is one.empty for one in named), len(named) < len(parameters)
+
+
+def _words(function: Any) -> str:
+    return f'({", ".join(list(inspect.signature(function).parameters)[1:])})'
+
+
 def check_keys(node: dict, known: Iterable[str], path: str, text: str, others: Sequence[str] = ()) -> None:
     """Raise TypeError for what is no dict, and for a key that is not known; ``text`` says of what."""
     if not isinstance(node, dict):

@@ -10,6 +10,7 @@ import torch
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 
+from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import DATASETS
 from mmdet.words import first_line, nearest
 
@@ -142,6 +143,7 @@ def _failed_step(error: Exception) -> str:
 
 
 @DATASETS.register_module()
+@accepts('seg_map_suffix', proposal_file=None, file_client_args=None, return_classes=False, caption_prompt=None)
 class CocoDataset(BaseDataset):
     """Gives the images and objects of a COCO annotation file, one dict for each image, to a pipeline of transforms.
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
+from mmdet.config.signatures import check_overrides
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomCrop
 from mmdet.mmdetection.arguments import accepts
 from mmdet.models.backbones import ResNet
@@ -140,6 +141,28 @@ def test_a_sampler_that_draws_twice_gives_each_prior_once():
     priors = InstanceData(priors=torch.rand(40, 4))
     objects = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     assert Twice(num=8, pos_fraction=0.5).sample(assigned, priors, objects).neg_inds.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    'method, words',
+    [
+        (lambda self, cls_scores, bbox_preds, targets: None, r'Own\.loss_by_feat\(self, cls_scores.* is called with'),
+        (
+            lambda self, a, b, c, d, e, need: None,
+            r'called with \(cls_scores, bbox_preds, batch_gt_instances, .*ignore\)',
+        ),
+        (lambda self, *args: None, ''),
+        (lambda self, cls_scores, bbox_preds, batch_gt_instances, **kwargs: None, ''),
+        (lambda self, cls_scores, bbox_preds, gts, metas, ignored=None, scale=1: None, ''),
+    ],
+)
+def test_an_override_with_another_signature_is_refused(method, words):
+    own = type('Own', (RPNHead,), dict(loss_by_feat=method))
+    if words:
+        with pytest.raises(TypeError, match=f'^model.rpn_head: {words}'):
+            check_overrides(own, 'model.rpn_head')
+    else:
+        check_overrides(own, 'model.rpn_head')
 
 
 # -- boxes, shapes, arguments -----------------------------------------------------------------------------------------
