@@ -81,9 +81,7 @@ def _ours(kind: type) -> bool:
 def _places(function: Any) -> tuple[int, int, bool]:
     """How many arguments it takes, how many it needs, and whether it takes any number of others."""
     parameters = inspect.signature(function).parameters.values()
-    named = [
-        one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    ]
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     return len(named), sum(one.default is one.empty for one in named), len(named) < len(parameters)
 
 

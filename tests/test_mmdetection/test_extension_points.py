@@ -149,10 +149,9 @@ def test_a_sampler_that_draws_twice_gives_each_prior_once():
         (lambda self, cls_scores, bbox_preds, targets: None, r'Own\.loss_by_feat\(self, cls_scores.* is called with'),
         (
             lambda self, a, b, c, d, e, need: None,
-            r'called with \(cls_scores, bbox_preds, batch_gt_instances, .*ignore\)',
+            r'.*called with \(cls_scores, bbox_preds, batch_gt_instances, .*ignore\)',
         ),
         (lambda self, *args: None, ''),
-        (lambda self, cls_scores, bbox_preds, batch_gt_instances, **kwargs: None, ''),
         (lambda self, cls_scores, bbox_preds, gts, metas, ignored=None, scale=1: None, ''),
     ],
 )
