@@ -24,8 +24,9 @@ from mmdet.registry import METRICS
 
 from .coco_truth import make_truth
 from .dump import encode_masks
+from .recall import average_recalls
 
-METRIC_NAMES = ('bbox', 'segm', 'proposal')
+METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
 
 
 def item_names(max_dets: Sequence[int]) -> list[str]:
@@ -93,7 +94,8 @@ class CocoMetric(BaseMetric):
 
     Args:
         ann_file: COCO annotations of the data set.
-        metric: 'bbox', 'segm', 'proposal' (recall without classes) or a list of them.
+        metric: 'bbox', 'segm', 'proposal' (recall without classes), 'proposal_fast' (the same by
+            :func:`.average_recalls`, of all objects but crowds) or a list of them.
         classwise: print a table of each class's AP, as None does too; True returns them besides, as ``NAME_precision``,
             of the last of several metrics.
         proposal_nums: numbers of detections an image at which recall is taken; AP is that with the largest.
@@ -204,10 +206,12 @@ class CocoMetric(BaseMetric):
     def _items(self, metric: str) -> list[tuple[str, str]]:
         """The name of each number of a metric, and of :func:`summarize`."""
         wanted = self.metric_items
+        if metric == 'proposal_fast':
+            wanted = [f'AR@{number}' for number in self.proposal_nums]
         if wanted is None:
             start = 'AR' if metric == 'proposal' else 'mAP'
             wanted = [name for name in item_names(self.proposal_nums) if name.startswith(start)]
-        return [(name if metric == 'proposal' else f'{metric}_{name}', name) for name in wanted]
+        return [(name if metric.startswith('proposal') else f'{metric}_{name}', name) for name in wanted]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the detections of a batch.
@@ -291,10 +295,25 @@ class CocoMetric(BaseMetric):
             )
         numbers = {}
         for metric in self.metrics:
+            if metric == 'proposal_fast':
+                numbers.update(self._recalls(truth, results))
+                continue
             kind = 'segm' if metric == 'segm' else 'bbox'
             coco = self._coco_masks if kind == 'segm' else truth
             numbers.update(self._evaluate_one(coco, metric, formatted[kind], image_ids))
         return numbers
+
+    def _recalls(self, truth: COCO, results: list[dict]) -> dict[str, float]:
+        thresholds = COCOeval(iouType='bbox').params.iouThrs if self.iou_thrs is None else self.iou_thrs
+        objects = []
+        for result in results:
+            own = [one['bbox'] for one in truth.imgToAnns[result['img_id']] if not one['iscrowd']]
+            boxes = np.array(own, dtype=float).reshape(-1, 4)
+            objects.append(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+        found = average_recalls(objects, [result['bboxes'] for result in results], self.proposal_nums, thresholds)
+        rows = [['', 'value'], *([f'AR@{number}', f'{value:.3f}'] for number, value in zip(self.proposal_nums, found))]
+        print_log('\nproposal_fast\n' + AsciiTable(rows).table, MMLogger.get_current_instance())
+        return {f'AR@{number}': value for number, value in zip(self.proposal_nums, found)}
 
     def _load(self) -> COCO:
         if self._coco is None:
