@@ -92,7 +92,7 @@ def the_list():
         HEADING,
         f'Public names of mmdetection 3.5.1 ({sum(map(len, names().values()))} in {len(names())} modules, recorded by',
         '`tests/data/record_names.py`) that no module here has. An import of one is refused with words that say so;',
-        '`python tests/test_mmdetection/test_paths.py` writes this list, and a test compares it.',
+        '`tests/test_mmdetection/test_paths.py` writes this list when it is run, and compares it as a test.',
         '',
     ]
     for package, missing in sorted(packages.items()):
