@@ -25,12 +25,14 @@ def average_recalls(
     Returns:
         A recall from 0 to 1 for each of ``numbers``; nan without objects.
     """
-    recalls = []
+    recalls, pairs = [], []
+    for boxes, found in zip(objects, proposals):
+        one, two = (torch.from_numpy(np.asarray(each, dtype=np.float64).reshape(-1, 4)) for each in (boxes, found))
+        pairs.append(bbox_overlaps(one, two).numpy())
     for number in numbers:
         best: list[float] = []
-        for boxes, found in zip(objects, proposals):
-            one, two = (torch.from_numpy(np.asarray(each, dtype=np.float64)) for each in (boxes, found[:number]))
-            overlaps = bbox_overlaps(one.reshape(-1, 4), two.reshape(-1, 4)).numpy()
+        for every in pairs:
+            overlaps = every[:, :number].copy()
             for _ in range(len(overlaps)):
                 if not overlaps.shape[1]:
                     best.append(-1.0)

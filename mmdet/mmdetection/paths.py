@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.abc
-import importlib.util
 import json
 import sys
 from functools import cache
@@ -10,8 +9,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from mmdet.words import nearest
 
 #: mmdetection's modules, and where their names are here
 MODULES = {
@@ -24,9 +21,6 @@ MODULES = {
     'mmdet.models.data_preprocessors.data_preprocessor': 'mmdet.models.data_preprocessors',
     'mmdet.models.detectors.faster_rcnn': 'mmdet.models.detectors.two_stage',
     'mmdet.models.detectors.mask_rcnn': 'mmdet.models.detectors.two_stage',
-    'mmdet.models.roi_heads.bbox_heads': 'mmdet.models.roi_heads.bbox_head',
-    'mmdet.models.roi_heads.bbox_heads.bbox_head': 'mmdet.models.roi_heads.bbox_head',
-    'mmdet.models.roi_heads.bbox_heads.convfc_bbox_head': 'mmdet.models.roi_heads.bbox_head',
     'mmdet.models.roi_heads.mask_heads': 'mmdet.models.roi_heads.fcn_mask_head',
     'mmdet.models.roi_heads.mask_heads.fcn_mask_head': 'mmdet.models.roi_heads.fcn_mask_head',
     'mmdet.models.roi_heads.roi_extractors': 'mmdet.models.roi_heads.single_level_roi_extractor',
@@ -51,13 +45,10 @@ def names() -> dict[str, list[str]]:
 
 
 def absent(module: str, name: str) -> str:
-    """Say of a name that is not in a module here whether it is one of mmdetection's, and what is here."""
-    known = [own for own in vars(sys.modules.get(module, sys)) if not own.startswith('_')]
-    own = ', '.join(sorted(getattr(sys.modules.get(module), '__all__', ()))) or nearest(name, known).lstrip('; ')
-    has = f'; {module} has {own}' if own else ''
-    if name in names().get(module, ()) or f'{module}.{name}' in names():
-        return f"{module}.{name}: mmdetection's {name} is not here{has}. docs/mmdetection.md lists what is not"
-    return f'{module}.{name}: there is no {name!r}{nearest(name, known)}'
+    """Say of a name of mmdetection's that it is not in a module here, and what is."""
+    own = sorted(getattr(sys.modules.get(module), '__all__', ()))
+    has = f'; {module} has {", ".join(own)}' if own else ''
+    return f"{module}.{name}: mmdetection's {name} is not here{has}. docs/mmdetection.md lists what is not"
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -72,16 +63,13 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if fullname in MODULES:
             return ModuleSpec(fullname, self, is_package=True)
         parent, _, name = fullname.rpartition('.')
-        if any(known.startswith(f'{fullname}.') for known in MODULES):
-            return ModuleSpec(fullname, self, is_package=True)
-        if parent.startswith('mmdet') and (fullname in names() or name in names().get(parent, ())):
+        if parent.partition('.')[0] == 'mmdet' and (fullname in names() or name in names().get(parent, ())):
             raise ModuleNotFoundError(absent(parent, name), name=parent)
         return None
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module the public names of those that it stands for."""
-        module.__doc__ = f'As {MODULES.get(module.__name__, "its submodules")}.'
-        for source in MODULES.get(module.__name__, '').split():
+        for source in MODULES[module.__name__].split():
             own = vars(importlib.import_module(source))
             module.__dict__.update({name: value for name, value in own.items() if not name.startswith('_')})
 

@@ -34,6 +34,5 @@ for info in pkgutil.walk_packages(mmdet.__path__, 'mmdet.'):
     if own:
         found[info.name] = sorted(own)
 with open(sys.argv[1], 'w') as file:
-    json.dump(found, file, indent=0, sort_keys=True)
-    file.write('\n')
+    file.write('{\n' + ',\n'.join(f'{json.dumps(key)}: {json.dumps(found[key])}' for key in sorted(found)) + '\n}\n')
 print(f'{len(found)} modules, {sum(map(len, found.values()))} names')

@@ -272,6 +272,7 @@ class LoadAnnotations(DetTransform):
         self.with_mask = with_mask
         self.poly2mask = poly2mask
         self.box_type = box_type
+        self._boxes = np.asarray if box_type is None else get_box_type(box_type)[1]
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
@@ -296,8 +297,7 @@ class LoadAnnotations(DetTransform):
     def _load_bboxes(self, results: dict) -> None:
         instances = results.get('instances', [])
         boxes = np.array([instance['bbox'] for instance in instances], dtype=np.float32).reshape(-1, 4)
-        kind = None if self.box_type is None else get_box_type(self.box_type)[1]
-        results['gt_bboxes'] = boxes if kind is None else kind(boxes, clone=False)
+        results['gt_bboxes'] = self._boxes(boxes)
         results['gt_ignore_flags'] = np.array([instance['ignore_flag'] for instance in instances], dtype=bool)
 
     def _load_labels(self, results: dict) -> None:

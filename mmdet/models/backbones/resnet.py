@@ -7,175 +7,12 @@ from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmdet.mmdetection.arguments import accepts
 from mmdet.ops.norm import conv_norm
 from mmdet.registry import MODELS, build_norm_layer
 
-STYLES = ('pytorch', 'caffe')
-
-
-class _Block(BaseModule):
-    """A residual block: convolutions conv1, conv2, ..., each with its norm, added to the input.
-
-    Args:
-        shapes: of the convolutions: out channels, kernel size, stride, dilation, groups.
-    """
-
-    def __init__(
-        self,
-        inplanes: int,
-        shapes: Sequence[tuple],
-        style: str,
-        downsample: nn.Module | None,
-        with_cp: bool,
-        norm_cfg: dict,
-        conv_cfg: dict | None,
-        init_cfg: dict | list | None,
-    ) -> None:
-        super().__init__(init_cfg)
-        assert style in STYLES, f"{type(self).__name__}: style must be 'pytorch' or 'caffe', got {style!r}"
-        self.norm_names = []
-        for i, (channels, kernel, stride, dilation, groups) in enumerate(shapes, 1):
-            conv = build_conv_layer(
-                conv_cfg,
-                inplanes,
-                channels,
-                kernel,
-                stride=stride,
-                dilation=dilation,
-                padding=dilation * (kernel // 2),
-                groups=groups,
-                bias=False,
-            )
-            name, norm = build_norm_layer(norm_cfg, channels, i)
-            self.add_module(f'conv{i}', conv)
-            self.add_module(name, norm)
-            self.norm_names.append(name)
-            inplanes = channels
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-        self.with_cp = with_cp
-
-    @property
-    def norm1(self) -> nn.Module:
-        """Return the norm behind the first convolution, whatever its kind."""
-        return getattr(self, self.norm_names[0])
-
-    @property
-    def norm2(self) -> nn.Module:
-        """Return the norm behind the second convolution."""
-        return getattr(self, self.norm_names[1])
-
-    @property
-    def norm3(self) -> nn.Module:
-        """Return the norm behind the third convolution, which :class:`Bottleneck` has."""
-        return getattr(self, self.norm_names[2])
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return getattr(self, self.norm_names[-1])
-
-    def _residual(self, x: Tensor) -> Tensor:
-        out = x
-        for i, name in enumerate(self.norm_names, 1):
-            if i > 1:
-                out = self.relu(out)
-            out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
-        if self.downsample is None:
-            return out + x
-        if not isinstance(self.downsample, nn.Sequential) or len(self.downsample) != 2:
-            return out + self.downsample(x)
-        conv, norm = self.downsample
-        return out + conv_norm(conv, norm, x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and x.requires_grad:
-            return self.relu(checkpoint(self._residual, x, use_reentrant=False))
-        return self.relu(self._residual(x))
-
-
-@accepts(dcn=None, plugins=None)
-class BasicBlock(_Block):
-    """Computes a residual block of two 3x3 convolutions (He et al., CVPR 2016), as in ResNet-18 and ResNet-34.
-
-    A map (N, inplanes, H, W) becomes (N, planes, H / stride, W / stride), sides rounded up.
-
-    Args:
-        inplanes, planes: channels of the input and of the output.
-        stride, dilation: the stride of the first convolution, and its dilation; the second one has neither.
-        downsample: of the shortcut, where the shapes differ.
-        style: without effect here; see :class:`Bottleneck`.
-        with_cp: activation checkpointing: less memory, more time.
-        conv_cfg, norm_cfg: of the convolutions and norms.
-
-    Raises:
-        AssertionError: a style there is not.
-    """
-
-    expansion = 1
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        dilation: int = 1,
-        downsample: nn.Module | None = None,
-        style: str = 'pytorch',
-        with_cp: bool = False,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict = dict(type='BN'),
-        init_cfg: dict | list | None = None,
-    ) -> None:
-        shapes = [(planes, 3, stride, dilation, 1), (planes, 3, 1, 1, 1)]
-        super().__init__(inplanes, shapes, style, downsample, with_cp, norm_cfg, conv_cfg, init_cfg)
-
-
-@accepts(dcn=None, plugins=None)
-class Bottleneck(_Block):
-    """Computes a residual block of 1x1, 3x3 and 1x1 convolutions (He et al., CVPR 2016), as in ResNet-50 and deeper.
-
-    A map (N, inplanes, H, W) becomes (N, 4 * planes, H / stride, W / stride), sides rounded up.
-
-    Args:
-        inplanes: channels of the input.
-        planes: a quarter of the output's channels.
-        stride: of the 3x3 convolution ('pytorch') or of the first 1x1 ('caffe'), by ``style``.
-        dilation: of the 3x3 convolution.
-        downsample: of the shortcut, where the shapes differ.
-        with_cp: activation checkpointing: less memory, more time.
-        conv_cfg, norm_cfg: of the convolutions and norms.
-        groups, base_width, base_channels: of the 3x3 convolution: that many groups, of ``base_width`` channels each
-            where ``planes`` is ``base_channels``, and in proportion; one group is ``planes`` wide.
-
-    Raises:
-        AssertionError: a style there is not.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        dilation: int = 1,
-        downsample: nn.Module | None = None,
-        style: str = 'pytorch',
-        with_cp: bool = False,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict = dict(type='BN'),
-        init_cfg: dict | list | None = None,
-        groups: int = 1,
-        base_width: int = 4,
-        base_channels: int = 64,
-    ) -> None:
-        first, second = (1, stride) if style == 'pytorch' else (stride, 1)
-        width = planes if groups == 1 else planes * base_width // base_channels * groups
-        shapes = [(width, 1, first, 1, 1), (width, 3, second, dilation, groups), (4 * planes, 1, 1, 1, 1)]
-        super().__init__(inplanes, shapes, style, downsample, with_cp, norm_cfg, conv_cfg, init_cfg)
+from .residual_block import STYLES, BasicBlock, Bottleneck, ResidualBlock
 
 
 class ResidualStages(BaseModule):
@@ -392,7 +229,7 @@ class ResNet(ResidualStages):
         super().init_weights()
         if self.zero_init_residual and not self.pretrained:
             for module in self.modules():
-                if isinstance(module, _Block):
+                if isinstance(module, ResidualBlock):
                     constant_init(module.last_norm, 0)
 
     def _freeze_stages(self) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mmdet.models.layers import ConvModule, batched_nms
 from mmdet.models.utils import images_to_levels, multi_apply, select_single_mlvl, unpack_gt_instances
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures.bbox import scale_boxes
 
 Device = str | torch.device
 
@@ -187,8 +188,7 @@ class RPNHead(BaseModule):
         *targets, avg_factor = self.get_targets(
             anchors, flags, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        numbers = [len(level) for level in anchors[0]]
-        levels = images_to_levels([torch.cat(own) for own in anchors], numbers)
+        levels = [torch.stack(own) for own in zip(*anchors)]
         classes, boxes = multi_apply(
             self.loss_by_feat_single, cls_scores, bbox_preds, levels, *targets, avg_factor=avg_factor
         )
@@ -424,7 +424,7 @@ class RPNHead(BaseModule):
         boxes, scores = results.bboxes, results.scores
         levels = results.get('level_ids', torch.zeros_like(scores, dtype=torch.long))
         if rescale and img_meta is not None:
-            boxes = boxes * boxes.new_tensor([1 / factor for factor in img_meta['scale_factor']]).repeat(2)
+            boxes = scale_boxes(boxes, [1 / factor for factor in img_meta['scale_factor']])
         smallest = cfg.get('min_bbox_size', -1)
         if smallest >= 0:
             large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1).nonzero().flatten()  # one read back from a GPU

@@ -1,6 +1,6 @@
 """Heads on regions."""
 
-from .bbox_head import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
+from .bbox_heads import BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from .fcn_mask_head import FCNMaskHead
 from .shared_heads import ResLayer
 from .single_level_roi_extractor import SingleRoIExtractor

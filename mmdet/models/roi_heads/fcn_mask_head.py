@@ -220,12 +220,9 @@ class FCNMaskHead(BaseModule):
         activate_map: bool = False,
     ) -> Tensor:
         """The masks of one image; with ``rescale`` its ``bboxes`` change in place, as in mmdetection."""
-        factor = bboxes.new_tensor(img_meta['scale_factor'])
-        height, width = img_meta['ori_shape'][:2]
         if rescale:
-            bboxes /= factor.repeat(2)
-        else:
-            height, width = img_meta['img_shape'][:2]
+            bboxes /= bboxes.new_tensor(img_meta['scale_factor']).repeat(2)
+        height, width = img_meta['ori_shape' if rescale else 'img_shape'][:2]
         threshold = rcnn_test_cfg['mask_thr_binary']
         kind = torch.bool if threshold >= 0 else torch.uint8
         out = torch.zeros(len(bboxes), height, width, dtype=kind, device=mask_preds.device)

@@ -49,12 +49,19 @@ class BaseBoxes(metaclass=ABCMeta):
     def _like(self: B, data: Tensor) -> B:
         return type(self)(data, clone=False)
 
-    def _taken(self: B, data: Tensor, what: str) -> B:
-        """Boxes of a view, whose last dimension must still be a box's."""
-        assert data.dim() and data.shape[-1] == self.box_dim, (
-            f'{type(self).__name__}: {what} would change the last dimension, the {self.box_dim} numbers of a box'
-        )
-        return self._like(data.reshape(1, -1) if data.dim() == 1 else data)
+    def _taken(self, take: Callable[[Tensor], Any], what: str) -> Any:
+        """Boxes of what ``take`` gives of the tensor, or a list of them, if each still has all its numbers in order."""
+        numbers = torch.arange(self.box_dim, device=self.device)
+        marks, taken = take(numbers.expand(self.shape).contiguous()), take(self.tensor)
+        single = isinstance(taken, Tensor)
+        for part in [marks] if single else marks:
+            assert part.dim() and part.shape[-1] == self.box_dim and bool((part == numbers).all()), (
+                f'{type(self).__name__}: {what} would take boxes apart, whose {self.box_dim} numbers come last'
+            )
+        whole = [
+            self._like(part.reshape(1, -1) if part.dim() == 1 else part) for part in ([taken] if single else taken)
+        ]
+        return whole[0] if single else whole
 
     def convert_to(self, dst_type: str | type) -> 'BaseBoxes':
         """Return these boxes as another registered type, see :func:`.convert_box_type`."""
@@ -76,27 +83,16 @@ class BaseBoxes(metaclass=ABCMeta):
         """Return boxes of one number, of shape ``sizes`` (..., box_dim)."""
         return self._like(self.tensor.new_full(sizes, fill, dtype=dtype, device=device))
 
-    def _check_index(self, index: Any) -> Any:
-        if isinstance(index, np.ndarray):
-            index = torch.as_tensor(index, device=self.device)
-        if isinstance(index, Tensor) and index.dtype == torch.bool:
-            assert index.dim() < self.tensor.dim(), f'{type(self).__name__}: an index must take whole boxes'
-        return index
-
     def __getitem__(self: B, index: Any) -> B:
-        if not isinstance(index, tuple):
-            return self._taken(self.tensor[self._check_index(index)], 'the index')
-        assert index[-1] is not None or Ellipsis not in [i for i in index if not isinstance(i, Tensor)], (
+        index = torch.as_tensor(index, device=self.device) if isinstance(index, np.ndarray) else index
+        assert getattr(index, 'dtype', None) != torch.bool or index.dim() < self.tensor.dim(), (
             f'{type(self).__name__}: an index must take whole boxes'
         )
-        return self._taken(self.tensor[index], 'the index')
+        return self._taken(lambda data: data[index], 'the index')
 
     def __setitem__(self: B, index: Any, values: B) -> None:
         assert type(values) is type(self), f'{type(self).__name__}: values must be of this type, got {type(values)}'
-        index = self._check_index(index)
-        assert self.tensor[index].shape[-1:] == (self.box_dim,), (
-            f'{type(self).__name__}: an index must take whole boxes'
-        )
+        self[index]  # refuses a part of a box
         self.tensor[index] = values.tensor
 
     def __len__(self) -> int:
@@ -134,25 +130,7 @@ class BaseBoxes(metaclass=ABCMeta):
 
     def flatten(self: B, start_dim: int = 0, end_dim: int = -2) -> B:
         """Return the boxes with these dimensions made one, by default all in front of the last: (N, box_dim)."""
-        return self._taken(self.tensor.flatten(start_dim, end_dim), 'flatten')
-
-    def squeeze(self: B, dim: int | None = None) -> B:
-        """Return the boxes without their dimensions of one, or without one of them."""
-        shape = self.tensor.shape[:-1]
-        kept = [s for i, s in enumerate(shape) if s != 1 or dim is not None and i != dim % self.tensor.dim()]
-        return self._taken(self.tensor.reshape(*kept, self.box_dim), 'squeeze')
-
-    def transpose(self: B, dim0: int, dim1: int) -> B:
-        """Return the boxes with two dimensions exchanged, neither of them the last."""
-        dims = list(range(self.tensor.dim()))
-        dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
-        return self.permute(*dims)
-
-    def permute(self: B, *dims: int) -> B:
-        """Return the boxes with their dimensions in another order, the last one last."""
-        last = self.tensor.dim() - 1
-        assert dims[-1] in (-1, last), f'{type(self).__name__}: the last dimension, the numbers of a box, stays last'
-        return self._like(self.tensor.permute(*dims))
+        return self._taken(lambda data: data.flatten(start_dim, end_dim), 'flatten')
 
     @classmethod
     def cat(cls: type[B], box_list: Sequence[B], dim: int = 0) -> B:
@@ -223,7 +201,7 @@ class BaseBoxes(metaclass=ABCMeta):
         """Map the boxes by a homography (3, 3), in place."""
 
     @abstractmethod
-    def rescale_(self, scale_factor: tuple[float, float]) -> None:
+    def rescale_(self, scale_factor: Sequence[float]) -> None:
         """Multiply the coordinates by (x, y), in place, as when the image is resized."""
 
     @abstractmethod
@@ -251,19 +229,20 @@ class BaseBoxes(metaclass=ABCMeta):
         """Return the boxes around N masks."""
 
 
-def _delegate(name: str, wrap: Callable[[Any, Any, str], Any]) -> None:
+def _delegate(name: str, call: Callable[[Any, Callable[[Tensor], Any], str], Any]) -> None:
     def method(self: BaseBoxes, *args: Any, **kwargs: Any) -> Any:
-        return wrap(self, getattr(self.tensor, name)(*args, **kwargs), name)
+        return call(self, lambda data: getattr(data, name)(*args, **kwargs), name)
 
     method.__name__, method.__doc__ = name, f'As ``torch.Tensor.{name}``.'
     setattr(BaseBoxes, name, method)
 
 
 for _name in ('new_tensor', 'new_full', 'new_empty', 'new_ones', 'new_zeros', 'size', 'dim', 'numel'):
-    _delegate(_name, lambda boxes, result, name: result)
+    _delegate(_name, lambda boxes, take, name: take(boxes.tensor))
 for _name in ('to', 'cpu', 'cuda', 'clone', 'detach'):
-    _delegate(_name, lambda boxes, result, name: boxes._like(result))
-for _name in ('view', 'reshape', 'expand', 'repeat', 'unsqueeze'):
-    _delegate(_name, lambda boxes, result, name: boxes._taken(result, name))
-for _name in ('split', 'chunk', 'unbind'):
-    _delegate(_name, lambda boxes, result, name: [boxes._taken(part, name) for part in result])
+    _delegate(_name, lambda boxes, take, name: boxes._like(take(boxes.tensor)))
+for _name in (
+    *('view', 'reshape', 'expand', 'repeat', 'transpose', 'permute', 'squeeze', 'unsqueeze'),
+    *('split', 'chunk', 'unbind'),
+):
+    _delegate(_name, BaseBoxes._taken)

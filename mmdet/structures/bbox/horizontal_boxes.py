@@ -1,5 +1,6 @@
 """Boxes with sides along the image's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class HorizontalBoxes(BaseBoxes):
         corners = corners[..., :2] / corners[..., 2:]
         self.tensor = torch.cat([corners.amin(-2), corners.amax(-2)], -1)
 
-    def rescale_(self, scale_factor: tuple[float, float]) -> None:
+    def rescale_(self, scale_factor: Sequence[float]) -> None:
         """Multiply the coordinates by (x, y), in place, as when the image is resized."""
         self.tensor = self.tensor * self.tensor.new_tensor(scale_factor).repeat(2)
 

@@ -16,20 +16,7 @@ def get_box_tensor(boxes: Tensor | BaseBoxes) -> Tensor:
     return boxes.tensor if isinstance(boxes, BaseBoxes) else boxes
 
 
-def cat_boxes(data_list: Sequence[Boxes], dim: int = 0) -> Boxes:
-    """Put boxes, all tensors or all of one type, together along a dimension but the last."""
-    first = data_list[0]
-    return type(first).cat(data_list, dim) if isinstance(first, BaseBoxes) else torch.cat(list(data_list), dim)
-
-
-def get_box_wh(boxes: Tensor | BaseBoxes) -> tuple[Tensor, Tensor]:
-    """Return widths and heights (...) of boxes (..., 4)."""
-    if isinstance(boxes, BaseBoxes):
-        return boxes.widths, boxes.heights
-    return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-
-
-def scale_boxes(boxes: Boxes, scale_factor: tuple[float, float]) -> Boxes:
+def scale_boxes(boxes: Boxes, scale_factor: Sequence[float]) -> Boxes:
     """Return boxes whose coordinates are multiplied by ``scale_factor`` (of x, of y); tensors (..., 4 * C) too."""
     if isinstance(boxes, BaseBoxes):
         boxes.rescale_(scale_factor)
