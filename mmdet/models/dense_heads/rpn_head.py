@@ -13,8 +13,6 @@ from mmdet.models.utils import images_to_levels, multi_apply, select_single_mlvl
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import scale_boxes
 
-Device = str | torch.device
-
 
 @MODELS.register_module()
 class RPNHead(BaseModule):
@@ -227,7 +225,7 @@ class RPNHead(BaseModule):
         )
 
     def get_anchors(
-        self, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: list[dict], device: Device = 'cuda'
+        self, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: list[dict], device: str | torch.device = 'cuda'
     ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Lay the anchors of a batch.
 

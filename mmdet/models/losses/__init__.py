@@ -1,6 +1,5 @@
 """Losses."""
 
-# Functions with the names of modules come after these, which importing would put in their place.
 from .accuracy import accuracy
 from .cross_entropy_loss import CrossEntropyLoss, binary_cross_entropy, cross_entropy, mask_cross_entropy
 from .iou_loss import BoundedIoULoss, CIoULoss, DIoULoss, GIoULoss, IoULoss, bounded_iou_loss, iou_loss
