@@ -15,7 +15,8 @@ from mmdet.registry import DATASETS
 from mmdet.words import first_line, nearest
 
 from .coco_classes import COCO_CLASSES
-from .coco_table import CocoTable, read_table
+from .coco_file import read_coco
+from .coco_table import CocoTable, make_table, read_table
 from .transforms.loading import LoadAnnotations
 
 #: what filter_cfg may have
@@ -261,16 +262,43 @@ class CocoDataset(BaseDataset):
         if not table.annotated and not self.test_mode:
             raise ValueError(f"ann_file {self.ann_file}: the list 'annotations' is missing; there is nothing to learn")
         self.cat2label = self._labels(table.categories)
+        self.cat_ids = list(self.cat2label)
+        self._categories = [dict(id=key, name=name) for key, name in table.categories]
+        images = self._images_of(table)
+        self._account(images)
+        if self._overrides('parse_data_info'):
+            return self._parsed()
+        return list(images) if self._overrides('full_init', 'load_data_list', 'filter_data') else images
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """Make the dict of one image that :meth:`load_data_list` lists; for all of them only where it is overridden.
+
+        Args:
+            raw_data_info: the image's entry of the annotation file, ``raw_img_info`` with ``img_id``, and those of its
+                objects, ``raw_ann_info``.
+        """
+        image, objects = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
+        data = dict(images=[image], annotations=objects, categories=self._categories)
+        return self._images_of(make_table(self.ann_file, data))[0]
+
+    def _parsed(self) -> list[dict]:
+        data = read_coco(self.ann_file, self.backend_args)
+        objects: dict = {image['id']: [] for image in data['images']}
+        for one in data.get('annotations', ()):
+            objects.get(one['image_id'], []).append(one)
+        return [
+            self.parse_data_info(dict(raw_img_info=dict(one, img_id=one['id']), raw_ann_info=objects[one['id']]))
+            for one in data['images']
+        ]
+
+    def _overrides(self, *names: str) -> bool:
+        return any(getattr(type(self), name) is not getattr(CocoDataset, name) for name in names)
+
+    def _images_of(self, table: CocoTable) -> '_Images':
         labels = np.array([self.cat2label.get(key, -1) for key, _ in table.categories] + [-1], dtype=np.int64)
         arrays = table.arrays
         kept = (labels[arrays['category']] >= 0) & ~arrays['ignored'] & arrays['usable']
-        images = _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
-        self._account(images)
-        changed = any(
-            getattr(type(self), name) is not getattr(CocoDataset, name)
-            for name in ('full_init', 'load_data_list', 'filter_data')
-        )
-        return list(images) if changed else images
+        return _Images(table, self.data_prefix.get('img') or '', labels, kept, np.arange(len(table)))
 
     def _account(self, images: _Images) -> None:
         """Log what becomes of the objects of the file, in numbers that add up."""

@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,72 +16,24 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from mmdet.datasets.coco_table import read_table
+from mmdet.datasets.coco_file import check_coco
+from mmdet.datasets.coco_table import CocoTable, make_table, read_table
 from mmdet.io.atomic import write_atomic
 from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import METRICS
 
-from .coco_truth import make_truth
+from .coco_truth import gather_truth, make_truth
 from .dump import encode_masks
 from .recall import average_recalls
+from .summary import item_names, of_class, summarize
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
 
-
-def item_names(max_dets: Sequence[int]) -> list[str]:
-    """Return the names of the numbers of :func:`summarize`, in their order."""
-    return [
-        'mAP',
-        'mAP_50',
-        'mAP_75',
-        'mAP_s',
-        'mAP_m',
-        'mAP_l',
-        *(f'AR@{number}' for number in max_dets),
-        *(f'AR_{size}@{max_dets[-1]}' for size in 'sml'),
-    ]
-
-
-def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
-    """Compute the twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
-
-    Args:
-        evaluation: after ``accumulate()``.
-        max_dets: numbers of detections an image, ascending; AP is that with the largest.
-
-    Returns:
-        ``mAP`` over all IoU thresholds, ``mAP_50``, ``mAP_75``; ``mAP_s``, ``mAP_m``, ``mAP_l`` of small (below 32^2
-        pixels), medium (to 96^2) and large objects; ``AR@N`` for each N of ``max_dets``; ``AR_s@N``, ``AR_m@N``,
-        ``AR_l@N`` with the largest.
-    """
-    thresholds = evaluation.params.iouThrs
-
-    def mean(values):
-        values = values[values > -1]
-        return float(values.mean()) if values.size else -1.0
-
-    def precision(threshold=None, area=0):
-        values = evaluation.eval['precision'][:, :, :, area, -1]
-        if threshold is not None:
-            values = values[np.isclose(thresholds, threshold)]
-        return mean(values)
-
-    def recall(area=0, detections=-1):
-        return mean(evaluation.eval['recall'][:, :, area, detections])
-
-    return OrderedDict(
-        zip(
-            item_names(max_dets),
-            [
-                precision(),
-                precision(0.5),
-                precision(0.75),
-                *(precision(area=i) for i in (1, 2, 3)),
-                *(recall(detections=i) for i in range(len(max_dets))),
-                *(recall(area=i) for i in (1, 2, 3)),
-            ],
-        )
-    )
+#: of a metric that knows of no objects
+NO_TRUTH = (
+    "CocoMetric has no ann_file, and the samples come without 'instances'; give it an ann_file, or add 'instances' to "
+    "PackDetInputs' meta_keys"
+)
 
 
 @METRICS.register_module()
@@ -93,7 +44,8 @@ class CocoMetric(BaseMetric):
     Each image counts once, whatever the number of processes. Boxes and masks are in pixels of the original images.
 
     Args:
-        ann_file: COCO annotations of the data set.
+        ann_file: COCO annotations of the data set; None takes the objects that come with the samples as ``instances``,
+            which PackDetInputs keeps where it is one of its ``meta_keys``. An area is then that of the box.
         metric: 'bbox', 'segm', 'proposal' (recall without classes), 'proposal_fast' (the same by
             :func:`.average_recalls`, of all objects but crowds) or a list of them.
         classwise: print a table of each class's AP, as None does too; True returns them besides, as ``NAME_precision``,
@@ -102,7 +54,8 @@ class CocoMetric(BaseMetric):
         iou_thrs: IoU thresholds; by default 0.5 to 0.95 in steps of 0.05.
         metric_items: numbers to return, of :func:`summarize`; by default the six of AP (of proposals: AR).
         format_only: write the results as JSON and evaluate nothing; needs ``outfile_prefix``.
-        outfile_prefix: results go to ``PREFIX.bbox.json``, ``PREFIX.segm.json``.
+        outfile_prefix: results go to ``PREFIX.bbox.json``, ``PREFIX.segm.json``; objects of the samples to
+            ``PREFIX.gt.json``, as COCO annotations.
         backend_args: of the annotations' file backend.
         collect_device: not used here.
         prefix: of the numbers' names; 'coco' if None.
@@ -124,7 +77,7 @@ class CocoMetric(BaseMetric):
 
     def __init__(
         self,
-        ann_file: str,
+        ann_file: str | None = None,
         metric: str | Sequence[str] = 'bbox',
         classwise: bool | None = None,
         proposal_nums: Sequence[int] = (100, 300, 1000),
@@ -144,8 +97,8 @@ class CocoMetric(BaseMetric):
         if format_only and outfile_prefix is None:
             raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
         #: what the file says; read now, not after the first epoch
-        self.table = read_table(ann_file, backend_args)
-        if not self.table.annotated and not format_only:
+        self.table: CocoTable | None = None if ann_file is None else read_table(ann_file, backend_args)
+        if self.table is not None and not self.table.annotated and not format_only:
             raise ValueError(
                 f"CocoMetric: ann_file {ann_file} has no list 'annotations' to evaluate against; with format_only=True "
                 'and outfile_prefix the results are written, and nothing is evaluated'
@@ -186,7 +139,7 @@ class CocoMetric(BaseMetric):
     @dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
         classes = (meta or {}).get('classes') or ()
-        names = [name for _, name in self.table.categories]
+        names = list(classes) if self.table is None else [name for _, name in self.table.categories]
         if classes and not set(classes) & set(names):
             raise ValueError(
                 f"CocoMetric: ann_file {self.ann_file} has none of the data set's classes "
@@ -199,7 +152,8 @@ class CocoMetric(BaseMetric):
         kinds = [] if self.format_only else self.metrics
         found = [name for metric in kinds for name, _ in self._items(metric)]
         if self.classwise and set(kinds) & {'bbox', 'segm'}:
-            classes = (self.dataset_meta or {}).get('classes') or [name for _, name in self.table.categories]
+            categories = self.table.categories if self.table is not None else ()
+            classes = (self.dataset_meta or {}).get('classes') or [name for _, name in categories]
             found += [f'{name}_precision' for name in classes]
         return [f'{self.prefix}/{name}' for name in found]
 
@@ -219,12 +173,22 @@ class CocoMetric(BaseMetric):
         Args:
             data_batch: not used.
             data_samples: for each image a dict of ``img_id`` and ``pred_instances``: bboxes (K, 4) in pixels of the
-                original image, scores (K,), labels (K,) and, for 'segm', masks: (K, H, W), or K run-length encodings.
+                original image, scores (K,), labels (K,) and, for 'segm', masks: (K, H, W), or K run-length encodings;
+                without an ``ann_file`` also ``ori_shape`` (H, W) and ``instances``, as
+                :meth:`.CocoDataset.load_data_list` has them.
 
         Raises:
-            ValueError: the metric is 'segm' and there are no masks.
+            ValueError: the metric is 'segm' and there are no masks; neither ``ann_file`` nor ``instances``.
         """
         for sample in data_samples:
+            truth = dict(img_id=sample['img_id'])
+            if self.table is None:
+                if 'instances' not in sample:
+                    raise ValueError(NO_TRUTH)
+                height, width = sample['ori_shape']
+                truth.update(
+                    height=height, width=width, anns=sample['instances'], file_name=sample.get('img_path') or '?'
+                )
             found = sample['pred_instances']
             result = dict(
                 img_id=sample['img_id'],
@@ -240,7 +204,7 @@ class CocoMetric(BaseMetric):
                     "CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
                     "metric='bbox', or a detector with a mask head"
                 )
-            self.results.append(result)
+            self.results.append((truth, result))
 
     def evaluate(self, size: int) -> dict:
         """Evaluate the results of all processes.
@@ -256,7 +220,7 @@ class CocoMetric(BaseMetric):
         """
         gathered = itertools.chain.from_iterable(all_gather_object(self.results))
         # A sampler that fills up the last round gives some images twice.
-        results = list({result['img_id']: result for result in gathered}.values())
+        results = list({truth['img_id']: (truth, result) for truth, result in gathered}.values())
         metrics: list[dict] = [{}]
         if len(results) != size:  # on every process: one that raises alone leaves the others waiting
             raise ValueError(f'CocoMetric: results of {len(results)} images, but the data set has {size}')
@@ -270,15 +234,17 @@ class CocoMetric(BaseMetric):
         """Evaluate the results of all images, and write them if there is an ``outfile_prefix``.
 
         Args:
-            results: for each image a dict of ``img_id``, ``bboxes``, ``scores``, ``labels`` and ``masks`` (run-length
-                encodings), as :meth:`process` keeps it.
+            results: for each image, as :meth:`process` keeps them, a dict of what is known of it (``img_id``; without
+                an ``ann_file`` also ``height``, ``width``, ``file_name`` and the objects, ``anns``) and one of what was
+                found: ``img_id``, ``bboxes``, ``scores``, ``labels`` and ``masks`` (run-length encodings).
 
         Returns:
             Numbers by name, such as ``bbox_mAP`` or, of proposals, ``AR@100``: 0 to 1, four digits; -1 where there is
             no object to find. Nothing with ``format_only``.
         """
-        truth = self._load()
-        results = sorted(results, key=lambda result: result['img_id'])
+        pairs = sorted(results, key=lambda pair: pair[0]['img_id'])
+        truth = self._load([of_image for of_image, _ in pairs])
+        results = [result for _, result in pairs]
         formatted = self._format(results)
         for kind, items in formatted.items():
             if self.outfile_prefix is not None:
@@ -315,9 +281,17 @@ class CocoMetric(BaseMetric):
         print_log('\nproposal_fast\n' + AsciiTable(rows).table, MMLogger.get_current_instance())
         return {f'AR@{number}': value for number, value in zip(self.proposal_nums, found)}
 
-    def _load(self) -> COCO:
-        if self._coco is None:
-            self._coco, self._coco_masks, without_mask = make_truth(self.table)
+    def _load(self, truths: list[dict]) -> COCO:
+        if self._coco is None or self.table is None:
+            table = self.table
+            if table is None:
+                data = gather_truth(truths, (self.dataset_meta or {}).get('classes') or ())
+                path = 'of the samples' if self.outfile_prefix is None else f'{self.outfile_prefix}.gt.json'
+                check_coco(path, data)
+                if self.outfile_prefix is not None:
+                    write_atomic(json.dumps(data).encode(), path)
+                table = make_table(path, data)
+            self._coco, self._coco_masks, without_mask = make_truth(table)
             if without_mask and 'segm' in self.metrics:
                 print_log(
                     f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
@@ -327,8 +301,8 @@ class CocoMetric(BaseMetric):
                 )
             # Of two categories of one name one has objects.
             used = {one['category_id'] for one in self._coco.dataset['annotations']}
-            names = {name: key for key, name in self.table.categories}
-            names.update((name, key) for key, name in self.table.categories if key in used)
+            names = {name: key for key, name in table.categories}
+            names.update((name, key) for key, name in table.categories if key in used)
             self._classes = list((self.dataset_meta or {}).get('classes') or names)
             #: None of a class that the file does not have
             self._cat_ids = [names.get(name) for name in self._classes]
@@ -381,19 +355,9 @@ class CocoMetric(BaseMetric):
                     classes[f'{name}_precision'] = float('nan')
                     continue
                 i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
-                one = evaluation.eval['precision'][:, :, i : i + 1]
-                part = _Part(evaluation.params, dict(precision=one, recall=evaluation.eval['recall'][:, i : i + 1]))
-                values = list(summarize(part, self.proposal_nums).values())[:6]
+                values = list(summarize(of_class(evaluation, i), self.proposal_nums).values())[:6]
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
                 classes[f'{name}_precision'] = float('nan') if values[0] < 0 else round(values[0], 3)
             text += '\n' + AsciiTable(rows).table
         print_log(text, MMLogger.get_current_instance())
         return classes if self.classwise else {}
-
-
-class _Part:
-    """An evaluation of some of the classes."""
-
-    def __init__(self, params, results: dict) -> None:
-        self.params = params
-        self.eval = results

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -54,6 +55,46 @@ def make_truth(table: CocoTable) -> tuple[COCO, COCO, int]:
     if without_mask:
         masks = _index(dict(data, annotations=[without_mask.get(one['id'] - 1, one) for one in boxes]))
     return truth, masks, len(without_mask)
+
+
+def gather_truth(truths: Sequence[dict], classes: Sequence[str]) -> dict:
+    """Make the contents of a COCO annotation file of what comes with the samples.
+
+    Args:
+        truths: for each image a dict of ``img_id``, ``height``, ``width``, ``file_name`` and ``anns``, its objects:
+            ``bbox`` [x1, y1, x2, y2] in pixels, ``bbox_label`` and, where they are known, ``mask`` (polygons or a
+            run-length encoding) and ``ignore_flag`` (1 for a crowd).
+        classes: their names by label, which becomes the category's id.
+
+    Returns:
+        ``images``, ``categories`` and ``annotations``, numbered from 1; an area is that of the box.
+    """
+    annotations: list[dict] = []
+    for truth in truths:
+        for one in truth['anns']:
+            x1, y1, x2, y2 = (float(value) for value in one['bbox'])
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=truth['img_id'],
+                category_id=int(one['bbox_label']),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1),
+                iscrowd=int(one.get('ignore_flag', 0)),
+            )
+            mask = one.get('mask')
+            if isinstance(mask, dict) and isinstance(mask['counts'], bytes):
+                mask = dict(mask, counts=mask['counts'].decode())
+            if mask:
+                annotation['segmentation'] = mask
+            annotations.append(annotation)
+    return dict(
+        images=[
+            dict(id=one['img_id'], file_name=one['file_name'], height=one['height'], width=one['width'])
+            for one in truths
+        ],
+        categories=[dict(id=label, name=name) for label, name in enumerate(classes)],
+        annotations=annotations,
+    )
 
 
 def _index(data: dict) -> COCO:

@@ -68,10 +68,10 @@ def coco(**change):
     return data
 
 
-def dataset(tmp_path, data=None, classes=('dog', 'cat'), **kwargs):
+def dataset(tmp_path, data=None, classes=('dog', 'cat'), kind=CocoDataset, **kwargs):
     path = tmp_path / 'annotations.json'
     path.write_text(data if isinstance(data, str) else json.dumps(coco() if data is None else data))
-    return CocoDataset(
+    return kind(
         ann_file=str(path),
         data_prefix=dict(img=str(tmp_path)),
         metainfo=dict(classes=classes),
@@ -264,6 +264,22 @@ def test_classes_that_are_no_tuple_of_names(tmp_path):
         dataset(tmp_path, classes=('dog', 'dog'))
     (tmp_path / 'names.txt').write_text('cat\ndog\n')
     assert dataset(tmp_path, classes=str(tmp_path / 'names.txt')).cat2label == {90: 0, 7: 1}
+
+
+def test_an_image_as_a_subclass_reads_it(tmp_path):
+    class Own(CocoDataset):
+        def parse_data_info(self, raw_data_info):
+            objects = [one for one in raw_data_info['raw_ann_info'] if one['id'] != 2]
+            info = super().parse_data_info(dict(raw_data_info, raw_ann_info=objects))
+            return dict(info, name=raw_data_info['raw_img_info']['file_name'])
+
+    plain, own = dataset(tmp_path, test_mode=True), dataset(tmp_path, test_mode=True, kind=Own)
+    assert len(plain) == len(own) == 4
+    for i, name in enumerate('abcd'):
+        want, info = plain.get_data_info(i), own.get_data_info(i)
+        objects = [one for k, one in enumerate(want['instances']) if (name, k) != ('a', 1)]
+        assert info == dict(want, name=f'{name}.jpg', instances=objects)
+    assert len(own.get_data_info(0)['instances']) == 2
 
 
 def test_backslashes_of_windows(tmp_path):

@@ -63,6 +63,15 @@ def test_a_run_that_is_as_it_should_be(said):
     assert said == []
 
 
+def test_an_evaluator_without_objects(said):
+    with pytest.raises(ValueError, match="^val_evaluator: CocoMetric has no ann_file, .* add 'instances' to PackDet"):
+        train('val_evaluator.ann_file=None')
+    keys = "('img_id','img_path','ori_shape','img_shape','scale_factor','instances')"
+    steps = f"{LOAD}, dict(type='Resize', scale=(64, 64)), {ANNOTATIONS}, dict(type='PackDetInputs', meta_keys={keys})"
+    train('val_evaluator.ann_file=None', extra=f"val_dataloader['dataset']['pipeline'] = [{steps}]\n")
+    assert said == []
+
+
 def other_size(data):
     data['images'][3].update(height=48)
     for one in data['annotations']:

@@ -17,8 +17,9 @@ from mmdet.datasets import CocoDataset
 from mmdet.datasets.coco import transforms_of
 from mmdet.datasets.coco_table import CocoTable
 from mmdet.datasets.files import check_files, coco_datasets
-from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.coco_metric import NO_TRUTH
 from mmdet.run.ranks import bare
 from mmdet.words import nearest
 
@@ -109,6 +110,11 @@ def _images(dataset: CocoDataset) -> Iterator[tuple]:
 
 def _check_truth(name: str, dataset: CocoDataset, metric: CocoMetric) -> None:
     images, table = dataset.images, metric.table
+    if table is None:
+        packs = [one for one in transforms_of(dataset.pipeline.transforms) if isinstance(one, PackDetInputs)]
+        if packs and not any('instances' in one.meta_keys for one in packs):
+            raise ValueError(f'{name}_evaluator: {NO_TRUTH}')
+        return
     if images is None or images.table is table:
         return
     sides = zip(table.arrays['height'].tolist(), table.arrays['width'].tolist())
