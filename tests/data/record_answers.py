@@ -5,7 +5,8 @@ torchvision's RoIAlign and NMS in place of the compiled operators), from a folde
 
     python CHECKOUT/tests/data/record_answers.py
 
-writes mmdet3_pipelines.json.gz, mmdet3_predictions.json.gz and mmdet3_losses.json.gz beside this file.
+writes mmdet3_pipelines.json.gz, mmdet3_predictions.json.gz, mmdet3_losses.json.gz and mmdet3_subclasses.json.gz beside
+this file.
 """
 import gzip
 import json
@@ -18,6 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from reference import mmdet3_cases as cases  # noqa: E402
+from reference import mmdet3_subclasses as subclasses  # noqa: E402
 
 
 def write(name: str, answers: dict) -> None:
@@ -36,4 +38,5 @@ if __name__ == '__main__':
     write('pipelines', pipelines)
     write('predictions', {name: cases.prediction_answer(name, masks=name in cases.WITH_MASKS)
                           for name in cases.PREDICTIONS})
+    write('subclasses', subclasses.answers())
     write('losses', {name: cases.losses_answer(name) for name in cases.LOSSES})

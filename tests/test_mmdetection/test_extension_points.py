@@ -1,9 +1,14 @@
 """What a user's class overrides is called, with mmdetection's arguments and results."""
 
+import gzip
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from reference import mmdet3_subclasses as subclasses
 
 from mmdet.config.signatures import check_overrides
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomCrop
@@ -11,123 +16,63 @@ from mmdet.mmdetection.arguments import accepts
 from mmdet.models.backbones import ResNet
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.losses import L1Loss, smooth_l1_loss
-from mmdet.models.roi_heads import StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.task_modules import BboxOverlaps2D, DeltaXYWHBBoxCoder, RandomSampler
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
+from mmdet.models.task_modules import BboxOverlaps2D, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
+from mmdet.models.task_modules.assigners.max_iou_assigner import assign_valid
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks
 
-CALLS = []
-
-
-def spied(kind, *methods):
-    """A subclass that notes the calls of these methods, as a user's override would get them."""
-
-    def override(name):
-        def method(self, *args, **kwargs):
-            result = getattr(kind, name)(self, *args, **kwargs)
-            CALLS.append((name, type(result).__name__, sorted(result) if isinstance(result, dict) else None))
-            return result
-
-        return method
-
-    own = type(f'Spied{kind.__name__}', (kind,), {name: override(name) for name in methods})
-    MODELS.register_module(module=own, force=True)
-    return own.__name__
+DATA = Path(__file__).parents[1] / 'data'
+RECORDED = json.loads(gzip.decompress((DATA / 'mmdet3_subclasses.json.gz').read_bytes()))['answers']
 
 
-RPN = ('forward_single', 'loss_by_feat', 'loss_by_feat_single', 'get_anchors', 'get_targets', '_get_targets_single')
-RPN += ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_process', '_init_layers')
-BOX = ('get_targets', '_get_targets_single', 'loss_and_target', 'loss', 'predict_by_feat', '_predict_by_feat_single')
-MASK = ('get_targets', 'loss_and_target', 'predict_by_feat', '_predict_by_feat_single')
-ROI = ('bbox_loss', 'mask_loss', '_bbox_forward', '_mask_forward', 'predict_bbox', 'predict_mask', 'init_bbox_head')
-ROI += ('init_mask_head', 'init_assigner_sampler')
-ASSIGNER = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5)
-SAMPLER = dict(type='RandomSampler', num=16, pos_fraction=0.5)
-NMS = dict(type='nms', iou_threshold=0.7)
+def test_every_seam_is_called_as_in_mmdetection():
+    """The same methods, as often, with the same arguments by name, and the same results, by shape."""
+    calls = json.loads(json.dumps(subclasses.calls()))
+    assert set(calls) == set(RECORDED['calls'])
+    assert set(calls) == {
+        f'{kind.__name__}.{name}' for kind, names in subclasses.SEAMS.items() for name in names.split()
+    }
+    for name, own in calls.items():
+        assert own == RECORDED['calls'][name], name
 
 
-def detector():
-    extractor = dict(type='SingleRoIExtractor', out_channels=8, featmap_strides=[32])
-    return MODELS.build(
-        dict(
-            type='MaskRCNN',
-            backbone=dict(type='ResNet', depth=18, base_channels=8, out_indices=(3,)),
-            neck=dict(type='FPN', in_channels=[64], out_channels=8, num_outs=1),
-            rpn_head=dict(
-                type=spied(RPNHead, *RPN),
-                in_channels=8,
-                feat_channels=8,
-                num_classes=3,  # taken as 1
-                anchor_generator=dict(type='AnchorGenerator', scales=[1], ratios=[1.0], strides=[32]),
-            ),
-            roi_head=dict(
-                type=spied(StandardRoIHead, *ROI),
-                bbox_roi_extractor=dict(extractor, roi_layer=dict(type='RoIAlign', output_size=7)),
-                bbox_head=dict(type=spied(Shared2FCBBoxHead, *BOX), in_channels=8, fc_out_channels=8, num_classes=3),
-                mask_roi_extractor=dict(extractor, roi_layer=dict(type='RoIAlign', output_size=14)),
-                mask_head=dict(
-                    type=spied(FCNMaskHead, *MASK), in_channels=8, conv_out_channels=8, num_convs=1, num_classes=3
-                ),
-            ),
-            train_cfg=dict(
-                rpn=dict(assigner=ASSIGNER, sampler=dict(SAMPLER, add_gt_as_proposals=False)),
-                rpn_proposal=dict(nms_pre=50, max_per_img=20, nms=NMS, min_bbox_size=0),
-                rcnn=dict(assigner=ASSIGNER, sampler=SAMPLER, mask_size=28),
-            ),
-            test_cfg=dict(
-                rpn=dict(nms_pre=50, max_per_img=20, nms=NMS, min_bbox_size=0),
-                rcnn=dict(score_thr=0.0, nms=NMS, max_per_img=5, mask_thr_binary=0.5),
-            ),
-        )
+@pytest.mark.parametrize('name', RECORDED['overrides'])
+def test_an_override_changes_what_it_does_in_mmdetection(name):
+    """Losses within 1e-5, detections within 0.01 pixel and 1e-4."""
+    own, expected = subclasses.override(name), RECORDED['overrides'][name]
+    assert list(own['losses']) == list(expected['losses'])
+    for key, values in expected['losses'].items():
+        np.testing.assert_allclose(own['losses'][key], values, rtol=1e-5, atol=1e-7, err_msg=key)
+    assert own['labels'] == expected['labels']
+    np.testing.assert_allclose(own['bboxes'], expected['bboxes'], rtol=0, atol=0.01)
+    np.testing.assert_allclose(own['scores'], expected['scores'], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(own['masks'], expected['masks'], rtol=0, atol=4)
+    # written out in a subclass, the same training
+    assert (expected == RECORDED['overrides']['none']) == (name in ('none', 'RoIWhole'))
+
+
+def test_transforms_data_set_and_metric_of_ones_own():
+    assert subclasses.transforms() == RECORDED['transforms']
+    own, expected = subclasses.data(), RECORDED['data']
+    assert own['infos'] == expected['infos'] and len(own['infos']) == 2
+    assert own['numbers'] == expected['numbers']
+
+
+def test_an_assigner_of_ones_own_gets_valid_priors():
+    class Own(MaxIoUAssigner):
+        def assign(self, pred_instances, gt_instances, gt_instances_ignore=None, **kwargs):
+            assert len(pred_instances) == 3 and (pred_instances.priors[:, 2] > 0).all()
+            return super().assign(pred_instances, gt_instances, gt_instances_ignore)
+
+    priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 12, 12], [30, 30, 40, 40], [0, 0, 9, 9]])
+    objects = InstanceData(bboxes=priors[:1], labels=torch.tensor([2]))
+    valid = torch.tensor([True, False, True, True])
+    plain, own = (
+        assign_valid(kind(0.5, 0.5, match_low_quality=False), priors, valid, objects, None)
+        for kind in (MaxIoUAssigner, Own)
     )
-
-
-def sample(size=128):
-    own = DetDataSample(
-        metainfo=dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape'), (size, size)) | dict(scale_factor=(1.0, 1.0))
-    )
-    masks = BitmapMasks(np.ones((1, size, size)), size, size)
-    boxes = torch.tensor([[10.0, 10, 70, 60]])
-    own.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([2]), masks=masks)
-    return own
-
-
-def test_every_override_is_called():
-    CALLS.clear()
-    model = detector()
-    images = torch.randn(1, 3, 128, 128)
-    losses = model(images, [sample()], mode='loss')
-    assert {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'} == set(losses)
-    model.eval()
-    [found] = model(images, [sample()], mode='predict')
-    assert found.pred_instances.masks.shape[1:] == (128, 128)
-    called = {name: keys for name, _, keys in CALLS}
-    assert set(called) == set(RPN) | set(BOX) | set(MASK) | set(ROI)
-    assert called['bbox_loss'] == ['bbox_feats', 'bbox_pred', 'cls_score', 'loss_bbox']
-    assert called['mask_loss'] == ['loss_mask', 'mask_feats', 'mask_preds']
-    assert called['_bbox_forward'] == ['bbox_feats', 'bbox_pred', 'cls_score']
-    assert (model.with_neck, model.with_bbox, model.with_mask, model.with_rpn, model.with_shared_head) == (
-        *(True,) * 4,
-        False,
-    )
-
-
-def test_losses_of_an_override_are_those_that_are_trained():
-    class Own(Shared2FCBBoxHead):
-        def loss_and_target(self, *args, **kwargs):
-            found = super().loss_and_target(*args, **kwargs)
-            found['loss_bbox']['loss_own'] = found['loss_bbox'].pop('loss_cls') * 0 + 7
-            return found
-
-    model = detector()
-    own = Own(in_channels=8, fc_out_channels=8, num_classes=3)
-    model.roi_head.bbox_head = own
-    losses = model(torch.randn(1, 3, 128, 128), [sample()], mode='loss')
-    assert losses['loss_own'] == 7 and 'loss_cls' not in losses
+    assert own.gt_inds.tolist() == plain.gt_inds.tolist() == [1, -1, 0, 1]
+    assert own.labels.tolist() == [2, -1, -1, 2]
+    torch.testing.assert_close(own.max_overlaps, torch.tensor([1, 0, 0, 0.81]))
 
 
 def test_a_sampler_that_draws_twice_gives_each_prior_once():

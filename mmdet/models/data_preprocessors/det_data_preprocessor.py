@@ -8,6 +8,7 @@ from mmengine.model import ImgDataPreprocessor
 
 from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 
 
 @MODELS.register_module()
@@ -87,9 +88,15 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             batch_shape = tuple(data['inputs'].shape[-2:])
             for sample, shape in zip(samples, shapes):
                 sample.set_metainfo(dict(batch_input_shape=batch_shape, pad_shape=shape))
-                if self.pad_mask and training and 'masks' in sample.gt_instances:
-                    sample.gt_instances.masks = sample.gt_instances.masks.pad(batch_shape, self.mask_pad_value)
+            if self.pad_mask and training:
+                self.pad_gt_masks(samples)
         if training:
             for augment in self.batch_augments:
                 data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
         return data
+
+    def pad_gt_masks(self, batch_data_samples: Sequence[DetDataSample]) -> None:
+        """Pad the masks of the ground truth, where there are some, to each sample's ``batch_input_shape``."""
+        for sample in batch_data_samples:
+            if 'masks' in sample.gt_instances:
+                sample.gt_instances.masks = sample.gt_instances.masks.pad(sample.batch_input_shape, self.mask_pad_value)

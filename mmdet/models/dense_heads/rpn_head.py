@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdet.models.layers import ConvModule, batched_nms
+from mmdet.models.task_modules.assigners.max_iou_assigner import assign_valid
 from mmdet.models.utils import images_to_levels, multi_apply, select_single_mlvl, unpack_gt_instances
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import scale_boxes
@@ -248,12 +249,16 @@ class RPNHead(BaseModule):
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: list | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], int]:
+        unmap_outputs: bool = True,
+        return_sampling_results: bool = False,
+    ) -> tuple:
         """Say what the anchors should answer.
 
         Args:
             anchor_list, valid_flag_list: as from :meth:`get_anchors`.
             batch_gt_instances, batch_img_metas, batch_gt_instances_ignore: as of :meth:`loss_by_feat`.
+            unmap_outputs: True: of all anchors, also those that are not valid.
+            return_sampling_results: return each image's SamplingResult besides, as a list.
 
         Returns:
             Of each level labels (N, A), 0 for an object and 1 for background, their weights (N, A), deltas or, with
@@ -269,10 +274,12 @@ class RPNHead(BaseModule):
             batch_gt_instances,
             batch_img_metas,
             batch_gt_instances_ignore or [None] * len(anchor_list),
+            unmap_outputs=unmap_outputs,
         )
         numbers = [len(level) for level in anchor_list[0]]
         labels, label_weights, boxes, box_weights = (images_to_levels(part, numbers) for part in targets)
-        return labels, label_weights, boxes, box_weights, sum(own.avg_factor for own in samples)
+        found = labels, label_weights, boxes, box_weights, sum(own.avg_factor for own in samples)
+        return (*found, samples) if return_sampling_results else found
 
     @torch.no_grad()
     def _get_targets_single(
@@ -282,9 +289,11 @@ class RPNHead(BaseModule):
         gt_instances: InstanceData,
         img_meta: dict,
         gt_instances_ignore: InstanceData | None = None,
+        unmap_outputs: bool = True,
     ) -> tuple:
         """Labels (A,), their weights (A,), boxes (A, 4), their weights (A, 4), positive and negative anchors of an
         image, and its SamplingResult."""
+        assert unmap_outputs, 'RPNHead: targets are of all anchors; unmap_outputs=False is not here'
         anchors, flags = flat_anchors, valid_flags
         border = self.train_cfg.get('allowed_border', -1)
         if border >= 0:
@@ -297,10 +306,7 @@ class RPNHead(BaseModule):
                     f'{width} x {height} pixels (width x height); set train_cfg.rpn.allowed_border=-1, now {border}, '
                     'or smaller anchor_generator.scales'
                 )
-        # An anchor without a size overlaps nothing. To leave it out would read back from a GPU how many are left.
-        priors = InstanceData(priors=anchors * flags[:, None])
-        assigned = self.assigner.assign(priors, gt_instances, gt_instances_ignore)
-        assigned.gt_inds = assigned.gt_inds.masked_fill(~flags, -1)
+        assigned = assign_valid(self.assigner, anchors, flags, gt_instances, gt_instances_ignore)
         sampled = self.sampler.sample(assigned, InstanceData(priors=anchors), gt_instances)
         positive, negative = sampled.pos_inds, sampled.neg_inds
         labels = torch.full((len(anchors),), self.num_classes, device=anchors.device)
@@ -370,7 +376,7 @@ class RPNHead(BaseModule):
                 [None] * len(cls_scores) if score_factors is None else select_single_mlvl(score_factors, i),
                 priors,
                 meta,
-                self.test_cfg if cfg is None else cfg,
+                cfg,
                 rescale,
                 with_nms,
             )
@@ -384,11 +390,12 @@ class RPNHead(BaseModule):
         score_factor_list: list,
         mlvl_priors: list[Tensor],
         img_meta: dict,
-        cfg: dict,
+        cfg: dict | None,
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
         """An image's candidates of all levels, (A, H, W) and (4 A, H, W) each, to :meth:`_bbox_post_process`."""
+        cfg = self.test_cfg if cfg is None else cfg
         nms_pre = cfg.get('nms_pre', -1)
         kept_scores, kept_deltas, kept_priors, kept_levels = [], [], [], []
         for level, (score, delta, prior) in enumerate(zip(cls_score_list, bbox_pred_list, mlvl_priors)):

@@ -139,7 +139,8 @@ class StandardRoIHead(BaseModule):
         objects, ignored, _ = unpack_gt_instances(batch_data_samples)
         sampled = []
         for i, (proposals, own, own_ignored) in enumerate(zip(rpn_results_list, objects, ignored)):
-            priors = InstanceData(priors=proposals.bboxes)
+            fields = {'priors' if key == 'bboxes' else key: value for key, value in proposals.items()}
+            priors = InstanceData(**fields)
             assigned = self.bbox_assigner.assign(priors, own, own_ignored)
             feats = [level[i : i + 1] for level in x]
             sampled.append(self.bbox_sampler.sample(assigned, priors, own, feats=feats))

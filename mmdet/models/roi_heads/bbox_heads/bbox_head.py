@@ -294,7 +294,11 @@ class BBoxHead(BaseModule):
         if bbox_pred is None:
             boxes = clip_boxes(roi[:, 1:], img_meta['img_shape'][:2])
         else:
-            boxes = self.bbox_coder.decode(roi[:, 1:], bbox_pred.float(), img_meta['img_shape'])
+            size = self.bbox_coder.encode_size
+            classes = bbox_pred.shape[1] // size
+            boxes = self.bbox_coder.decode(
+                roi[:, 1:].repeat_interleave(classes, 0), bbox_pred.float().reshape(-1, size), img_meta['img_shape']
+            ).reshape(len(roi), 4 * classes)
         smallest = -1 if rcnn_test_cfg is None else rcnn_test_cfg.get('min_bbox_size', -1)
         if smallest >= 0:
             corners = boxes.unflatten(1, (-1, 4))

@@ -81,6 +81,32 @@ class AssignResult:
         return cls(num_gts, inds, overlaps, classes[torch.where(inds > 0, inds - 1, -1)])
 
 
+def assign_valid(
+    assigner: Any, priors: Tensor, valid: Tensor, gt_instances: InstanceData, gt_instances_ignore: InstanceData | None
+) -> AssignResult:
+    """Assign the valid ones of priors (N, 4), in pixels, to objects; the others are ignored.
+
+    Args:
+        assigner: as :class:`MaxIoUAssigner`; any other gets the valid priors alone.
+        valid: (N,) bool.
+        gt_instances, gt_instances_ignore: as of :meth:`MaxIoUAssigner.assign`.
+
+    Returns:
+        The assignment of all N priors.
+    """
+    if type(assigner) is MaxIoUAssigner:
+        # A prior without a size overlaps nothing. To leave it out would read back from a GPU how many are left.
+        found = assigner.assign(InstanceData(priors=priors * valid[:, None]), gt_instances, gt_instances_ignore)
+        found.gt_inds = found.gt_inds.masked_fill(~valid, -1)
+        return found
+    found = assigner.assign(InstanceData(priors=priors[valid]), gt_instances, gt_instances_ignore)
+    parts = []
+    for part, other in ((found.gt_inds, -1), (found.max_overlaps, 0), (found.labels, -1)):
+        parts.append(part.new_full(valid.shape, other))
+        parts[-1][valid] = part
+    return AssignResult(found.num_gts, *parts)
+
+
 @TASK_UTILS.register_module()
 @accepts(perm_repeat_gt_cfg=None)
 class MaxIoUAssigner:
