@@ -644,6 +644,22 @@ def data() -> dict:
     return dict(infos=found, numbers=numbers)
 
 
+def tensors() -> list:
+    """What a detector says without losses or detections, ``mode='tensor'``: shapes and means, in order."""
+    model = model_of().eval()
+    with torch.no_grad():
+        data = model.data_preprocessor(copy.deepcopy(batches()[1]))
+        found = model(**data, mode='tensor')
+    return _flat(found)
+
+
+def _flat(value: Any) -> list:
+    if isinstance(value, Tensor):
+        return [list(value.shape), value.double().mean().item()]
+    values = value.values() if isinstance(value, (dict, InstanceData)) else value
+    return [_flat(one) for one in values]
+
+
 def override(name: str) -> dict:
     """Losses and detections with one class of one's own, or with none."""
     return run(model_of(*([] if name == 'none' else [OVERRIDES[name]])))
@@ -651,4 +667,4 @@ def override(name: str) -> dict:
 
 def answers() -> dict:
     overrides = {name: override(name) for name in ('none', *OVERRIDES)}
-    return dict(calls=calls(), transforms=transforms(), data=data(), overrides=overrides)
+    return dict(calls=calls(), tensors=tensors(), transforms=transforms(), data=data(), overrides=overrides)

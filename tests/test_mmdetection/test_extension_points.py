@@ -50,6 +50,12 @@ def test_an_override_changes_what_it_does_in_mmdetection(name):
     assert (expected == RECORDED['overrides']['none']) == (name in ('none', 'RoIWhole'))
 
 
+def test_what_a_detector_says_as_tensors():
+    [parts], [expected] = subclasses.tensors(), RECORDED['tensors']
+    assert [shape for shape, _ in parts] == [shape for shape, _ in expected] and len(parts) == 3
+    np.testing.assert_allclose([mean for _, mean in parts], [mean for _, mean in expected], rtol=1e-4)
+
+
 def test_transforms_data_set_and_metric_of_ones_own():
     assert subclasses.transforms() == RECORDED['transforms']
     own, expected = subclasses.data(), RECORDED['data']
