@@ -135,10 +135,10 @@ def readable(found: Survey, data: Any) -> dict | None:
     kinds = defaultdict(list)
     bad = set()
     for fault in faults(data):
-        kinds[_kind(fault.text)].append(fault.text)
+        kinds[_kind(fault.text), f'{REFUSED} where it loads masks' if fault.masks else REFUSED].append(fault.text)
         bad.add((fault.key, fault.number))
-    for kind, texts in kinds.items():
-        found.add(kind, REFUSED, texts, 2)
+    for (kind, effect), texts in kinds.items():
+        found.add(kind, effect, texts, 2)
     if any(key == '' for key, _ in bad):
         return None
     found.places = [place(i, one) for i, one in enumerate(data.get('annotations', ())) if ('annotations', i) not in bad]

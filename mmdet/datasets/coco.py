@@ -306,6 +306,9 @@ class CocoDataset(BaseDataset):
         masks = any(
             isinstance(one, LoadAnnotations) and one.with_mask for one in transforms_of(self.pipeline.transforms)
         )
+        if masks and 'segmentation' in images.table.strays:
+            number, text = images.table.strays['segmentation']
+            raise ValueError(f'ann_file {self.ann_file}: annotations[{number}]: {text}')
         smallest = (self.filter_cfg or {}).get('min_size', 0)
         parts, odd = [], False
         for what, those, field in unlearned(images.table, images.labels, not self.test_mode, masks, smallest):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .coco_file import LARGEST, LONGEST, outline, refer
+from .coco_file import LARGEST, LONGEST, other_size, outline, refer
 from .transforms.loading import rle_problem
 
 
@@ -55,7 +55,7 @@ class TableBuilder:
         }
         self.labels: dict[int | str | None, int] = {one.id: i for i, one in enumerate(categories)}
         #: values that are no id, with the number of the first object that has each
-        self.strays: dict[str, dict[int | str | None, int]] = dict(image_id={}, category_id={})
+        self.strays: dict[str, dict[int | str | None, int]] = dict(image_id={}, category_id={}, segmentation={})
         self.image, self.category, self.spoilt = array('i'), array('i'), array('i')
         self.box, self.area, self.floats, self.hundredths = array('d'), array('d'), array('d'), array('i')
         self.crowd, self.ignored, self.rle = array('B'), array('B'), array('B')
@@ -83,8 +83,11 @@ class TableBuilder:
         for one, (_, size) in zip(objects, owners):
             spoilt = 0
             if isinstance(one.segmentation, dict):
-                if rle_problem(one.segmentation, size):
+                if rle_problem(one.segmentation):
                     raise ValueError
+                if size is not None and tuple(one.segmentation['size']) != size:
+                    text = other_size(one.segmentation['size'], size)
+                    self.strays['segmentation'].setdefault(text, len(self.spoilt))
                 kept = {key: one.segmentation[key] for key in ('size', 'counts')}
                 self.rle.frombytes(json.dumps(kept).encode())
             else:

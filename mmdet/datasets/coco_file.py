@@ -53,12 +53,15 @@ class Fault(NamedTuple):
     key: str
     number: int
     text: str
+    #: only where masks are used
+    masks: bool = False
 
 
 def check_coco(path: str, data: Any) -> None:
     """Check the contents of a file that is to be read, or written, at ``path``; ValueError as :func:`read_coco`."""
     for fault in faults(data):
-        raise ValueError(f'ann_file {path}: {fault.text}')
+        if not fault.masks:
+            raise ValueError(f'ann_file {path}: {fault.text}')
 
 
 def faults(data: Any) -> Iterator[Fault]:
@@ -99,6 +102,9 @@ def faults(data: Any) -> Iterator[Fault]:
             yield Fault('annotations', i, f'{place(i, annotation)}: {error}')
         else:
             yield from coordinates.add(i, annotation)
+            mask, size = annotation.get('segmentation'), sizes.get(annotation['image_id'])
+            if isinstance(mask, dict) and size is not None and tuple(mask['size']) != size:
+                yield Fault('annotations', i, f'{place(i, annotation)}: {other_size(mask["size"], size)}', masks=True)
     yield from coordinates.check()
 
 
@@ -121,6 +127,11 @@ def _structure(key: str, items: Sequence) -> Iterator[Fault]:
 def place(index: int, annotation: dict) -> str:
     """Say where an annotation is in its file."""
     return f'annotations[{index}]' + (f' (id {reprlib.repr(annotation["id"])})' if 'id' in annotation else '')
+
+
+def other_size(own: Sequence[int], size: Sequence[int]) -> str:
+    """Say that a mask of one size (height, width) is in an image of another."""
+    return f'segmentation has the size {list(own)}, its image {list(size)} (height, width)'
 
 
 def number(value: Any) -> int | float | None:
@@ -217,7 +228,7 @@ def _check_annotation(annotation: dict, sizes: dict, categories: set) -> None:
         annotation[key] = bool(flag)
     mask = annotation.get('segmentation')
     if isinstance(mask, dict):
-        problem = rle_problem(mask, sizes.get(annotation['image_id']))
+        problem = rle_problem(mask)
         if problem:
             raise ValueError(f'segmentation {problem}')
     elif mask and not (isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask)):

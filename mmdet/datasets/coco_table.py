@@ -51,7 +51,8 @@ class CocoTable:
         supercategories: of each category, None of one that has none.
         annotated: the file has a list of annotations.
         strays: by the name of the field the first object whose ``image_id`` or ``category_id`` the file does not have
-            (its number, the value), and the first image whose ``file_name`` another has, too.
+            (its number, the value), the first whose run-length encoding has another size than its image
+            (``segmentation``: its number, what to say), and the first image whose ``file_name`` another has, too.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from mmdet.io.atomic import write_atomic
 from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import METRICS
 
-from .coco_truth import gather_truth, make_truth
+from .coco_truth import check_masks, gather_truth, make_truth
 from .dump import encode_masks
 from .recall import average_recalls
 from .summary import item_names, of_class, summarize
@@ -266,6 +266,8 @@ class CocoMetric(BaseMetric):
                 continue
             kind = 'segm' if metric == 'segm' else 'bbox'
             coco = self._coco_masks if kind == 'segm' else truth
+            if kind == 'segm':
+                check_masks(coco, formatted[kind])
             numbers.update(self._evaluate_one(coco, metric, formatted[kind], image_ids))
         return numbers
 

@@ -143,8 +143,6 @@ def rle_problem(mask: dict, size: Sequence[int] | None = None) -> str:
     own, counts = mask.get('size'), mask.get('counts')
     if not (isinstance(own, (list, tuple)) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
         return f"must have 'size' [height, width], got {own!r}"
-    if size is not None and list(own) != list(size):
-        return f'has the size {list(own)}, its image {list(size)} (height, width)'
     if isinstance(counts, (str, bytes)):
         runs = _runs(counts.encode('latin1', 'replace') if isinstance(counts, str) else counts)
     elif isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts):
@@ -155,6 +153,8 @@ def rle_problem(mask: dict, size: Sequence[int] | None = None) -> str:
         return f'is no run-length encoding of {own[0]} x {own[1]} pixels: the runs ' + (
             'cannot be read' if runs is None else f'add up to {sum(runs)}'
         )
+    if size is not None and list(own) != list(size):
+        return f'has the size {list(own)}, its image {list(size)} (height, width)'
     return ''
 
 

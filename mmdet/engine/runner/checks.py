@@ -88,6 +88,12 @@ def _check_evaluator(name: str, loop: Any, runner: Runner) -> None:
                 f"{name}_evaluator.metric: 'segm' needs masks, and this detector predicts none; set it to 'bbox', or "
                 'take a detector with a mask head'
             )
+        if 'segm' in metric.metrics and metric.table is not None and 'segmentation' in metric.table.strays:
+            number, text = metric.table.strays['segmentation']
+            raise ValueError(
+                f"{name}_evaluator.ann_file {metric.ann_file}: annotations[{number}]: {text}; with metric='bbox' masks "
+                'are left out'
+            )
         for dataset in datasets:
             _check_truth(name, dataset, metric)
     ids = Counter(key for dataset in datasets for key, _, _ in _images(dataset)) if len(datasets) > 1 else {}
