@@ -13,5 +13,5 @@ out=work_dirs/demo_$norm
 [ -d data/shapes ] || $python tools/dataset_converters/make_shapes.py --out data/shapes
 $python tools/train.py "$config" --work-dir "$out" --cfg-options randomness.seed=0
 $python tools/test.py "$config" "$out/$(basename "$(cat "$out/last_checkpoint")")" --work-dir "$out" \
-  --show-dir "$out/pictures"
+  --show-dir "$PWD/$out/pictures"
 echo "pictures of the detections: $out/pictures"

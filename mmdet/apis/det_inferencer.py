@@ -24,13 +24,13 @@ from rich.pretty import pprint
 from torch import nn
 
 from mmdet.config import config_names, find_config, load_config, no_imports, saved_config
-from mmdet.evaluation.dump import encode_masks
 from mmdet.io.atomic import write_atomic
 from mmdet.io.checkpoint import read_checkpoint
 from mmdet.io.published import place_of
 from mmdet.run.prepare import setup
 from mmdet.run.progress import track
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results
 from mmdet.visualization import DetLocalVisualizer
 
 from .inference import Image, build_detector, build_pipeline, describe
@@ -297,7 +297,7 @@ class DetInferencer(BaseInferencer):
         found = data_sample.pred_instances
         result = dict(labels=found.labels.tolist(), scores=found.scores.tolist(), bboxes=found.bboxes.tolist())
         if 'masks' in found:
-            result['masks'] = encode_masks(found.masks.cpu().numpy())
+            result['masks'] = encode_mask_results(found.masks.cpu().numpy())
         return result
 
     @staticmethod

@@ -23,7 +23,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', help='write the detections to this .pkl file')
     parser.add_argument(
         '--show-dir',
-        help='write pictures into this folder: on the left what is annotated, on the right what was detected',
+        help='write pictures into this folder of WORK_DIR/TIMESTAMP: on the left what is annotated, on the right what '
+        'was detected; an absolute path stays as it is',
     )
     add_trust_checkpoint(parser)
     add_launcher(parser)

@@ -9,6 +9,6 @@ from .coco import CocoDataset
 from .samplers import AspectRatioBatchSampler
 
 for _wrapper in (ConcatDataset, RepeatDataset):
-    DATASETS.register_module(module=_wrapper)
+    DATASETS.register_module(module=_wrapper, force=True)  # also when this module is loaded again
 
 __all__ = ['AspectRatioBatchSampler', 'CocoDataset', 'ConcatDataset', 'RepeatDataset']

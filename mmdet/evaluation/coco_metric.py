@@ -19,11 +19,11 @@ from terminaltables import AsciiTable
 from mmdet.datasets.coco_file import check_coco
 from mmdet.datasets.coco_table import CocoTable, make_table, read_table
 from mmdet.io.atomic import write_atomic
-from mmdet.mmdetection.arguments import accepts
+from mmdet.mmdetection.arguments import ArgumentError, accepts
 from mmdet.registry import METRICS
+from mmdet.structures.mask import encode_mask_results
 
 from .coco_truth import check_masks, gather_truth, make_truth
-from .dump import encode_masks
 from .recall import average_recalls
 from .summary import item_names, of_class, summarize
 
@@ -93,9 +93,9 @@ class CocoMetric(BaseMetric):
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         for name in self.metrics:
             if name not in METRIC_NAMES:
-                raise ValueError(f'CocoMetric: metric must be of {METRIC_NAMES}, got {name!r}')
+                raise ArgumentError(f'CocoMetric: metric should be one of {METRIC_NAMES}, got {name!r}')
         if format_only and outfile_prefix is None:
-            raise ValueError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
+            raise ArgumentError('CocoMetric: format_only=True needs outfile_prefix, where the results are written')
         #: what the file says; read now, not after the first epoch
         self.table: CocoTable | None = None if ann_file is None else read_table(ann_file, backend_args)
         if self.table is not None and not self.table.annotated and not format_only:
@@ -106,15 +106,15 @@ class CocoMetric(BaseMetric):
         self.ann_file = ann_file
         self.classwise = classwise
         self.proposal_nums = sorted(proposal_nums)
-        self.iou_thrs = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+        self.iou_thrs = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float)).tolist()
         self.metric_items = metric_items
         known = item_names(self.proposal_nums)
-        unknown = sorted(set(metric_items or ()) - set(known))
-        if unknown:
-            raise ValueError(f'CocoMetric: metric_items {unknown} unknown; there are {known}')
+        for item in metric_items or ():
+            if item not in known:
+                raise ArgumentError(f'CocoMetric: metric item "{item}" is not supported; there are {known}')
         for key, numbers, right in (
             ('proposal_nums', self.proposal_nums, all(isinstance(one, int) and one > 0 for one in self.proposal_nums)),
-            ('iou_thrs', iou_thrs, self.iou_thrs is None or bool(((self.iou_thrs > 0) & (self.iou_thrs <= 1)).all())),
+            ('iou_thrs', iou_thrs, all(0 < one <= 1 for one in self.iou_thrs or ())),
         ):
             if not right:
                 what = 'numbers of detections, 1 or more' if key == 'proposal_nums' else 'above 0 and at most 1'
@@ -198,7 +198,7 @@ class CocoMetric(BaseMetric):
             )
             if 'masks' in found:
                 masks = found['masks']
-                result['masks'] = masks if isinstance(masks, list) else encode_masks(masks.cpu().numpy())
+                result['masks'] = masks if isinstance(masks, list) else encode_mask_results(masks.cpu().numpy())
             elif 'segm' in self.metrics:
                 raise ValueError(
                     "CocoMetric: metric 'segm' needs masks, and this detector predicts none; use "
@@ -272,7 +272,7 @@ class CocoMetric(BaseMetric):
         return numbers
 
     def _recalls(self, truth: COCO, results: list[dict]) -> dict[str, float]:
-        thresholds = COCOeval(iouType='bbox').params.iouThrs if self.iou_thrs is None else self.iou_thrs
+        thresholds = np.array(self.iou_thrs or COCOeval(iouType='bbox').params.iouThrs)
         objects = []
         for result in results:
             own = [one['bbox'] for one in truth.imgToAnns[result['img_id']] if not one['iscrowd']]
@@ -336,7 +336,7 @@ class CocoMetric(BaseMetric):
             params.catIds = [key for key in self._cat_ids if key is not None]
             params.imgIds, params.maxDets = image_ids, list(self.proposal_nums)
             if self.iou_thrs is not None:
-                params.iouThrs = self.iou_thrs
+                params.iouThrs = np.array(self.iou_thrs)
             params.useCats = int(metric != 'proposal')
             evaluation.evaluate()
             evaluation.accumulate()

@@ -2,19 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import pycocotools.mask as coco_mask
 from mmengine.evaluator import DumpResults
 
 from mmdet.registry import METRICS
-
-
-def encode_masks(masks) -> list[dict]:
-    """Encode masks (K, H, W) bool as K dicts of COCO's compressed run-length encoding, the counts as text."""
-    encoded = coco_mask.encode(np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0)))
-    for rle in encoded:
-        rle['counts'] = rle['counts'].decode()
-    return encoded
+from mmdet.structures.mask import encode_mask_results
 
 
 @METRICS.register_module()
@@ -46,6 +37,6 @@ class DumpDetResults(DumpResults):
             if 'pred_instances' in kept:
                 found = kept['pred_instances'] = dict(kept['pred_instances'])
                 if 'masks' in found:
-                    found['masks'] = encode_masks(found['masks'].cpu().numpy())
+                    found['masks'] = encode_mask_results(found['masks'].cpu().numpy())
             slim.append(kept)
         super().process(data_batch, slim)

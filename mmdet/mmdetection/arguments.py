@@ -8,11 +8,22 @@ from typing import Any, TypeVar
 C = TypeVar('C', bound=type)
 
 
+class ArgumentError(ValueError, AssertionError, KeyError):
+    """An argument that a part refuses when it is built.
+
+    mmdetection raises AssertionError or KeyError for the most of these; code of its users that catches them, or
+    ValueError, works.
+    """
+
+    __str__ = Exception.__str__  # KeyError's is a repr
+
+
 def accepts(*ignored: str, **defaults: Any) -> Callable[[C], C]:
     """Decorate a class that takes these arguments too, at their default, as attributes that nothing here reads.
 
-    Any other value raises ValueError when the class is built: it asks for what mmdetection has and is not here. What
-    alone asks for nothing, such as the colour of a thing that there is not, is in ``ignored`` and can have any value.
+    Any other value raises :class:`ArgumentError` when the class is built: it asks for what mmdetection has and is not
+    here. What alone asks for nothing, such as the colour of a thing that there is not, is in ``ignored`` and can have
+    any value.
 
     Example:
         >>> @accepts(plugins=None)
@@ -23,7 +34,7 @@ def accepts(*ignored: str, **defaults: Any) -> Callable[[C], C]:
         50
         >>> Backbone(50, plugins=[1])
         Traceback (most recent call last):
-        ValueError: Backbone: mmdetection's plugins=[1] is not here; leave it out, or plugins=None
+        ArgumentError: Backbone: mmdetection's plugins=[1] is not here; leave it out, or plugins=None
     """
 
     def decorate(cls: C) -> C:
@@ -36,7 +47,7 @@ def accepts(*ignored: str, **defaults: Any) -> Callable[[C], C]:
             for name, default in defaults.items():
                 value = kwargs.pop(name, default)
                 if value != default:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"{type(self).__name__}: mmdetection's {name}={value!r} is not here; leave it out, or "
                         f'{name}={default!r}'
                     )

@@ -31,8 +31,9 @@ MODULES = {
     'mmdet.models.task_modules.assigners.iou2d_calculator': 'mmdet.models.task_modules.assigners.max_iou_assigner',
     'mmdet.models.task_modules.samplers.base_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
     'mmdet.models.task_modules.samplers.pseudo_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
-    'mmdet.models.task_modules.samplers.sampling_result': 'mmdet.models.task_modules.samplers.random_sampler',
-    'mmdet.utils.collect_env': 'mmdet.utils.modules',
+    'mmdet.models.task_modules.samplers.sampling_result': (
+        'mmdet.models.task_modules.samplers.random_sampler mmdet.testing'
+    ),
     'mmdet.utils.misc': 'mmdet.utils.modules',
     'mmdet.utils.setup_env': 'mmdet.utils.modules',
 }

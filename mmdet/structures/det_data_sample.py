@@ -1,16 +1,18 @@
 """What is known of one image, and what a detector says of it."""
 
-from mmengine.structures import BaseDataElement, InstanceData
+from typing import Any
+
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 
-def _instances(name: str) -> property:
+def _field(name: str, kind: type) -> property:
     private = f'_{name}'
 
-    def get(self) -> InstanceData:
+    def get(self) -> Any:
         return getattr(self, private)
 
-    def put(self, value: InstanceData) -> None:
-        self.set_field(value, private, dtype=InstanceData)
+    def put(self, value: Any) -> None:
+        self.set_field(value, private, dtype=kind)
 
     def remove(self) -> None:
         delattr(self, private)
@@ -24,7 +26,8 @@ class DetDataSample(BaseDataElement):
     ``gt_instances`` and ``ignored_instances`` have bboxes (N, 4), labels (N,) and masks (:class:`.BitmapMasks` or
     :class:`.PolygonMasks`) in pixels of the network's input; ``pred_instances`` bboxes (K, 4), scores (K,), labels (K,)
     and masks (K, H, W) bool in pixels of the original image. All are mmengine's InstanceData: indexing one takes
-    objects. ``proposals`` is there for mmdetection's scripts; nothing here fills it.
+    objects. ``proposals`` (bboxes, scores) come with the data where the detector makes none itself. For heads of one's
+    own there are maps of classes, mmengine's PixelData: ``gt_sem_seg``, ``pred_sem_seg`` and those of ``panoptic_seg``.
 
     Metainfo: img_id, img_path, ori_shape, img_shape, pad_shape, batch_input_shape as (height, width), scale_factor as
     (width, height), flip, flip_direction.
@@ -41,10 +44,14 @@ class DetDataSample(BaseDataElement):
         (800, 1120)
     """
 
-    gt_instances = _instances('gt_instances')
-    ignored_instances = _instances('ignored_instances')
-    pred_instances = _instances('pred_instances')
-    proposals = _instances('proposals')
+    gt_instances = _field('gt_instances', InstanceData)
+    ignored_instances = _field('ignored_instances', InstanceData)
+    pred_instances = _field('pred_instances', InstanceData)
+    proposals = _field('proposals', InstanceData)
+    gt_sem_seg = _field('gt_sem_seg', PixelData)
+    pred_sem_seg = _field('pred_sem_seg', PixelData)
+    gt_panoptic_seg = _field('gt_panoptic_seg', PixelData)
+    pred_panoptic_seg = _field('pred_panoptic_seg', PixelData)
 
 
 SampleList = list[DetDataSample]

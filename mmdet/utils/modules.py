@@ -65,16 +65,6 @@ def get_test_pipeline_cfg(cfg: str | Config | ConfigDict) -> ConfigDict:
     return ConfigDict(pipeline=[loading[0], resize, dict(type='PackDetInputs')]).pipeline
 
 
-def collect_env() -> dict:
-    """Versions of Python, PyTorch, the libraries and mmdet, and the GPUs."""
-    from mmengine.utils import get_git_hash
-    from mmengine.utils.dl_utils import collect_env as collect
-
-    from mmdet.version import __version__
-
-    return dict(collect(), MMDetection=f'{__version__}+{get_git_hash()[:7]}')
-
-
 def setup_cache_size_limit_of_dynamo() -> None:
     """Let torch.compile keep as many versions of a function as the environment's DYNAMO_CACHE_SIZE_LIMIT says, or 4.
 

@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.coco import COCO_CLASSES
-from mmdet.evaluation.dump import encode_masks
+from mmdet.structures.mask import encode_mask_results
 from mmdet.utils import get_test_pipeline_cfg
 
 CLASSES = ('circle', 'square', 'triangle')
@@ -63,7 +63,7 @@ def test_results_are_those_of_the_test_tool(model, images, tiny_config, checkpoi
         assert len(ours) == 10
         for key in ('bboxes', 'scores', 'labels'):
             assert torch.equal(ours[key], theirs[key])
-        assert encode_masks(ours.masks) == theirs['masks']
+        assert encode_mask_results(ours.masks) == theirs['masks']
 
 
 def test_every_kind_of_image(model, images):

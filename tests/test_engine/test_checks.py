@@ -72,6 +72,21 @@ def test_an_evaluator_without_objects(said):
     assert said == []
 
 
+def test_a_mask_of_another_size_than_its_image(said):
+    def change(data):
+        side = data['images'][0]['width']
+        data['annotations'][0]['segmentation'] = dict(size=[side, side + 1], counts=[side * (side + 1)])
+
+    edit('val', change)
+    words = r'val_evaluator.ann_file .*val.json: annotations\[0\]: segmentation has the size \[64, 65\], its image'
+    with pytest.raises(ValueError, match=words):
+        train()
+    train('val_evaluator.metric=bbox')
+    edit('train', change)
+    with pytest.raises(ValueError, match=r'train.json: annotations\[0\]: segmentation has the size \[64, 65\]'):
+        train('val_evaluator.metric=bbox')
+
+
 def other_size(data):
     data['images'][3].update(height=48)
     for one in data['annotations']:

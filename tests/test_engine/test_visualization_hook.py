@@ -26,11 +26,13 @@ def drawn(tmp_path):
         cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((4, 5, 3), (255, 0, 0), np.uint8))
         sample = DetDataSample(metainfo=dict(img_path=str(tmp_path / f'{name}.png')), pred_instances=InstanceData())
         samples.append(sample)
-    return SimpleNamespace(visualizer=visualizer, iter=40), samples, calls
+    runner = SimpleNamespace(visualizer=visualizer, iter=40, work_dir=str(tmp_path / 'work'), timestamp='20261129_1')
+    return runner, samples, calls
 
 
 def test_every_second_image_in_validation_and_every_one_in_testing(drawn):
     runner, samples, calls = drawn
+    there = f'{runner.work_dir}/20261129_1/there'
     DetVisualizationHook().after_test_iter(runner, 0, outputs=samples)
     assert not calls
     hook = DetVisualizationHook(True, 2, 0.7, True, 1.5, 'there')
@@ -39,7 +41,8 @@ def test_every_second_image_in_validation_and_every_one_in_testing(drawn):
     assert calls[0][1] == dict(show=True, wait_time=1.5, out_file=None, pred_score_thr=0.7, step=40)
     assert (calls[0][0][1] == (0, 0, 255)).all()  # RGB
     hook.after_test_iter(runner, 3, outputs=samples)
-    assert [kwargs['out_file'] for _, kwargs in calls[1:]] == ['there/a.png', 'there/b.png', 'there/c.png']
+    assert [kwargs['out_file'] for _, kwargs in calls[1:]] == [f'{there}/{name}.png' for name in 'abc']
+    assert [kwargs['step'] for _, kwargs in calls[1:]] == [1, 2, 3]
 
 
 def test_images_of_one_name_have_a_picture_each(drawn):
@@ -49,10 +52,11 @@ def test_images_of_one_name_have_a_picture_each(drawn):
     paths = ['x/a.png', 'x/b.png', 'y/a.png', 'y/c.png']
     data = type('Data', (), dict(__len__=lambda self: 4, get_data_info=lambda self, i: dict(img_path=paths[i])))()
     runner.test_loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
-    hook = DetVisualizationHook(True, test_out_dir='there')
+    hook = DetVisualizationHook(True, test_out_dir=f'{runner.work_dir}/there')  # an absolute path stays as it is
     hook.before_test(runner)
     hook.after_test_iter(runner, 0, outputs=samples)
-    assert [kwargs['out_file'] for _, kwargs in calls] == ['there/a_0.png', 'there/b.png', 'there/c.png']
+    there = f'{runner.work_dir}/there'
+    assert [kwargs['out_file'] for _, kwargs in calls] == [f'{there}/a_0.png', f'{there}/b.png', f'{there}/c.png']
 
 
 @pytest.mark.parametrize('phase', ['val', 'test'])

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdet.evaluation import CocoMetric, DumpDetResults
-from mmdet.evaluation.dump import encode_masks
+from mmdet.structures.mask import encode_mask_results
 
 CLASSES = ('dog', 'person')  # not in the order of their ids
 SIZE = (120, 160)
@@ -200,7 +200,7 @@ def test_masks_are_kept_encoded(ann_file, content):
     metric.process({}, predictions(content)[:1])
     assert len(pickle.dumps(metric.results)) < 5000  # six masks of 160 x 120
     masks = np.random.default_rng(0).random((3, 20, 30)) > 0.5
-    assert np.array_equal(coco_mask.decode(encode_masks(masks)).transpose(2, 0, 1), masks)
+    assert np.array_equal(coco_mask.decode(encode_mask_results(masks)).transpose(2, 0, 1), masks)
 
 
 def test_a_missing_file_is_said_at_once(tmp_path):
@@ -239,6 +239,24 @@ def test_objects_of_the_samples(ann_file, content, tmp_path):
     assert set(numbers) == set(metric.names())
     with pytest.raises(ValueError, match="no ann_file, and the samples come without 'instances'; .* meta_keys"):
         evaluate(CocoMetric(), predictions(content))
+
+
+def test_masks_of_another_size_than_the_image(content, tmp_path):
+    """They count where the detections have the same, as in mmdetection; pycocotools finds no overlap where not."""
+    small = np.zeros((10, 12), np.uint8)
+    small[2:5, 3:7] = 1
+    rle = encode_mask_results(small[None])[0]
+    changed = dict(content, annotations=[dict(one, segmentation=rle) for one in content['annotations']])
+    path = tmp_path / 'small.json'
+    path.write_text(json.dumps(changed))
+    samples = predictions(content)
+    assert evaluate(CocoMetric(str(path)), samples)['coco/bbox_mAP'] == 1
+    with pytest.raises(ValueError, match=r'image 3: the mask of an object has the size \[10, 12\] .* \[120, 160\]'):
+        evaluate(CocoMetric(str(path), metric='segm'), samples)
+    for sample in samples:
+        found = sample['pred_instances']
+        found['masks'] = torch.from_numpy(np.repeat(small[None], len(found['labels']), 0))
+    assert evaluate(CocoMetric(str(path), metric='segm'), samples)['coco/segm_mAP'] == 1
 
 
 def test_objects_of_the_samples_as_in_mmdetection():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from reference import mmdet3_subclasses as subclasses
 
@@ -14,10 +15,12 @@ from mmdet.config.signatures import check_overrides
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomCrop
 from mmdet.mmdetection.arguments import accepts
 from mmdet.models.backbones import ResNet
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.losses import L1Loss, smooth_l1_loss
 from mmdet.models.task_modules import BboxOverlaps2D, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 from mmdet.models.task_modules.assigners.max_iou_assigner import assign_valid
+from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
 
 DATA = Path(__file__).parents[1] / 'data'
@@ -133,6 +136,55 @@ def test_transforms_get_boxes():
     proposals = dict(img=results['img'], proposals=np.ones((3, 4)), proposals_scores=np.ones(3))
     packed = PackDetInputs(meta_keys=())(proposals)['data_samples']
     assert packed.proposals.bboxes.shape == (3, 4) and len(packed.gt_instances) == 0
+
+
+def test_maps_of_classes_go_along():
+    """``gt_seg_map`` of a transform of one's own, to ``gt_sem_seg`` of a batch: each pixel where the image's is."""
+    pixels = np.random.default_rng(0).integers(0, 200, (40, 60), dtype=np.uint8)
+    results = dict(
+        img=np.repeat(pixels[..., None], 3, 2),
+        gt_seg_map=pixels.copy(),
+        gt_bboxes=HorizontalBoxes([[10, 5, 30, 25], [0, 0, 3, 3]]),
+        gt_bboxes_labels=np.array([1, 0]),
+        gt_ignore_flags=np.zeros(2, bool),
+        gt_instances_ids=np.array([7, 8]),
+        img_shape=(40, 60),
+    )
+    steps = [
+        dict(type='Resize', scale=(120, 80), interpolation='nearest'),
+        dict(type='RandomCrop', crop_size=(50, 30)),
+        dict(type='RandomFlip', prob=1.0),
+        dict(type='Pad', size=(64, 48), pad_val=dict(img=255, seg=255)),
+        dict(type='PackDetInputs', meta_keys=('img_shape',)),
+    ]
+    np.random.seed(1)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        for step in steps:
+            results = TRANSFORMS.build(step)(results)
+            assert 'gt_bboxes' not in results or len(results['gt_instances_ids']) == len(results['gt_bboxes'])
+    sample = results['data_samples']
+    assert torch.equal(sample.gt_sem_seg.sem_seg, results['inputs'][:1]) and results['inputs'].shape == (3, 48, 64)
+    preprocessor = DetDataPreprocessor(
+        pad_size_divisor=50,
+        pad_value=9,
+        pad_seg=True,
+        seg_pad_value=9,
+        batch_augments=[
+            dict(type='BatchFixedSizePad', size=(110, 105), img_pad_value=9, pad_seg=True, seg_pad_value=9)
+        ],
+    )
+    batch = preprocessor(dict(inputs=[results['inputs']], data_samples=[sample]), training=True)
+    assert torch.equal(batch['data_samples'][0].gt_sem_seg.sem_seg, batch['inputs'][0, :1].byte())
+    assert batch['inputs'].shape == (1, 3, 110, 105) and (batch['inputs'][0, :, 48:] == 9).all()
+    # objects without boxes
+    packed = PackDetInputs(meta_keys=())(dict(img=pixels, gt_bboxes_labels=np.array([3, 4])))['data_samples']
+    assert packed.gt_instances.labels.tolist() == [3, 4] and 'bboxes' not in packed.gt_instances
+
+
+def test_what_is_refused_is_caught_as_there():
+    for kind in (ValueError, AssertionError, KeyError):
+        with pytest.raises(kind, match=r'^ResNet: depth must be one of \[18, 34, 50, 101, 152\], got 20$'):
+            ResNet(20)
 
 
 def test_shapes_are_right_or_refused():

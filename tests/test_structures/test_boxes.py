@@ -12,6 +12,7 @@ from mmdet.structures.bbox import (
     autocast_box_type,
     bbox2roi,
     bbox_overlaps,
+    bbox_project,
     convert_box_type,
     get_box_tensor,
     get_box_type,
@@ -234,3 +235,13 @@ def test_masks_move_and_are_put_together():
         assert boxes.is_inside((32, 32), allowed_border=1, all_inside=True).all() and len(boxes) == 4
     with pytest.raises(AssertionError, match='of this type'):
         BitmapMasks.cat([BitmapMasks.random(), PolygonMasks.random()])
+
+
+def test_bbox_project():
+    boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5]])
+    matrix = torch.tensor([[0.0, -1, 100], [2, 0, 0], [0, 0, 1]])  # x' = 100 - y, y' = 2 x
+    assert bbox_project(boxes, matrix).tolist() == [[40, 20, 80, 60], [95, 0, 100, 10]]
+    assert bbox_project(boxes, matrix, (30, 97)).tolist() == [[40, 20, 80, 30], [95, 0, 97, 10]]
+    projected = bbox_project(boxes.numpy(), matrix.numpy())
+    assert isinstance(projected, np.ndarray) and projected.dtype == np.float32
+    assert boxes.tolist() == [[10, 20, 30, 60], [0, 0, 5, 5]]

@@ -21,7 +21,7 @@ class AspectRatioBatchSampler(BatchSampler):
         drop_last: leave out a last batch that is not full.
 
     Raises:
-        ValueError: a batch size that is no positive integer.
+        ValueError: a batch size that is no positive integer. TypeError: a sampler that is none.
 
     Example:
         In a config; sampler and batch size are the data loader's::
@@ -32,8 +32,10 @@ class AspectRatioBatchSampler(BatchSampler):
     sampler: DefaultSampler  # or another that has its data set
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
+        if not isinstance(sampler, Sampler):
+            raise TypeError(f'sampler should be an instance of ``Sampler``, got {sampler!r}')
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f'batch_size must be an integer of 1 or more, got {batch_size!r}')
+            raise ValueError(f'batch_size should be a positive integer value, got {batch_size!r}')
         super().__init__(sampler, batch_size, drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:

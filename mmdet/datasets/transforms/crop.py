@@ -5,20 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 from mmcv.transforms.utils import cache_randomness
 
+from mmdet.mmdetection.arguments import ArgumentError
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
 
 from .base import DetTransform, record_homography
 
 CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
-OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks')
+#: of which there is one for each object; the last is nobody's here
+OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks', 'gt_instances_ids')
 
 
 def keep_objects(results: dict, kept: np.ndarray) -> None:
     """Leave the objects of an image for which ``kept`` (N,) bool is True, and no others, in place."""
+    places = np.flatnonzero(kept)
     for key in OBJECT_KEYS:
         if key in results:
-            results[key] = results[key][kept]
+            results[key] = results[key][places]
 
 
 @TRANSFORMS.register_module()
@@ -54,17 +57,17 @@ class RandomCrop(DetTransform):
         bbox_clip_border: bool = True,
     ) -> None:
         if crop_type not in CROP_TYPES:
-            raise ValueError(f'RandomCrop: crop_type must be one of {CROP_TYPES}, got {crop_type!r}')
+            raise ValueError(f'RandomCrop: Invalid crop_type {crop_type!r}; must be one of {CROP_TYPES}')
         relative = crop_type.startswith('relative')
         largest = 1 if relative else float('inf')
         numbers = (int, float) if relative else int
         if len(crop_size) != 2 or not all(isinstance(one, numbers) and 0 < one <= largest for one in crop_size):
             kind = 'positive numbers of at most 1' if relative else 'positive whole numbers'
-            raise ValueError(
+            raise ArgumentError(
                 f'RandomCrop: crop_size must be two {kind}, got {crop_size!r} with crop_type={crop_type!r}'
             )
         if crop_type == 'absolute_range' and crop_size[0] > crop_size[1]:
-            raise ValueError(f'RandomCrop: crop_size of absolute_range must be (least, greatest), got {crop_size!r}')
+            raise ArgumentError(f'RandomCrop: crop_size of absolute_range must be (least, greatest), got {crop_size!r}')
         self.crop_size = tuple(crop_size)
         self.crop_type = crop_type
         self.allow_negative_crop = allow_negative_crop
@@ -100,7 +103,7 @@ class RandomCrop(DetTransform):
 
         Args:
             results: ``img``; ``gt_bboxes`` (N, 4) x1, y1, x2, y2 in its pixels, ``gt_bboxes_labels``,
-                ``gt_ignore_flags``, ``gt_masks``.
+                ``gt_ignore_flags``, ``gt_masks``; ``gt_seg_map`` (H, W).
 
         Returns:
             ``results`` with these, and ``img_shape``, of the part; None without objects, unless
@@ -114,7 +117,8 @@ class RandomCrop(DetTransform):
         height, width = crop_size
         margin = [max(side - own, 0) for side, own in zip(results['img'].shape, crop_size)]
         top, left = self._rand_offset((margin[0], margin[1]))
-        results['img'] = results['img'][top : top + height, left : left + width]
+        for key in {'img', 'gt_seg_map'} & set(results):
+            results[key] = results[key][top : top + height, left : left + width]
         results['img_shape'] = height, width = results['img'].shape[:2]
         record_homography(results, [[1, 0, -left], [0, 1, -top], [0, 0, 1]])
         if 'gt_bboxes' not in results:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 from mmdet.registry import TRANSFORMS
 from mmdet.structures import DetDataSample
@@ -50,12 +50,12 @@ class PackDetInputs(DetTransform):
         Args:
             results: ``img``; ``gt_bboxes`` (N, 4) in its pixels, and what else of ``gt_bboxes_labels``,
                 ``gt_ignore_flags`` and ``gt_masks`` is there; ``proposals`` (K, 4) and ``proposals_scores`` (K,), for a
-                detector that makes none itself.
+                detector that makes none itself; ``gt_seg_map`` (H, W), for a head of one's own.
 
         Returns:
             ``inputs``, the image as a (C, H, W) tensor of its dtype, and ``data_samples``, a DetDataSample: objects are
-            in ``gt_instances``, those with an ignore flag in ``ignored_instances``, which are empty without
-            ``gt_bboxes``; proposals in ``proposals``, with bboxes and scores.
+            in ``gt_instances``, those with an ignore flag in ``ignored_instances``, which are empty without objects;
+            proposals in ``proposals``, with bboxes and scores; a map of classes in ``gt_sem_seg``, as (1, H, W).
         """
         image = results['img']
         if image.ndim == 2:
@@ -65,9 +65,13 @@ class PackDetInputs(DetTransform):
         if 'proposals' in results:
             found = dict(bboxes=results['proposals'], scores=results['proposals_scores'])
             sample.proposals = InstanceData(**{key: torch.as_tensor(value) for key, value in found.items()})
+        if 'gt_seg_map' in results:
+            sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(results['gt_seg_map'][None].copy()))
+        objects = [len(results[key]) for key in ('gt_bboxes', 'gt_bboxes_labels', 'gt_masks') if key in results]
         if 'gt_bboxes' in results:
             _check_boxes(results)
-            ignored = results.get('gt_ignore_flags', np.zeros(len(results['gt_bboxes']), dtype=bool)).astype(bool)
+        if objects:
+            ignored = results.get('gt_ignore_flags', np.zeros(objects[0], dtype=bool)).astype(bool)
             sample.gt_instances = self._instances(results, np.flatnonzero(~ignored))
             sample.ignored_instances = self._instances(results, np.flatnonzero(ignored))
         # a copy where NumPy calls a flipped image of one pixel contiguous
@@ -76,7 +80,9 @@ class PackDetInputs(DetTransform):
 
     @staticmethod
     def _instances(results: dict, kept: np.ndarray) -> InstanceData:
-        instances = InstanceData(bboxes=results['gt_bboxes'][kept].tensor)
+        instances = InstanceData()
+        if 'gt_bboxes' in results:
+            instances.bboxes = results['gt_bboxes'][kept].tensor
         if 'gt_bboxes_labels' in results:
             instances.labels = torch.from_numpy(results['gt_bboxes_labels'][kept])
         if 'gt_masks' in results:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine import fileio
@@ -53,8 +54,8 @@ class DetVisualizationHook(Hook):
         score_thr: detections with a lower score are left out.
         show: pictures in windows, each for ``wait_time`` seconds, or with 0 until the space key.
         wait_time: seconds that a window stays.
-        test_out_dir: in testing every image's picture is written here, under the image's name, with its id where there
-            are several of one name.
+        test_out_dir: in testing every image's picture is written into this folder of the run's own, WORK_DIR/TIMESTAMP
+            (an absolute path stays as it is), under the image's name, with its id where there are several of one name.
         backend_args: of the images' file backend.
 
     Example:
@@ -82,6 +83,7 @@ class DetVisualizationHook(Hook):
         self.wait_time = wait_time
         self.test_out_dir = test_out_dir
         self.backend_args = backend_args
+        self._test_index = 0
         self._repeated: set[str] = set()
         self._dataset: Any = None
         self._positions: dict[tuple, int] = {}
@@ -120,9 +122,15 @@ class DetVisualizationHook(Hook):
         if not self.draw or outputs is None:
             return
         for sample in outputs:
-            stem = Path(sample.img_path).stem
-            name = f'{stem}_{sample.img_id}.png' if stem in self._repeated else f'{stem}.png'
-            self._draw(runner, sample, batch_idx, str(Path(self.test_out_dir) / name) if self.test_out_dir else None)
+            path, out_file = Path(sample.img_path), None
+            if self.test_out_dir is not None:
+                folder = Path(runner.work_dir) / runner.timestamp / self.test_out_dir
+                folder.mkdir(parents=True, exist_ok=True)
+                number = f'_{sample.img_id}' if path.stem in self._repeated else ''
+                suffix = path.suffix if cv2.haveImageWriter(path.name) else '.png'
+                out_file = str(folder / f'{path.stem}{number}{suffix}')
+            self._test_index += 1
+            self._draw(runner, sample, self._test_index, out_file)
 
     def _draw(self, runner: Runner, sample: DetDataSample, step: int, out_file: str | None) -> None:
         image = mmcv.imfrombytes(fileio.get(sample.img_path, self.backend_args), channel_order='rgb')

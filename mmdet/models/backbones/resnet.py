@@ -8,7 +8,7 @@ from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdet.mmdetection.arguments import accepts
+from mmdet.mmdetection.arguments import ArgumentError, accepts
 from mmdet.ops.norm import conv_norm
 from mmdet.registry import MODELS, build_norm_layer
 
@@ -39,9 +39,9 @@ class ResidualStages(BaseModule):
     def __init__(self, depth: int, style: str, norm_eval: bool, init_cfg: dict | list | None) -> None:
         name = type(self).__name__
         if depth not in self.arch_settings:
-            raise ValueError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
+            raise ArgumentError(f'{name}: depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
         if style not in STYLES:
-            raise ValueError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
+            raise ArgumentError(f"{name}: style must be 'pytorch' or 'caffe', got {style!r}")
         several = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
         self.pretrained = any(one.get('type') == 'Pretrained' for one in several)
         if init_cfg is None:
@@ -99,7 +99,7 @@ class ResidualStages(BaseModule):
 
 
 @MODELS.register_module()
-@accepts('stage_with_dcn', deep_stem=False, stem_channels=None, avg_down=False, dcn=None, plugins=None)
+@accepts('stage_with_dcn', deep_stem=False, avg_down=False, dcn=None, plugins=None)
 class ResNet(ResidualStages):
     """Computes feature maps of several strides from images with a residual network (He et al., CVPR 2016).
 
@@ -143,6 +143,7 @@ class ResNet(ResidualStages):
         self,
         depth: int,
         in_channels: int = 3,
+        stem_channels: int | None = None,
         base_channels: int = 64,
         num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 2, 2),
@@ -170,12 +171,12 @@ class ResNet(ResidualStages):
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(depth, style, norm_eval, init_cfg)
         if not 1 <= num_stages <= 4 or max(out_indices) >= num_stages:
-            raise ValueError(
+            raise ArgumentError(
                 f'{type(self).__name__}: out_indices={tuple(out_indices)} must be below '
                 f'num_stages={num_stages}, at most 4'
             )
         if min(len(strides), len(dilations)) < num_stages:
-            raise ValueError(
+            raise ArgumentError(
                 f'{type(self).__name__}: strides={tuple(strides)} and dilations={tuple(dilations)} must have '
                 f'one for each of num_stages={num_stages}'
             )
@@ -186,11 +187,12 @@ class ResNet(ResidualStages):
         self.frozen_stages = frozen_stages
         self.zero_init_residual = zero_init_residual
 
-        self._make_stem_layer(in_channels, base_channels)
+        self.stem_channels = stem_channels or base_channels
+        self._make_stem_layer(in_channels, self.stem_channels)
         block, numbers = self.arch_settings[depth]
         if groups != 1 and block is not Bottleneck:
-            raise ValueError(f'{type(self).__name__}: groups={groups} needs a depth of 50 or more, got {depth}')
-        current = base_channels
+            raise ArgumentError(f'{type(self).__name__}: groups={groups} needs a depth of 50 or more, got {depth}')
+        current = self.stem_channels
         self.res_layers = []
         for i in range(num_stages):
             options: dict[str, Any] = dict(dilation=dilations[i], style=style, with_cp=with_cp)

@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 
+from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+
+
+def pad_sem_seg(sample: DetDataSample, shape: Sequence[int], value: int) -> None:
+    """Pad ``gt_sem_seg`` of a sample, where there is one, at the right and below to ``shape`` (height, width)."""
+    if 'gt_sem_seg' in sample:
+        old = sample.gt_sem_seg.sem_seg
+        padding = (0, max(shape[1] - old.shape[-1], 0), 0, max(shape[0] - old.shape[-2], 0))
+        sample.gt_sem_seg = PixelData(sem_seg=F.pad(old, padding, value=value))
 
 
 @MODELS.register_module()
-@accepts('seg_pad_value', pad_seg=False)
 class BatchFixedSizePad(nn.Module):
     """Pads batches at the right and below to one size (large-scale jittering, Ghiasi et al., CVPR 2021).
 
@@ -18,6 +26,7 @@ class BatchFixedSizePad(nn.Module):
         size: (height, width) in pixels; larger batches stay as they are.
         img_pad_value: padding of the normalized images.
         pad_mask, mask_pad_value: pad the masks of the ground truth as well, with this value.
+        pad_seg, seg_pad_value: the same of its maps of classes, ``gt_sem_seg``.
 
     Example:
         In a config::
@@ -28,13 +37,21 @@ class BatchFixedSizePad(nn.Module):
     """
 
     def __init__(
-        self, size: Sequence[int], img_pad_value: float = 0, pad_mask: bool = False, mask_pad_value: int = 0
+        self,
+        size: Sequence[int],
+        img_pad_value: float = 0,
+        pad_mask: bool = False,
+        mask_pad_value: int = 0,
+        pad_seg: bool = False,
+        seg_pad_value: int = 255,
     ) -> None:
         super().__init__()
         self.size = tuple(size)
         self.img_pad_value = img_pad_value
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value
+        self.pad_seg = pad_seg
+        self.seg_pad_value = seg_pad_value
 
     def forward(self, inputs: Tensor, data_samples: list | None = None) -> tuple[Tensor, list | None]:
         """Pad a batch and its samples.
@@ -53,4 +70,6 @@ class BatchFixedSizePad(nn.Module):
             sample.set_metainfo(dict(batch_input_shape=(height, width), pad_shape=(height, width)))
             if self.pad_mask and 'masks' in sample.gt_instances:
                 sample.gt_instances.masks = sample.gt_instances.masks.pad((height, width), self.mask_pad_value)
+            if self.pad_seg:
+                pad_sem_seg(sample, (height, width), self.seg_pad_value)
         return inputs, data_samples

@@ -10,9 +10,11 @@ from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
+from .batch_augments import pad_sem_seg
+
 
 @MODELS.register_module()
-@accepts('seg_pad_value', pad_seg=False, boxtype2tensor=True)
+@accepts(boxtype2tensor=True)
 class DetDataPreprocessor(ImgDataPreprocessor):
     """Moves a batch to the device, reorders channels, normalizes, and pads to one size at the right and below.
 
@@ -21,6 +23,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         pad_size_divisor: height and width of the batch are multiples of this.
         pad_value: padding of the normalized images.
         pad_mask, mask_pad_value: in training pad the masks of the ground truth as well, with this value.
+        pad_seg, seg_pad_value: the same of its maps of classes, ``gt_sem_seg``.
         bgr_to_rgb, rgb_to_bgr: swap the first and the last channel.
         non_blocking: copy to the device without waiting.
         batch_augments: parts that change a batch in training, as :class:`BatchFixedSizePad`.
@@ -49,6 +52,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         pad_value: float = 0,
         pad_mask: bool = False,
         mask_pad_value: int = 0,
+        pad_seg: bool = False,
+        seg_pad_value: int = 255,
         bgr_to_rgb: bool = False,
         rgb_to_bgr: bool = False,
         non_blocking: bool = False,
@@ -66,6 +71,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         super().__init__(mean, std, pad_size_divisor, pad_value, bgr_to_rgb, rgb_to_bgr, non_blocking)
         self.pad_mask = pad_mask
         self.mask_pad_value = mask_pad_value
+        self.pad_seg = pad_seg
+        self.seg_pad_value = seg_pad_value
         self.batch_augments = [MODELS.build(part) for part in batch_augments or ()]
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -90,6 +97,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
                 sample.set_metainfo(dict(batch_input_shape=batch_shape, pad_shape=shape))
             if self.pad_mask and training:
                 self.pad_gt_masks(samples)
+            if self.pad_seg and training:
+                self.pad_gt_sem_seg(samples)
         if training:
             for augment in self.batch_augments:
                 data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
@@ -100,3 +109,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         for sample in batch_data_samples:
             if 'masks' in sample.gt_instances:
                 sample.gt_instances.masks = sample.gt_instances.masks.pad(sample.batch_input_shape, self.mask_pad_value)
+
+    def pad_gt_sem_seg(self, batch_data_samples: Sequence[DetDataSample]) -> None:
+        """Pad the maps of classes, where there are some, to each sample's ``batch_input_shape``."""
+        for sample in batch_data_samples:
+            pad_sem_seg(sample, sample.batch_input_shape, self.seg_pad_value)

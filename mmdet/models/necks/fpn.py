@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmdet.mmdetection.arguments import ArgumentError
 from mmdet.models.layers import ConvModule
 from mmdet.registry import MODELS
 
@@ -58,15 +59,17 @@ class FPN(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         last = len(in_channels) if end_level == -1 else end_level + 1
-        if not 0 <= start_level < last <= len(in_channels) or num_outs < last - start_level:
-            raise ValueError(
+        inner = last < len(in_channels)  # further maps are made behind the backbone's last alone
+        fits = num_outs == last - start_level if inner else num_outs >= last - start_level
+        if not 0 <= start_level < last <= len(in_channels) or not fits:
+            raise ArgumentError(
                 f'FPN: start_level={start_level}, end_level={end_level}, num_outs={num_outs} do not fit '
                 f'{len(in_channels)} inputs'
             )
         if add_extra_convs is True:
             add_extra_convs = 'on_input'
         if add_extra_convs not in (False, 'on_input', 'on_lateral', 'on_output'):
-            raise ValueError(
+            raise ArgumentError(
                 "FPN: add_extra_convs must be False, True, 'on_input', 'on_lateral' or 'on_output', got "
                 f'{add_extra_convs!r}'
             )
@@ -106,7 +109,7 @@ class FPN(BaseModule):
             ValueError: another number of inputs than ``in_channels`` has.
         """
         if len(inputs) != len(self.in_channels):
-            raise ValueError(f'FPN: in_channels names {len(self.in_channels)} inputs, got {len(inputs)}')
+            raise ArgumentError(f'FPN: in_channels names {len(self.in_channels)} inputs, got {len(inputs)}')
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.used])]
         for i in range(len(laterals) - 1, 0, -1):
             cfg = self.upsample_cfg

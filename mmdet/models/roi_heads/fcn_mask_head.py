@@ -227,7 +227,7 @@ class FCNMaskHead(BaseModule):
         kind = torch.bool if threshold >= 0 else torch.uint8
         out = torch.zeros(len(bboxes), height, width, dtype=kind, device=mask_preds.device)
         column = torch.zeros_like(labels) if self.class_agnostic else labels
-        own = mask_preds[torch.arange(len(labels), device=labels.device), column].float()
+        own = mask_preds[torch.arange(len(labels), device=labels.device), column.long()].float()
         own = own if activate_map else own.sigmoid()
         for image, mask, box in zip(out, own, bboxes.cpu()):  # one transfer, not one for each box
             part, (top, left) = paste_mask(mask, box, height, width)

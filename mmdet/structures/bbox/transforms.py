@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .base_boxes import BaseBoxes
+from .horizontal_boxes import HorizontalBoxes
 
 Boxes = TypeVar('Boxes', Tensor, BaseBoxes)
 
@@ -22,6 +24,24 @@ def scale_boxes(boxes: Boxes, scale_factor: Sequence[float]) -> Boxes:
         boxes.rescale_(scale_factor)
         return boxes
     return boxes * boxes.new_tensor(scale_factor).repeat(boxes.shape[-1] // 2)
+
+
+def bbox_project(
+    bboxes: Tensor | np.ndarray, homography_matrix: Tensor | np.ndarray, img_shape: tuple[int, int] | None = None
+) -> Tensor | np.ndarray:
+    """Map boxes (N, 4) by a homography (3, 3): the boxes around their mapped corners.
+
+    Args:
+        img_shape: (height, width) of the image into which their corners are then moved.
+
+    Returns:
+        (N, 4), an array for an array.
+    """
+    boxes = HorizontalBoxes(bboxes, dtype=torch.float32)
+    boxes.project_(homography_matrix)
+    if img_shape is not None:
+        boxes.clip_(img_shape)
+    return boxes.tensor if isinstance(bboxes, Tensor) else boxes.numpy()
 
 
 def bbox2roi(bbox_list: Sequence[Tensor | BaseBoxes]) -> Tensor:

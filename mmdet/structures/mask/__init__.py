@@ -2,5 +2,6 @@
 
 from .polygons import polygons_to_bitmap
 from .structures import BitmapMasks, PolygonMasks
+from .utils import encode_mask_results
 
-__all__ = ['BitmapMasks', 'PolygonMasks', 'polygons_to_bitmap']
+__all__ = ['BitmapMasks', 'PolygonMasks', 'encode_mask_results', 'polygons_to_bitmap']
