@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=['mmdet', 'mmdet.*']),
     package_data={
         'mmdet': ['py.typed', '.mim/configs/**/*.py', '.mim/configs/metafile.yml', '.mim/model-index.yml'],
-        'mmdet.mmdetection': ['names.json'],
+        'mmdet.mmdetection': ['names.json', 'methods.json'],
         'mmdet.analysis': ['templates/*.html'],
         'mmdet.comparison': ['templates/*.html'],
     },

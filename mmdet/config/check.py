@@ -1,5 +1,6 @@
 """Checks that a config names parts and arguments that there are, before anything is built."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS, Registry
 from torch import nn
 
@@ -14,7 +16,7 @@ from mmdet import registry as own
 from mmdet.words import nearest, shorten
 
 from .sections import check_loader, check_plain, name_of, plain
-from .signatures import check_arguments, check_overrides
+from .signatures import arguments, check_arguments, check_overrides, idle_overrides
 
 #: where a part under this key is looked for, whatever section it is in
 PLACES = {
@@ -208,9 +210,13 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
             check_arguments(kind, node, path)
         else:
             check_overrides(kind, path)
+            for text in idle_overrides(kind):
+                print_log(f'{path}: {text}', 'current', logging.WARNING)
         if package != 'mmdet':
-            # What another class makes of its arguments is unknown, but for mmengine's own keys.
-            node = {key: value for key, value in node.items() if key in PLACES and package in ('mmengine', 'mmcv')}
+            # What another class makes of its own arguments is unknown.
+            ours = next((one for one in getattr(kind, '__mro__', ()) if one.__module__.startswith('mmdet.')), None)
+            known = PLACES if package in ('mmengine', 'mmcv') else () if ours is None else arguments(ours)[0]
+            node = {key: value for key, value in node.items() if key in known}
     for key, value in node.items():
         if key == 'nms' and isinstance(value, dict):
             if value.get('type', 'nms') not in NMS:

@@ -2,9 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import CodeType
 from typing import Any
 
+from mmdet.mmdetection.paths import methods
 from mmdet.words import nearest, shorten
 
 #: keys that are not the class's own: for the registry, an optimizer's constructor, the runner, a scheduler's builder
@@ -58,7 +60,7 @@ def check_overrides(kind: Any, path: str) -> None:
     """
     classes = getattr(kind, '__mro__', ())
     for number, own in enumerate(classes):
-        if own.__module__.partition('.')[0] in ('mmdet', 'mmengine', 'mmcv', 'torch', 'builtins'):
+        if _library(own):
             continue
         for name, method in vars(own).items():
             bases = (vars(base)[name] for base in classes[number + 1 :] if name in vars(base) and _ours(base))
@@ -72,6 +74,37 @@ def check_overrides(kind: Any, path: str) -> None:
                     f'{path}: {own.__name__}.{name}{inspect.signature(method)} stands in place of '
                     f"mmdetection's, which is called with {_words(ours)}"
                 )
+
+
+def idle_overrides(kind: Any) -> Iterator[str]:
+    """Say which methods of a class of one's own mmdetection's class has, and nothing here calls."""
+    classes = getattr(kind, '__mro__', ())
+    ours = [one for one in classes if _ours(one)]
+    own = {
+        name: (one, method)
+        for one in reversed(classes)
+        if not _library(one)
+        for name, method in vars(one).items()
+        if inspect.isfunction(method)
+    }
+    for name, (one, _) in own.items() if ours else ():
+        theirs = next((base for base in ours if name in methods().get(base.__name__, ())), None)
+        if theirs is None or any(hasattr(base, name) for base in ours):
+            continue
+        if not any(
+            name in _used(inspect.unwrap(method).__code__) for other, (_, method) in own.items() if other != name
+        ):
+            yield f"{one.__name__}.{name}: mmdetection's {theirs.__name__} has this method; here nothing calls it"
+
+
+def _used(code: CodeType) -> set[str]:
+    """The names of attributes and functions that code uses, in its own functions too."""
+    inner = (_used(one) for one in code.co_consts if isinstance(one, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _library(kind: type) -> bool:
+    return kind.__module__.partition('.')[0] in ('mmdet', 'mmengine', 'mmcv', 'torch', 'builtins')
 
 
 def _ours(kind: type) -> bool:

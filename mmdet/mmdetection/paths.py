@@ -45,6 +45,12 @@ def names() -> dict[str, list[str]]:
     return json.loads(Path(__file__).with_name('names.json').read_text())
 
 
+@cache
+def methods() -> dict[str, list[str]]:
+    """The methods of mmdetection 3.5.1's classes that are here too, their inherited ones among them."""
+    return json.loads(Path(__file__).with_name('methods.json').read_text())
+
+
 def absent(module: str, name: str) -> str:
     """Say of a name of mmdetection's that it is not in a module here, and what is."""
     own = sorted(getattr(sys.modules.get(module), '__all__', ()))

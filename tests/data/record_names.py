@@ -1,6 +1,9 @@
-"""Record the public names of mmdetection's modules, for mmdet/mmdetection/names.json; run where it is installed.
+"""Record the public names of mmdetection's modules and the methods of its classes, where it is installed.
 
-usage: python tests/data/record_names.py OUT
+usage: python tests/data/record_names.py FOLDER
+
+FOLDER/names.json gets the names; FOLDER/methods.json, which lists classes already, their methods. Both are in
+mmdet/mmdetection.
 """
 
 import importlib
@@ -33,6 +36,29 @@ for info in pkgutil.walk_packages(mmdet.__path__, 'mmdet.'):
     ]
     if own:
         found[info.name] = sorted(own)
-with open(sys.argv[1], 'w') as file:
-    file.write('{\n' + ',\n'.join(f'{json.dumps(key)}: {json.dumps(found[key])}' for key in sorted(found)) + '\n}\n')
-print(f'{len(found)} modules, {sum(map(len, found.values()))} names')
+
+
+def write(name, found):
+    with open(f'{sys.argv[1]}/{name}.json', 'w') as file:
+        lines = (f'{json.dumps(key)}: {json.dumps(found[key])}' for key in sorted(found))
+        file.write('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
+write('names', found)
+with open(f'{sys.argv[1]}/methods.json') as file:
+    wanted = set(json.load(file))
+methods = {}
+for module, names in found.items():
+    for name in wanted & set(names):
+        kind = getattr(sys.modules[module], name)
+        methods[name] = sorted(
+            {
+                method
+                for base in kind.__mro__
+                if base.__module__.partition('.')[0] == 'mmdet'
+                for method, value in vars(base).items()
+                if inspect.isfunction(value) and not method.startswith('__')
+            }
+        )
+write('methods', methods)
+print(f'{len(found)} modules, {sum(map(len, found.values()))} names; methods of {len(methods)} classes')

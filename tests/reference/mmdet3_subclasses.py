@@ -72,14 +72,14 @@ SEAMS = {
     RandomSampler: 'sample random_choice _sample_pos _sample_neg',
     StandardRoIHead: 'init_bbox_head init_mask_head init_assigner_sampler loss bbox_loss mask_loss _bbox_forward '
     '_mask_forward predict predict_bbox predict_mask',
-    SingleRoIExtractor: 'forward map_roi_levels',
+    SingleRoIExtractor: 'build_roi_layers forward map_roi_levels',
     Shared2FCBBoxHead: 'forward get_targets _get_targets_single loss_and_target loss predict_by_feat '
     '_predict_by_feat_single',
     FCNMaskHead: 'forward get_targets loss_and_target predict_by_feat _predict_by_feat_single',
     L1Loss: 'forward',
     ResNet: '_make_stem_layer forward',
     FPN: 'forward',
-    DetDataPreprocessor: 'forward pad_gt_masks',
+    DetDataPreprocessor: '_get_pad_shape forward pad_gt_masks',
     MaskRCNN: 'extract_feat loss predict add_pred_to_datasample',
 }
 
@@ -306,6 +306,20 @@ class RoIWhole(StandardRoIHead):
             ]
         )
         return losses
+
+
+class RoITwice(StandardRoIHead):
+    """The regions are moved once and used again, as in a cascade."""
+
+    def bbox_loss(self, x, sampling_results):
+        found = super().bbox_loss(x, sampling_results)
+        rois = bbox2roi([one.priors for one in sampling_results])
+        targets = self.bbox_head.get_targets(sampling_results, self.train_cfg)
+        metas = [dict(img_shape=(200, 333))] * len(sampling_results)
+        moved = self.bbox_head.refine_bboxes(sampling_results, dict(found, rois=rois, bbox_targets=targets), metas)
+        again = self._bbox_forward(x, bbox2roi([one.bboxes for one in moved]))
+        found['loss_bbox']['loss_own'] = again['cls_score'].abs().mean() + moved[0].bboxes.mean()
+        return found
 
 
 class RoIPredict(StandardRoIHead):

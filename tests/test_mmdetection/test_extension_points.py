@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from reference import mmdet3_subclasses as subclasses
 
-from mmdet.config.signatures import check_overrides
+from mmdet.config.signatures import check_overrides, idle_overrides
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomCrop
 from mmdet.mmdetection.arguments import accepts
 from mmdet.models.backbones import ResNet
@@ -116,6 +116,24 @@ def test_an_override_with_another_signature_is_refused(method, words):
             check_overrides(own, 'model.rpn_head')
     else:
         check_overrides(own, 'model.rpn_head')
+
+
+def test_a_method_that_nothing_calls_is_said():
+    class Own(RPNHead):
+        def aug_test(self, feats):
+            return super().aug_test(feats)
+
+        def get_positive_infos(self):
+            return [self.mine() for _ in range(2)]
+
+        def mine(self):
+            pass
+
+        def loss_by_feat(self, *args, **kwargs):
+            return [self.get_positive_infos() for _ in range(2)] and super().loss_by_feat(*args, **kwargs)
+
+    assert list(idle_overrides(Own)) == ["Own.aug_test: mmdetection's RPNHead has this method; here nothing calls it"]
+    assert list(idle_overrides(RPNHead)) == list(idle_overrides(dict)) == []
 
 
 # -- boxes, shapes, arguments -----------------------------------------------------------------------------------------

@@ -35,9 +35,12 @@ class Resize(mmcv.transforms.Resize):
         """
         results = super().transform(results)
         self._resize_masks(results)
+        self._record_homography_matrix(results)
+        return results
+
+    def _record_homography_matrix(self, results: dict) -> None:
         width, height = results['scale_factor']
         record_homography(results, [[width, 0, 0], [0, height, 0], [0, 0, 1]])
-        return results
 
     def _resize_masks(self, results: dict) -> None:
         if 'gt_masks' in results:
@@ -112,6 +115,9 @@ class RandomFlip(mmcv.transforms.RandomFlip):
         super()._flip(results)
         if 'gt_masks' in results:
             results['gt_masks'] = results['gt_masks'].flip(results['flip_direction'])
+        self._record_homography_matrix(results)
+
+    def _record_homography_matrix(self, results: dict) -> None:
         height, width = results['img'].shape[:2]
         x, y = (results['flip_direction'] != kept for kept in ('vertical', 'horizontal'))
         record_homography(results, [[1 - 2 * x, 0, x * width], [0, 1 - 2 * y, y * height], [0, 0, 1]])

@@ -87,8 +87,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             ``batch_input_shape``, (H', W'), and ``pad_shape``, the image's own size rounded up to multiples of
             ``pad_size_divisor``, both (height, width).
         """
-        divisor = self.pad_size_divisor
-        shapes = [tuple(-(-side // divisor) * divisor for side in image.shape[-2:]) for image in data['inputs']]
+        shapes = self._get_pad_shape(data)
         data = super().forward(data, training)
         samples = data.get('data_samples')
         if samples is not None:
@@ -103,6 +102,11 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             for augment in self.batch_augments:
                 data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
         return data
+
+    def _get_pad_shape(self, data: dict) -> list[tuple[int, ...]]:
+        """(height, width) of each image, rounded up."""
+        divisor = self.pad_size_divisor
+        return [tuple(-(-side // divisor) * divisor for side in image.shape[-2:]) for image in data['inputs']]
 
     def pad_gt_masks(self, batch_data_samples: Sequence[DetDataSample]) -> None:
         """Pad the masks of the ground truth, where there are some, to each sample's ``batch_input_shape``."""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torchvision.ops import roi_align
 
 from mmdet.registry import MODELS
 
 
-class RoIAlign:
+class RoIAlign(nn.Module):
     """Samples regions of a feature map on a grid, with sampling points at pixel centres (He et al., Mask R-CNN, 2017).
 
     It is torchvision's ``roi_align``; half precision is computed in float32.
@@ -37,6 +37,7 @@ class RoIAlign:
         use_torchvision: bool = True,
         pool_mode: str = 'avg',
     ) -> None:
+        super().__init__()
         if pool_mode != 'avg':
             raise ValueError(f"roi_layer.pool_mode must be 'avg', got {pool_mode!r}")
         self.output_size = _pair(output_size)
@@ -45,7 +46,7 @@ class RoIAlign:
         self.sampling_ratio = sampling_ratio or -1
         self.aligned = aligned
 
-    def __call__(self, feats: Tensor, rois: Tensor) -> Tensor:
+    def forward(self, feats: Tensor, rois: Tensor) -> Tensor:
         """Sample the regions.
 
         Args:
@@ -96,17 +97,21 @@ class SingleRoIExtractor(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        arguments = dict(roi_layer)
+        self.roi_layers = self.build_roi_layers(roi_layer, featmap_strides)
+        self.out_channels = out_channels
+        self.featmap_strides = list(featmap_strides)
+        self.finest_scale = finest_scale
+
+    def build_roi_layers(self, layer_cfg: dict, featmap_strides: Sequence[int]) -> nn.ModuleList:
+        """Build for each map what takes it (N, C, H, W) and regions (K, 5) to features, as :class:`RoIAlign` does."""
+        arguments = dict(layer_cfg)
         kind = arguments.pop('type', None)
         known = list(inspect.signature(RoIAlign.__init__).parameters)[1:]
         if kind != 'RoIAlign' or set(arguments) - set(known):
             raise ValueError(
-                f"roi_layer must be dict(type='RoIAlign') with arguments of {', '.join(known)}; got {dict(roi_layer)}"
+                f"roi_layer must be dict(type='RoIAlign') with arguments of {', '.join(known)}; got {dict(layer_cfg)}"
             )
-        self.roi_layers = [RoIAlign(spatial_scale=1 / stride, **arguments) for stride in featmap_strides]
-        self.out_channels = out_channels
-        self.featmap_strides = list(featmap_strides)
-        self.finest_scale = finest_scale
+        return nn.ModuleList(RoIAlign(spatial_scale=1 / stride, **arguments) for stride in featmap_strides)
 
     @property
     def num_inputs(self) -> int:

@@ -247,6 +247,52 @@ class BBoxHead(BaseModule):
             )
         return losses
 
+    # -- the next of several stages -----------------------------------------------------------------------------
+
+    def refine_bboxes(
+        self, sampling_results: list[SamplingResult], bbox_results: dict, batch_img_metas: list[dict]
+    ) -> list[InstanceData]:
+        """Move the sampled regions to where this head sees their objects: the proposals of a next stage's training.
+
+        Args:
+            sampling_results: of each image.
+            bbox_results: of all R regions ``rois`` (R, 5), ``cls_score`` (R, num_classes + 1), ``bbox_pred``, and
+                ``bbox_targets``, whose first are the labels (R,); background takes its best other class.
+            batch_img_metas: of each image, with ``img_shape``.
+
+        Returns:
+            For each image ``bboxes`` (K, 4) in pixels of the network's input, without the objects themselves, which
+            the sampler had put among the regions.
+        """
+        labels = bbox_results['bbox_targets'][0]
+        labels = torch.where(
+            labels == self.num_classes, bbox_results['cls_score'][:, : self.num_classes].argmax(1), labels
+        )
+        numbers = [len(sampled.priors) for sampled in sampling_results]
+        parts = (bbox_results['rois'][:, 1:], labels, bbox_results['bbox_pred'])
+        refined = []
+        for sampled, meta, *own in zip(sampling_results, batch_img_metas, *(part.split(numbers) for part in parts)):
+            objects = F.pad(sampled.pos_is_gt.bool(), (0, len(sampled.neg_priors)))
+            refined.append(InstanceData(bboxes=self.regress_by_class(*own, meta)[~objects]))
+        return refined
+
+    def regress_by_class(self, priors: Tensor, label: Tensor, bbox_pred: Tensor, img_meta: dict) -> Tensor:
+        """Decode the deltas of one class for each region.
+
+        Args:
+            priors: (R, 4) in pixels of the network's input.
+            label: (R,), the class of each.
+            bbox_pred: deltas (R, 4 * num_classes), or (R, 4) with ``reg_class_agnostic``.
+            img_meta: with ``img_shape``, in which the boxes end.
+
+        Returns:
+            Boxes (R, 4).
+        """
+        deltas = bbox_pred.unflatten(1, (-1, self.bbox_coder.encode_size))
+        column = torch.zeros_like(label) if self.reg_class_agnostic else label
+        deltas = deltas[torch.arange(len(label), device=label.device), column]
+        return self.bbox_coder.decode(priors, deltas, img_meta['img_shape'])
+
     # -- detections ---------------------------------------------------------------------------------------------
 
     def predict_by_feat(
