@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mmdet import testing
 from mmdet.models.utils import empty_instances, rename_loss_dict, reweight_loss_dict
@@ -15,7 +16,8 @@ def test_a_detector_on_what_is_made_up():
     config.backbone.update(depth=18, base_channels=4, init_cfg=None)
     config.neck.in_channels = [4, 8, 16, 32]
     config.roi_head.bbox_head.fc_out_channels = 8
-    model = MODELS.build(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config)
     shapes, numbers = [(3, 96, 64), (3, 64, 96)], [3, 0]
     data = testing.demo_mm_inputs(2, image_shapes=shapes, num_items=numbers, with_mask=True, with_semantic=True)
     assert [image.shape for image in data['inputs']] == [torch.Size(shape) for shape in shapes]

@@ -271,9 +271,10 @@ class BBoxHead(BaseModule):
         numbers = [len(sampled.priors) for sampled in sampling_results]
         parts = (bbox_results['rois'][:, 1:], labels, bbox_results['bbox_pred'])
         refined = []
-        for sampled, meta, *own in zip(sampling_results, batch_img_metas, *(part.split(numbers) for part in parts)):
+        images = zip(sampling_results, batch_img_metas, *(part.split(numbers) for part in parts))
+        for sampled, meta, priors, own, deltas in images:
             objects = F.pad(sampled.pos_is_gt.bool(), (0, len(sampled.neg_priors)))
-            refined.append(InstanceData(bboxes=self.regress_by_class(*own, meta)[~objects]))
+            refined.append(InstanceData(bboxes=self.regress_by_class(priors, own, deltas, meta)[~objects]))
         return refined
 
     def regress_by_class(self, priors: Tensor, label: Tensor, bbox_pred: Tensor, img_meta: dict) -> Tensor:
