@@ -133,7 +133,7 @@ def config_path(block: Block) -> str:
             folder
             for folder in sorted((ROOT / 'configs').iterdir())
             if folder.is_dir()
-            and all(base.startswith('/path/to/mmdetection/') or (folder / base).is_file() for base in bases)
+            and all(re.match('/path/to/mmdetection/|mmdet::', base) or (folder / base).is_file() for base in bases)
         ),
         None,
     )

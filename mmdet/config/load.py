@@ -1,6 +1,7 @@
 """From a config file and command-line options to a config."""
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
     """
     if not Path(path).is_file():
         path = str(find_config(path))
+    if '' not in sys.path:  # modules of custom_imports are found where a command is run; last, it hides nothing
+        sys.path.append('')
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
