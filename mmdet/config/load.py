@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdet.mmdetection.paths import explain
+
 from .names import find_config
 
 
@@ -31,6 +33,8 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
     except FileNotFoundError as error:
         raise FileNotFoundError(f'config {path}: {error} (named in its _base_?)') from error
     except Exception as error:
+        if isinstance(error, ImportError) and 'custom modules' in str(error):
+            raise ValueError(f'config {path}: custom_imports: {_import_problem(error)}') from error
         raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
     if options:
         cfg.merge_from_dict(options)
@@ -40,6 +44,16 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
         cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
     _complete_backends(cfg)
     return cfg
+
+
+def _import_problem(error: BaseException) -> str:
+    """What kept a module from being imported; mmengine leaves it out."""
+    while isinstance(error.__cause__ or error.__context__, ImportError):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    text = explain(error) if isinstance(error, ImportError) else str(error)
+    if isinstance(error, ModuleNotFoundError) and not text.startswith('mmdet'):
+        text += f'; modules are looked for in the folder of the run, {os.getcwd()}, and in those of PYTHONPATH'
+    return text
 
 
 def inner_dataset(dataset: Any, until: str = '') -> Any:

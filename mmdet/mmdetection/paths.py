@@ -3,6 +3,7 @@
 import importlib
 import importlib.abc
 import json
+import re
 import sys
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -53,9 +54,16 @@ def methods() -> dict[str, list[str]]:
 
 def absent(module: str, name: str) -> str:
     """Say of a name of mmdetection's that it is not in a module here, and what is."""
-    own = sorted(getattr(sys.modules.get(module), '__all__', ()))
+    there = sys.modules.get(module)
+    own = sorted(getattr(there, '__all__', [one for one in names().get(module, ()) if hasattr(there, one)]))
     has = f'; {module} has {", ".join(own)}' if own else ''
     return f"{module}.{name}: mmdetection's {name} is not here{has}. docs/mmdetection.md lists what is not"
+
+
+def explain(error: ImportError) -> str:
+    """Say what was not to be imported: Python's own words, or of a name of mmdetection's that it is not here."""
+    found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    return absent(found[2], found[1]) if found and found[1] in names().get(found[2], ()) else str(error)
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -2,11 +2,13 @@
 
 import importlib
 import pkgutil
+import sys
 
 import pytest
 from conftest import ROOT
 
 import mmdet
+from mmdet.config import load_config
 from mmdet.mmdetection.paths import MODULES, names
 
 #: other things of the same name, and values by which nothing is found
@@ -80,6 +82,27 @@ def test_a_path_leads_to_the_same_class():
 def test_what_is_not_here_is_said(line, words):
     with pytest.raises(ImportError, match=words):
         exec(line)
+
+
+@pytest.mark.parametrize(
+    'line, words',
+    [
+        ('from mmdet.models.backbones.resnet import ResNetV1d', 'ResNetV1d is not here; .* has .*Bottleneck, ResNet'),
+        ('from mmdet.models.dense_heads import RetinaHead', "mmdetection's RetinaHead is not here; .* has RPNHead"),
+        ('from mmdet.models.backbones.resnet import ResNetV9', "cannot import name 'ResNetV9' from 'mmdet.models"),
+        ('import nothing_like_this', "No module named 'nothing_like_this'; modules are looked for in .*{folder}"),
+        ('import p.nothing', "No module named 'p.nothing'; 'p' is not a package; .*{folder}"),
+    ],
+)
+def test_why_a_module_of_ones_own_is_not_imported(line, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('p', 'parts'):
+        sys.modules.pop(name, None)
+    (tmp_path / 'p.py').write_text('')
+    (tmp_path / 'parts.py').write_text(line)
+    (tmp_path / 'own.py').write_text("custom_imports = dict(imports=['parts'])")
+    with pytest.raises(ValueError, match='^config own.py: custom_imports: .*' + words.format(folder=tmp_path)):
+        load_config('own.py')
 
 
 # -- docs/mmdetection.md ----------------------------------------------------------------------------------------------
