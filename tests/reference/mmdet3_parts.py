@@ -11,7 +11,8 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 import mmdet.models  # noqa: F401  registers the parts
-from mmdet.models.layers import multiclass_nms
+from mmdet.models.backbones.resnet import BasicBlock
+from mmdet.models.layers import ResLayer, multiclass_nms
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps
@@ -444,7 +445,33 @@ def regions() -> dict:
     return out
 
 
+def backbones() -> dict:
+    """Maps of backbones whose shortcuts pool, and of a stage by itself."""
+    images = tensor(np.random.RandomState(5).rand(1, 3, 53, 75))
+    networks = {
+        f'depth{depth}': MODELS.build(
+            dict(type='ResNet', depth=depth, base_channels=8, stem_channels=12, avg_down=True, norm_eval=True)
+        )
+        for depth in (18, 50)
+    }
+    networks['last'] = ResLayer(BasicBlock, 3, 5, 2, stride=2, downsample_first=False)
+    out = {}
+    for name, network in networks.items():
+        state = network.state_dict()
+        rng = np.random.RandomState(6)
+        for key in sorted(state):
+            value = rng.rand(*state[key].shape) * 0.2 + (0.5 if key.endswith('_var') else -0.1)
+            state[key] = tensor(value).to(state[key].dtype)
+        network.load_state_dict(state)
+        with torch.no_grad():
+            network.eval()
+            maps = network(images)
+        out[name] = {f'map{i}': level.numpy() for i, level in enumerate(maps if isinstance(maps, tuple) else [maps])}
+    return out
+
+
 GROUPS = dict(
+    backbones=backbones,
     box_losses=box_losses,
     cross_entropy=cross_entropy,
     overlaps=overlaps,

@@ -17,9 +17,7 @@ OTHERS = {
     'mmdet.models.backbones.detectors_resnext': {'Bottleneck'},
     'mmdet.models.backbones.resnest': {'Bottleneck'},
     'mmdet.models.necks.dilated_encoder': {'Bottleneck'},
-    'mmdet.models.layers': {'ResLayer'},
     'mmdet.models.task_modules.assigners.center_region_assigner': {'scale_boxes'},
-    'mmdet.models.layers.res_layer': {'ResLayer'},
     'mmdet.evaluation.functional': {'bbox_overlaps'},  # of arrays
     'mmdet.evaluation.functional.bbox_overlaps': {'bbox_overlaps'},
 }

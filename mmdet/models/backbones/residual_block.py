@@ -104,9 +104,12 @@ class ResidualBlock(BaseModule):
             out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
         if self.downsample is None:
             return out + x
-        if not isinstance(self.downsample, nn.Sequential) or len(self.downsample) != 2:
+        parts = list(self.downsample) if isinstance(self.downsample, nn.Sequential) else []
+        if len(parts) == 3 and isinstance(parts[0], nn.AvgPool2d):
+            x = parts.pop(0)(x)
+        if len(parts) != 2:
             return out + self.downsample(x)
-        conv, norm = self.downsample
+        conv, norm = parts
         return out + conv_norm(conv, norm, x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet.mmdetection.arguments import ArgumentError, accepts
+from mmdet.models.layers import ResLayer
 from mmdet.ops.norm import conv_norm
 from mmdet.registry import MODELS, build_norm_layer
 
@@ -52,41 +53,9 @@ class ResidualStages(BaseModule):
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
 
-    def make_res_layer(
-        self,
-        block: Any,
-        inplanes: int,
-        planes: int,
-        num_blocks: int,
-        stride: int = 1,
-        norm_cfg: dict = dict(type='BN'),
-        conv_cfg: dict | None = None,
-        **kwargs,
-    ) -> nn.Sequential:
-        """Build a stage.
-
-        Args:
-            block: class of the blocks, with ``inplanes``, ``planes``, ``stride``, ``downsample``, ``norm_cfg``,
-                ``conv_cfg`` and ``kwargs`` as arguments.
-            inplanes, planes: channels of the stage's input, and of the output divided by ``block.expansion``.
-            num_blocks: number of blocks.
-            stride: of the first block.
-            norm_cfg, conv_cfg: of all norms and convolutions.
-            kwargs: of each block: ``dilation``, ``style``, ``with_cp`` and others.
-        """
-        outplanes = planes * block.expansion
-        blocks = []
-        for _ in range(num_blocks):
-            downsample = None
-            if stride != 1 or inplanes != outplanes:
-                downsample = nn.Sequential(
-                    build_conv_layer(conv_cfg, inplanes, outplanes, 1, stride=stride, bias=False),
-                    build_norm_layer(norm_cfg, outplanes)[1],
-                )
-            common = dict(downsample=downsample, norm_cfg=norm_cfg, conv_cfg=conv_cfg, **kwargs)
-            blocks.append(block(inplanes=inplanes, planes=planes, stride=stride, **common))
-            inplanes, stride = outplanes, 1
-        return nn.Sequential(*blocks)
+    def make_res_layer(self, **kwargs) -> nn.Sequential:
+        """Build a stage, :class:`~mmdet.models.layers.ResLayer` with these arguments."""
+        return ResLayer(**kwargs)
 
     def train(self, mode: bool = True) -> 'ResidualStages':
         """Set training mode; with ``norm_eval`` the batch norms stay in evaluation mode."""
@@ -99,7 +68,7 @@ class ResidualStages(BaseModule):
 
 
 @MODELS.register_module()
-@accepts('stage_with_dcn', deep_stem=False, avg_down=False, dcn=None, plugins=None)
+@accepts('stage_with_dcn', deep_stem=False, dcn=None, plugins=None)
 class ResNet(ResidualStages):
     """Computes feature maps of several strides from images with a residual network (He et al., CVPR 2016).
 
@@ -110,10 +79,12 @@ class ResNet(ResidualStages):
     Args:
         depth: 18, 34, 50, 101 or 152.
         in_channels: of the images.
-        base_channels: of the stem.
+        stem_channels: of the stem, by default ``base_channels``.
+        base_channels: of the first stage, divided by its blocks' expansion.
         num_stages, strides, dilations: number of stages, 1 to 4, and stride and dilation of each.
         out_indices: stages whose outputs are returned, from 0.
         style: 'pytorch' or 'caffe', see :class:`Bottleneck`.
+        avg_down: see :class:`~mmdet.models.layers.ResLayer`.
         frozen_stages: the stem and so many stages are not trained (their norms in evaluation mode); 0: the stem only;
             -1: none.
         conv_cfg: kind of every convolution, for instance ``dict(type='ConvWS')``; None: ordinary ones.
@@ -150,6 +121,7 @@ class ResNet(ResidualStages):
         dilations: Sequence[int] = (1, 1, 1, 1),
         out_indices: Sequence[int] = (0, 1, 2, 3),
         style: str = 'pytorch',
+        avg_down: bool = False,
         frozen_stages: int = -1,
         conv_cfg: dict | None = None,
         norm_cfg: dict = dict(type='BN', requires_grad=True),
@@ -205,6 +177,7 @@ class ResNet(ResidualStages):
                 planes=planes,
                 num_blocks=numbers[i],
                 stride=strides[i],
+                avg_down=avg_down,
                 norm_cfg=norm_cfg,
                 conv_cfg=conv_cfg,
                 **options,

@@ -53,12 +53,12 @@ class ResLayer(ResidualStages):
         self.add_module(
             self.layer_name,
             self.make_res_layer(
-                block,
-                in_channels,
-                channels,
-                numbers[stage],
-                stride,
-                norm_cfg,
+                block=block,
+                inplanes=in_channels,
+                planes=channels,
+                num_blocks=numbers[stage],
+                stride=stride,
+                norm_cfg=norm_cfg,
                 dilation=dilation,
                 style=style,
                 with_cp=with_cp,
