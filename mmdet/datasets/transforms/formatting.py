@@ -82,7 +82,7 @@ class PackDetInputs(DetTransform):
     def _instances(results: dict, kept: np.ndarray) -> InstanceData:
         instances = InstanceData()
         if 'gt_bboxes' in results:
-            instances.bboxes = results['gt_bboxes'][kept].tensor
+            instances.bboxes = results['gt_bboxes'][kept].tensor.float()
         if 'gt_bboxes_labels' in results:
             instances.labels = torch.from_numpy(results['gt_bboxes_labels'][kept])
         if 'gt_masks' in results:

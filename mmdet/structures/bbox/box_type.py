@@ -110,9 +110,9 @@ def autocast_box_type(dst_box_type: str = 'hbox') -> Callable:
         @wraps(function)
         def wrapper(self: Any, results: dict, *args: Any, **kwargs: Any) -> Any:
             if 'gt_bboxes' in results and not isinstance(results['gt_bboxes'], BaseBoxes):
-                results['gt_bboxes'] = kind(
-                    np.asarray(results['gt_bboxes'], dtype=np.float32).reshape(-1, kind.box_dim)
-                )
+                boxes = np.asarray(results['gt_bboxes'])
+                boxes = boxes if boxes.dtype.kind == 'f' else boxes.astype(np.float32)
+                results['gt_bboxes'] = kind(boxes.reshape(-1, kind.box_dim))
             return function(self, results, *args, **kwargs)
 
         return wrapper
