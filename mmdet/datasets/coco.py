@@ -3,17 +3,15 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
-import torch
-from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 
-from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import DATASETS
-from mmdet.words import first_line, nearest
+from mmdet.words import nearest
 
+from .base_det_dataset import BaseDetDataset
 from .coco_classes import COCO_CLASSES
 from .coco_file import read_coco
 from .coco_table import CocoTable, make_table, read_table
@@ -133,19 +131,8 @@ class _Images(Sequence):
         return shorter, np.diff(before[np.concatenate([[0], arrays['order_end']])])[self.chosen]
 
 
-def _failed_step(error: Exception) -> str:
-    """The name of the pipeline's transform that an error comes from, or ''."""
-    trace, name = error.__traceback__, ''
-    while trace is not None:
-        if isinstance(trace.tb_frame.f_locals.get('self'), Compose):
-            name = type(trace.tb_frame.f_locals.get('t')).__name__
-        trace = trace.tb_next
-    return name
-
-
 @DATASETS.register_module()
-@accepts('seg_map_suffix', proposal_file=None, file_client_args=None, return_classes=False, caption_prompt=None)
-class CocoDataset(BaseDataset):
+class CocoDataset(BaseDetDataset):
     """Gives the images and objects of a COCO annotation file, one dict for each image, to a pipeline of transforms.
 
     Categories may have any ids; a label is the position of the category's name in ``metainfo['classes']``. Objects of
@@ -157,14 +144,12 @@ class CocoDataset(BaseDataset):
         metainfo: ``dict(classes=(...))``; by default COCO's 80 classes.
         filter_cfg: ``filter_empty_gt=True`` leaves out images without objects, ``min_size`` images whose shorter side
             has fewer pixels; in training only.
-        skip_broken: in training, the largest share of images that may turn out to be unreadable. Each is logged and
-            another sample taken in its place; beyond the share, and by default at the first, the error ends the run.
         cache: keep what was read of a large annotation file beside it, see :func:`.read_table`.
-        pipeline, test_mode, indices, serialize_data, max_refetch, backend_args: as in mmengine's BaseDataset.
+        pipeline, test_mode, skip_broken, backend_args and others: as of :class:`.BaseDetDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`.read_coco`; a class that the file does not have; a share that is
-            none. Of a sample: what went wrong with the image, named by its path.
+        FileNotFoundError, ValueError: see :func:`.read_coco`; a class that the file does not have; and see
+            :class:`.BaseDetDataset`.
 
     Example:
         Two classes of one's own in a config::
@@ -189,13 +174,7 @@ class CocoDataset(BaseDataset):
     METAINFO = dict(classes=COCO_CLASSES)
     data_list: Sequence[dict]
 
-    def __init__(
-        self, *args, backend_args: dict | None = None, skip_broken: float = 0, cache: bool = True, **kwargs
-    ) -> None:
-        if isinstance(skip_broken, bool) or not isinstance(skip_broken, (int, float)) or not 0 <= skip_broken < 1:
-            raise ValueError(
-                f'CocoDataset: skip_broken must be a share of the images from 0 to below 1, got {skip_broken!r}'
-            )
+    def __init__(self, *args, cache: bool = True, **kwargs) -> None:
         classes = (kwargs.get('metainfo') or {}).get('classes')
         if isinstance(classes, str) and not os.path.isfile(classes):
             raise ValueError(NO_CLASSES.format(classes))
@@ -203,51 +182,9 @@ class CocoDataset(BaseDataset):
         if unknown:
             name = str(min(unknown, key=str))
             raise ValueError(f'CocoDataset: filter_cfg has no {name!r}; it has {", ".join(sorted(FILTERS))}')
-        self.backend_args = backend_args
-        self.skip_broken = skip_broken
         self.cache = cache
         self._images: _Images | None = None
-        self._broken = torch.zeros(0, dtype=torch.bool)
         super().__init__(*args, **kwargs)
-
-    def full_init(self) -> None:
-        """Read the annotations and build the pipeline, once; with ``lazy_init=True`` the first sample does it."""
-        super().full_init()
-        if self.skip_broken and len(self._broken) != len(self):
-            self._broken = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # by all workers
-
-    def prepare_data(self, idx: int) -> Any:
-        """Load sample ``idx`` and run the pipeline, as in mmengine; return None for a broken image that may be skipped.
-
-        Raises:
-            FileNotFoundError, TypeError, ValueError: what the pipeline raised, with the image's path, if broken images
-                are not skipped or are more than ``skip_broken`` allows.
-        """
-        if self.skip_broken and self._broken[idx]:
-            return None
-        try:
-            return super().prepare_data(idx)
-        except Exception as error:  # a pipeline can fail in any way
-            path = self.get_data_info(idx)['img_path']
-            step = _failed_step(error)
-            if step and isinstance(error, KeyError) and not self.skip_broken:
-                raise ValueError(
-                    f'pipeline: {step} finds no {first_line(error)} in what it gets; is the transform that gives it '
-                    f'missing, or behind it? (image {path})'
-                ) from error
-            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            kind = type(error) if type(error) in (FileNotFoundError, TypeError) else ValueError
-            if path not in text:
-                text = f'image {path}: {type(error).__name__}: {text}'
-            if self.test_mode or not self.skip_broken:
-                raise kind(text) from error
-            self._broken[idx] = True
-            number = int(self._broken.sum())
-            text += f'; {number} of {len(self)} images are broken so far'
-            if number > self.skip_broken * len(self):
-                raise kind(f'{text}, more than skip_broken={self.skip_broken:g}') from error
-            print_log(f'{text}, another sample is taken', 'current', logging.WARNING)
-            return None
 
     def load_data_list(self) -> Sequence[dict]:
         """Read the annotation file, and log how many objects and polygons are left out and why.
@@ -357,10 +294,6 @@ class CocoDataset(BaseDataset):
         if self._images is not None:
             return self._images[self.data_bytes.view(np.int64)]
         return self.data_list if isinstance(self.data_list, _Images) else None
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the labels of an image's objects, for data sets that draw rare classes more often."""
-        return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
 
     def _labels(self, categories: Sequence[tuple]) -> dict[int | str, int]:
         classes = list(self.metainfo['classes'])
