@@ -295,6 +295,17 @@ class CocoDataset(BaseDetDataset):
             return self._images[self.data_bytes.view(np.int64)]
         return self.data_list if isinstance(self.data_list, _Images) else None
 
+    @property
+    def cat_img_map(self) -> dict:
+        """The ids of the images in which there is an object, by the id of its category, for those that are classes."""
+        table = read_table(self.ann_file, self.backend_args, self.cache)
+        found: dict = {key: {} for key in self.cat_ids}
+        for image, category in zip(table.owner.tolist(), table.arrays['category'].tolist()):
+            key = table.categories[category][0] if category >= 0 else None
+            if image >= 0 and key in found:
+                found[key][table.name(image)[0]] = None
+        return {key: list(images) for key, images in found.items()}
+
     def _labels(self, categories: Sequence[tuple]) -> dict[int | str, int]:
         classes = list(self.metainfo['classes'])
         if len(set(classes)) < len(classes):

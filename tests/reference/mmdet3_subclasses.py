@@ -674,6 +674,24 @@ def _flat(value: Any) -> list:
     return [_flat(one) for one in values]
 
 
+def attributes() -> dict:
+    """The public attributes and properties of each part, which a subclass's methods may read."""
+    model = model_of()
+    parts = [model, model.data_preprocessor, model.backbone, model.backbone.layer1[0], model.neck, model.rpn_head]
+    parts += [model.roi_head, model.roi_head.bbox_head, model.roi_head.mask_head, model.roi_head.bbox_roi_extractor]
+    parts += [model.rpn_head.assigner, model.rpn_head.bbox_coder, model.rpn_head.prior_generator]
+    parts += [model.roi_head.bbox_sampler, model.rpn_head.loss_bbox]
+    parts += [TRANSFORMS.build(dict(type=name)) for name in ('FilterAnnotations', 'PackDetInputs')]
+    parts += [Resize(scale=(9, 9)), RandomFlip(prob=0.5), RandomCrop(crop_size=(9, 9))]
+    found = {}
+    for part in parts:
+        kinds = [kind for kind in type(part).__mro__ if kind.__module__.startswith('mmdet.')]
+        names = {name for kind in kinds for name, value in vars(kind).items() if isinstance(value, property)}
+        names |= set(vars(part)) | set(getattr(part, '_modules', ()))
+        found[type(part).__name__] = sorted(name for name in names if not name.startswith('_'))
+    return found
+
+
 def override(name: str) -> dict:
     """Losses and detections with one class of one's own, or with none."""
     return run(model_of(*([] if name == 'none' else [OVERRIDES[name]])))
@@ -681,4 +699,11 @@ def override(name: str) -> dict:
 
 def answers() -> dict:
     overrides = {name: override(name) for name in ('none', *OVERRIDES)}
-    return dict(calls=calls(), tensors=tensors(), transforms=transforms(), data=data(), overrides=overrides)
+    return dict(
+        calls=calls(),
+        attributes=attributes(),
+        tensors=tensors(),
+        transforms=transforms(),
+        data=data(),
+        overrides=overrides,
+    )

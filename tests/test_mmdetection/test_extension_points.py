@@ -53,6 +53,23 @@ def test_an_override_changes_what_it_does_in_mmdetection(name):
     assert (expected == RECORDED['overrides']['none']) == (name in ('none', 'RoIWhole'))
 
 
+def test_a_subclass_finds_mmdetections_attributes():
+    own = subclasses.attributes()
+    missing = {
+        f'{part}.{name}' for part, names in RECORDED['attributes'].items() for name in names if name not in own[part]
+    }
+    assert missing == {
+        *(
+            'ResNet.stage_with_dcn',
+            'BasicBlock.norm1_name',
+            'BasicBlock.norm2_name',
+            'Shared2FCBBoxHead.custom_accuracy',
+        ),
+        *('FPN.fp16_enabled', 'RPNHead.fp16_enabled', 'FCNMaskHead.upsample_cfg', 'RandomSampler.rng'),
+        *('Shared2FCBBoxHead.debug_imgs', 'FCNMaskHead.debug_imgs'),
+    }
+
+
 def test_what_a_detector_says_as_tensors():
     [parts], [expected] = subclasses.tensors(), RECORDED['tensors']
     assert [shape for shape, _ in parts] == [shape for shape, _ in expected] and len(parts) == 3

@@ -49,6 +49,7 @@ class ResidualBlock(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         assert style in STYLES, f"{type(self).__name__}: style must be 'pytorch' or 'caffe', got {style!r}"
+        self.stride, self.dilation = stride, dilation
         self.norm_names = []
         shapes = self._shapes(planes, stride, dilation, style, **kwargs)
         for i, (channels, kernel, stride, dilation, groups) in enumerate(shapes, 1):
@@ -66,6 +67,7 @@ class ResidualBlock(BaseModule):
             name, norm = build_norm_layer(norm_cfg, channels, i)
             self.add_module(f'conv{i}', conv)
             self.add_module(name, norm)
+            setattr(self, f'norm{i}_name', name)
             self.norm_names.append(name)
             inplanes = channels
         self.relu = nn.ReLU(inplace=True)

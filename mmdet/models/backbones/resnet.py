@@ -153,6 +153,12 @@ class ResNet(ResidualStages):
                 f'one for each of num_stages={num_stages}'
             )
         self.depth = depth
+        self.base_channels = base_channels
+        self.num_stages = num_stages
+        self.strides, self.dilations = strides, dilations
+        self.style = style
+        self.avg_down = avg_down
+        self.with_cp = with_cp
         self.conv_cfg = conv_cfg
         self.norm_cfg = norm_cfg
         self.out_indices = tuple(out_indices)
@@ -161,10 +167,10 @@ class ResNet(ResidualStages):
 
         self.stem_channels = stem_channels or base_channels
         self._make_stem_layer(in_channels, self.stem_channels)
-        block, numbers = self.arch_settings[depth]
+        block, numbers = self.block, self.stage_blocks = self.arch_settings[depth]
         if groups != 1 and block is not Bottleneck:
             raise ArgumentError(f'{type(self).__name__}: groups={groups} needs a depth of 50 or more, got {depth}')
-        current = self.stem_channels
+        self.inplanes = self.stem_channels
         self.res_layers = []
         for i in range(num_stages):
             options: dict[str, Any] = dict(dilation=dilations[i], style=style, with_cp=with_cp)
@@ -173,7 +179,7 @@ class ResNet(ResidualStages):
             planes = base_channels * 2**i
             stage = self.make_res_layer(
                 block=block,
-                inplanes=current,
+                inplanes=self.inplanes,
                 planes=planes,
                 num_blocks=numbers[i],
                 stride=strides[i],
@@ -182,9 +188,10 @@ class ResNet(ResidualStages):
                 conv_cfg=conv_cfg,
                 **options,
             )
-            current = planes * block.expansion
+            self.inplanes = planes * block.expansion
             self.add_module(f'layer{i + 1}', stage)
             self.res_layers.append(f'layer{i + 1}')
+        self.feat_dim = self.inplanes
         self._freeze_stages()
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:

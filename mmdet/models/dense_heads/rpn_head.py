@@ -76,6 +76,7 @@ class RPNHead(BaseModule):
             raise ValueError(f'RPNHead: num_classes must be 1 (object or not), got {num_classes}')
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.cls_out_channels, self.use_sigmoid_cls = num_classes, True
         self.feat_channels = feat_channels
         self.num_convs = num_convs
         self.train_cfg = train_cfg or {}
@@ -96,6 +97,10 @@ class RPNHead(BaseModule):
     def num_base_priors(self) -> int:
         """Return the number of anchors at a cell."""
         return self.prior_generator.num_base_priors[0]
+
+    #: mmdetection's older names
+    num_anchors = num_base_priors
+    anchor_generator = property(lambda self: self.prior_generator)
 
     def _init_layers(self) -> None:
         if self.num_convs > 1:

@@ -74,7 +74,11 @@ class FPN(BaseModule):
                 f'{add_extra_convs!r}'
             )
         self.in_channels = list(in_channels)
-        self.used = slice(start_level, last)
+        self.out_channels = out_channels
+        self.num_ins = len(in_channels)
+        self.start_level, self.end_level = start_level, end_level
+        self.backbone_end_level = last
+        self.no_norm_on_lateral = no_norm_on_lateral
         self.num_outs = num_outs
         self.add_extra_convs = add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
@@ -82,7 +86,7 @@ class FPN(BaseModule):
         common: dict[str, Any] = dict(conv_cfg=conv_cfg, act_cfg=act_cfg, inplace=False)
         self.lateral_convs = nn.ModuleList(
             ConvModule(channels, out_channels, 1, norm_cfg=None if no_norm_on_lateral else norm_cfg, **common)
-            for channels in in_channels[self.used]
+            for channels in in_channels[start_level:last]
         )
         self.fpn_convs = nn.ModuleList(
             ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, **common)
@@ -110,7 +114,8 @@ class FPN(BaseModule):
         """
         if len(inputs) != len(self.in_channels):
             raise ArgumentError(f'FPN: in_channels names {len(self.in_channels)} inputs, got {len(inputs)}')
-        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs[self.used])]
+        used = inputs[self.start_level : self.backbone_end_level]
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, used)]
         for i in range(len(laterals) - 1, 0, -1):
             cfg = self.upsample_cfg
             size = {} if 'scale_factor' in cfg else dict(size=laterals[i - 1].shape[2:])
@@ -121,7 +126,7 @@ class FPN(BaseModule):
             while len(outs) < self.num_outs:
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))
             return tuple(outs)
-        source = dict(on_input=inputs[self.used][-1], on_lateral=laterals[-1], on_output=outs[-1])
+        source = dict(on_input=used[-1], on_lateral=laterals[-1], on_output=outs[-1])
         x = source[self.add_extra_convs]
         for i, conv in enumerate(self.fpn_convs[number:]):
             x = conv(F.relu(x) if i and self.relu_before_extra_convs else x)

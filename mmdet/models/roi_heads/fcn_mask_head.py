@@ -86,6 +86,14 @@ class FCNMaskHead(BaseModule):
         super().__init__(init_cfg)
         if upsample_cfg.get('type') != 'deconv':
             raise ValueError(f"mask_head.upsample_cfg.type must be 'deconv', got {upsample_cfg.get('type')!r}")
+        self.num_convs = num_convs
+        self.roi_feat_size = _pair(roi_feat_size)
+        self.in_channels = in_channels
+        self.conv_kernel_size = conv_kernel_size
+        self.conv_out_channels = conv_out_channels
+        self.upsample_method = upsample_cfg['type']
+        self.scale_factor = upsample_cfg.get('scale_factor', 2)
+        self.conv_cfg, self.norm_cfg, self.predictor_cfg = conv_cfg, norm_cfg, predictor_cfg
         self.num_classes = num_classes
         self.class_agnostic = class_agnostic
         self.loss_mask = MODELS.build(loss_mask)
@@ -100,9 +108,9 @@ class FCNMaskHead(BaseModule):
             )
             for i in range(num_convs)
         )
-        factor = upsample_cfg.get('scale_factor', 2)
         width = conv_out_channels if num_convs else in_channels
-        self.upsample = nn.ConvTranspose2d(width, conv_out_channels, factor, stride=factor)
+        self.upsample = nn.ConvTranspose2d(width, conv_out_channels, self.scale_factor, stride=self.scale_factor)
+        self.relu = nn.ReLU(inplace=True)
         self.conv_logits = build_conv_layer(predictor_cfg, conv_out_channels, 1 if class_agnostic else num_classes, 1)
 
     def init_weights(self) -> None:
@@ -125,7 +133,7 @@ class FCNMaskHead(BaseModule):
         """
         for conv in self.convs:
             x = conv(x)
-        return self.conv_logits(F.relu(self.upsample(x), inplace=True))
+        return self.conv_logits(self.relu(self.upsample(x)))
 
     # -- training -----------------------------------------------------------------------------------------------
 

@@ -85,6 +85,16 @@ class BBoxHead(BaseModule):
         self.avg_pool = nn.AvgPool2d(self.roi_feat_size)
         self._init_layers()
 
+    @property
+    def custom_cls_channels(self) -> bool:
+        """Return whether the loss says how many logits there are."""
+        return getattr(self.loss_cls, 'custom_cls_channels', False)
+
+    @property
+    def custom_activation(self) -> bool:
+        """Return whether the loss makes scores of the logits, and counts what is right."""
+        return getattr(self.loss_cls, 'custom_activation', False)
+
     def _init_layers(self) -> None:
         width = self.in_channels * (1 if self.with_avg_pool else self.roi_feat_area)
         self._add_predictor('cls', width)
@@ -93,7 +103,7 @@ class BBoxHead(BaseModule):
     def _add_predictor(self, name: str, width: int) -> None:
         """``fc_cls`` or ``fc_reg``, on ``width`` numbers, if it is asked for."""
         if name == 'cls' and self.with_cls:
-            custom = getattr(self.loss_cls, 'custom_cls_channels', False)
+            custom = self.custom_cls_channels
             numbers = self.loss_cls.get_cls_channels(self.num_classes) if custom else self.num_classes + 1
             self.fc_cls = nn.Linear(width, numbers)
         if name == 'reg' and self.with_reg:
@@ -223,7 +233,7 @@ class BBoxHead(BaseModule):
                 else cls_score.sum()
             )
             losses.update(found if isinstance(found, dict) else dict(loss_cls=found))
-            if getattr(self.loss_cls, 'custom_activation', False):
+            if self.custom_activation:
                 losses.update(self.loss_cls.get_accuracy(cls_score, labels))
             else:
                 losses['acc'] = accuracy(cls_score, labels)
@@ -334,7 +344,7 @@ class BBoxHead(BaseModule):
         rcnn_test_cfg: dict | None = None,
     ) -> InstanceData:
         """The detections of one image; arguments and results as of :meth:`predict_by_feat`."""
-        if getattr(self.loss_cls, 'custom_activation', False):
+        if self.custom_activation:
             scores = self.loss_cls.get_activation(cls_score)
         else:
             scores = cls_score.float().softmax(-1)

@@ -60,6 +60,7 @@ class AnchorGenerator:
                 f'scales={scales}, octave_base_scale={octave_base_scale}, '
                 f'scales_per_octave={scales_per_octave}'
             )
+        self.octave_base_scale, self.scales_per_octave = octave_base_scale, scales_per_octave
         if octave_base_scale is not None and scales_per_octave is not None:
             scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
         self.strides = [_pair(stride) for stride in strides]
