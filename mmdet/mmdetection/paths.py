@@ -29,7 +29,9 @@ MODULES = {
         'mmdet.models.roi_heads.single_level_roi_extractor'
     ),
     'mmdet.models.task_modules.assigners.assign_result': 'mmdet.models.task_modules.assigners.max_iou_assigner',
+    'mmdet.models.task_modules.assigners.base_assigner': 'mmdet.models.task_modules.assigners.max_iou_assigner',
     'mmdet.models.task_modules.assigners.iou2d_calculator': 'mmdet.models.task_modules.assigners.max_iou_assigner',
+    'mmdet.models.task_modules.coders.base_bbox_coder': 'mmdet.models.task_modules.coders.delta_xywh_bbox_coder',
     'mmdet.models.task_modules.samplers.base_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
     'mmdet.models.task_modules.samplers.pseudo_sampler': 'mmdet.models.task_modules.samplers.random_sampler',
     'mmdet.models.task_modules.samplers.sampling_result': (

@@ -7,7 +7,8 @@ import copy
 import inspect
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ NARROW += ['roi_head__bbox_head__fc_out_channels']
 NARROW += [f'roi_head__{name}_roi_extractor__out_channels' for name in ('bbox', 'mask')]
 
 
+@contextmanager
+def registered(*kinds: type) -> Iterator[None]:
+    """These classes are in the registries meanwhile, by their names."""
+    homes = {LoadAnnotations: TRANSFORMS, Resize: TRANSFORMS, RandomFlip: TRANSFORMS, RandomCrop: TRANSFORMS}
+    homes |= {PackDetInputs: TRANSFORMS, CocoDataset: DATASETS, CocoMetric: METRICS} | dict.fromkeys(TASKS, TASK_UTILS)
+    places = [(next((homes[base] for base in kind.__mro__ if base in homes), MODELS), kind) for kind in kinds]
+    for registry, kind in places:
+        registry.register_module(module=kind)
+    init_default_scope('mmdet')
+    yield
+    for registry, kind in places:
+        del registry._module_dict[kind.__name__]
+
+
 def model_of(*kinds: type) -> torch.nn.Module:
     """A small Mask R-CNN with these classes in place of those that they derive from."""
     config = cases.rcnn(
@@ -109,13 +124,12 @@ def model_of(*kinds: type) -> torch.nn.Module:
     )
     for kind in kinds:
         base = next(base for base in kind.__mro__ if base in PLACES)
-        (TASK_UTILS if base in TASKS else MODELS).register_module(module=kind, force=True)
         node = config
         for key in filter(None, PLACES[base].split('.')):
             node = node[key]
         node['type'] = kind.__name__
-    init_default_scope('mmdet')
-    model = MODELS.build(config)
+    with registered(*kinds):
+        model = MODELS.build(config)
     model.load_state_dict(cases.seeded_weights(model))
     return model
 
@@ -546,19 +560,16 @@ class OwnPack(PackDetInputs):
 
 def transforms() -> dict:
     """What a pipeline of transforms of one's own makes of an image."""
-    for kind in (OwnLoad, OwnResize, OwnFlip, OwnCrop, OwnPack):
-        TRANSFORMS.register_module(module=kind, force=True)
-    init_default_scope('mmdet')
-    own = Compose(
-        [
-            dict(type='LoadImageFromFile'),
-            dict(type='OwnLoad', with_mask=True),
-            dict(type='OwnResize', scale=(333, 200), keep_ratio=True),
-            dict(type='OwnCrop', crop_size=(150, 120), crop_type='absolute'),
-            dict(type='OwnFlip', prob=1.0),
-            dict(type='OwnPack'),
-        ]
-    )
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(type='OwnLoad', with_mask=True),
+        dict(type='OwnResize', scale=(333, 200), keep_ratio=True),
+        dict(type='OwnCrop', crop_size=(150, 120), crop_type='absolute'),
+        dict(type='OwnFlip', prob=1.0),
+        dict(type='OwnPack'),
+    ]
+    with registered(OwnLoad, OwnResize, OwnFlip, OwnCrop, OwnPack):
+        own = Compose(steps)
     with tempfile.TemporaryDirectory() as folder:
         results = dict(
             img_path=cases.write_image(folder),
@@ -602,9 +613,6 @@ class OwnMetric(CocoMetric):
 
 def data() -> dict:
     """The samples of a data set of one's own, and the numbers of a metric of one's own of what is in them."""
-    DATASETS.register_module(module=OwnDataset, force=True)
-    METRICS.register_module(module=OwnMetric, force=True)
-    init_default_scope('mmdet')
     content = dict(
         images=[
             dict(id=i, file_name=f'{i}.png', height=40, width=60, camera=camera)
@@ -624,7 +632,7 @@ def data() -> dict:
             for k in range(9)
         ],
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, registered(OwnDataset, OwnMetric):
         path = Path(folder) / 'own.json'
         path.write_text(json.dumps(content))
         infos, numbers = {}, {}

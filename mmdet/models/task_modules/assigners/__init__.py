@@ -1,5 +1,5 @@
 """Which prior is responsible for which object."""
 
-from .max_iou_assigner import AssignResult, BboxOverlaps2D, MaxIoUAssigner
+from .max_iou_assigner import AssignResult, BaseAssigner, BboxOverlaps2D, MaxIoUAssigner
 
-__all__ = ['AssignResult', 'BboxOverlaps2D', 'MaxIoUAssigner']
+__all__ = ['AssignResult', 'BaseAssigner', 'BboxOverlaps2D', 'MaxIoUAssigner']

@@ -1,5 +1,6 @@
 """Which prior is responsible for which object."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +108,23 @@ def assign_valid(
     return AssignResult(found.num_gts, *parts)
 
 
+class BaseAssigner(ABC):
+    """Says which prior is responsible for which object; the base of assigners of one's own."""
+
+    @abstractmethod
+    def assign(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None = None,
+        **kwargs,
+    ) -> AssignResult:
+        """Assign N ``priors`` of ``pred_instances`` to objects, as :meth:`MaxIoUAssigner.assign`."""
+
+
 @TASK_UTILS.register_module()
 @accepts(perm_repeat_gt_cfg=None)
-class MaxIoUAssigner:
+class MaxIoUAssigner(BaseAssigner):
     """Assigns priors to objects by IoU: positive from ``pos_iou_thr`` up, negative below ``neg_iou_thr``, else ignored.
 
     That is the rule of Ren et al., Faster R-CNN, 2015, section 3.1.2. With ``match_low_quality`` an object's best

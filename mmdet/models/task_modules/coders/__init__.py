@@ -1,5 +1,5 @@
 """Boxes as what a network can predict."""
 
-from .delta_xywh_bbox_coder import DeltaXYWHBBoxCoder
+from .delta_xywh_bbox_coder import BaseBBoxCoder, DeltaXYWHBBoxCoder
 
-__all__ = ['DeltaXYWHBBoxCoder']
+__all__ = ['BaseBBoxCoder', 'DeltaXYWHBBoxCoder']

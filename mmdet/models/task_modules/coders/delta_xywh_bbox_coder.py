@@ -1,6 +1,7 @@
 """Boxes as offsets from anchors or proposals."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,32 @@ from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import BaseBoxes, clip_boxes, get_box_tensor
 
 
+class BaseBBoxCoder(ABC):
+    """Turns boxes into what a network can predict, and back; the base of coders of one's own.
+
+    Args:
+        use_box_type: an attribute that nothing here reads.
+    """
+
+    #: numbers of a box that is encoded
+    encode_size = 4
+
+    def __init__(self, use_box_type: bool = False, **kwargs) -> None:
+        self.use_box_type = use_box_type
+
+    @abstractmethod
+    def encode(self, bboxes: Tensor | BaseBoxes, gt_bboxes: Tensor | BaseBoxes) -> Tensor:
+        """Encode boxes (N, 4), seen from priors (N, 4), as (N, encode_size)."""
+
+    @abstractmethod
+    def decode(self, bboxes: Tensor | BaseBoxes, bboxes_pred: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Decode predictions (N, encode_size), seen from priors (N, 4), to boxes (N, 4); the third argument is the
+        image's shape, in which they end."""
+
+
 @TASK_UTILS.register_module()
 @accepts(use_box_type=False)
-class DeltaXYWHBBoxCoder:
+class DeltaXYWHBBoxCoder(BaseBBoxCoder):
     """Encodes boxes as offsets from priors, and decodes them (Girshick et al., R-CNN, 2014, app. C).
 
     With centres (x, y) and sizes (w, h), of the prior with index a, the deltas are (x - x_a) / w_a, (y - y_a) / h_a,
@@ -31,8 +55,6 @@ class DeltaXYWHBBoxCoder:
         >>> coder.encode(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[5.0, 0.0, 15.0, 10.0]]))
         tensor([[0.5000, 0.0000, 0.0000, 0.0000]])
     """
-
-    encode_size = 4
 
     def __init__(
         self,
