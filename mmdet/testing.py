@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from mmdet.config.names import find_config
-from mmdet.models.task_modules import SamplingResult
+from mmdet.models.task_modules.samplers import SamplingResult, sample_proposals
 from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -117,12 +117,5 @@ def demo_mm_sampling_results(
     thresholds = dict(pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
     assigner = TASK_UTILS.build(assigner_cfg or dict(type='MaxIoUAssigner', **thresholds))
     sampler = TASK_UTILS.build(sampler_cfg or dict(type='RandomSampler', num=512, pos_fraction=0.25))
-    results = []
     ignored = batch_gt_instances_ignore or [None] * len(proposals_list)
-    for i, (proposals, own, own_ignored) in enumerate(zip(proposals_list, batch_gt_instances, ignored)):
-        fields = {'priors' if key == 'bboxes' else key: value for key, value in proposals.items()}
-        priors = InstanceData(**fields)
-        levels = None if feats is None else [level[i : i + 1] for level in feats]
-        assigned = assigner.assign(priors, own, own_ignored)
-        results.append(sampler.sample(assigned, priors, own, feats=levels))
-    return results
+    return sample_proposals(assigner, sampler, proposals_list, batch_gt_instances, ignored, feats)

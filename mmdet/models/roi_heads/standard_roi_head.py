@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdet.models.task_modules import SamplingResult
+from mmdet.models.task_modules.samplers import SamplingResult, sample_proposals
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import bbox2roi
@@ -137,13 +137,7 @@ class StandardRoIHead(BaseModule):
             ``loss_cls``, ``loss_bbox`` and ``acc`` (percent) of :meth:`.BBoxHead.loss`; with a mask head ``loss_mask``.
         """
         objects, ignored, _ = unpack_gt_instances(batch_data_samples)
-        sampled = []
-        for i, (proposals, own, own_ignored) in enumerate(zip(rpn_results_list, objects, ignored)):
-            fields = {'priors' if key == 'bboxes' else key: value for key, value in proposals.items()}
-            priors = InstanceData(**fields)
-            assigned = self.bbox_assigner.assign(priors, own, own_ignored)
-            feats = [level[i : i + 1] for level in x]
-            sampled.append(self.bbox_sampler.sample(assigned, priors, own, feats=feats))
+        sampled = sample_proposals(self.bbox_assigner, self.bbox_sampler, rpn_results_list, objects, ignored, x)
         found = self.bbox_loss(x, sampled)
         losses = dict(found['loss_bbox'])
         if self.with_mask:

@@ -1,5 +1,6 @@
 """Which priors of an image the loss looks at."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,32 @@ class PseudoSampler(BaseSampler):
         positive, negative = assign_result.split()
         flags = torch.zeros(len(priors), dtype=torch.bool, device=priors.device)
         return SamplingResult(positive, negative, priors, gt_instances.bboxes, assign_result, flags, False)
+
+
+def sample_proposals(
+    assigner: Any,
+    sampler: Any,
+    proposals_list: Sequence[InstanceData],
+    batch_gt_instances: Sequence[InstanceData],
+    batch_gt_instances_ignore: Sequence[InstanceData | None],
+    feats: Sequence[Tensor] | None = None,
+) -> list[SamplingResult]:
+    """Choose the regions of each image to train with.
+
+    Args:
+        assigner, sampler: as :class:`.MaxIoUAssigner` and :class:`RandomSampler`.
+        proposals_list: of each image ``bboxes`` (K, 4) in pixels of the network's input, and whatever else.
+        batch_gt_instances, batch_gt_instances_ignore: objects of each image, and ignored ones, or None.
+        feats: maps (N, C, H_i, W_i), for a sampler that looks at the losses.
+
+    Returns:
+        What the sampler gives for each image; assigner and sampler know the boxes as ``priors``.
+    """
+    results = []
+    for i, (proposals, own, ignored) in enumerate(zip(proposals_list, batch_gt_instances, batch_gt_instances_ignore)):
+        fields = {'priors' if key == 'bboxes' else key: value for key, value in proposals.items()}
+        priors = InstanceData(**fields)
+        assigned = assigner.assign(priors, own, ignored)
+        levels = None if feats is None else [level[i : i + 1] for level in feats]
+        results.append(sampler.sample(assigned, priors, own, feats=levels))
+    return results
