@@ -35,8 +35,9 @@ class BaseDetDataset(BaseDataset):
     Args:
         skip_broken: in training, the largest share of images that may turn out to be unreadable. Each is logged and
             another sample taken in its place; beyond the share, and by default at the first, the error ends the run.
-        ann_file, metainfo, data_root, data_prefix, filter_cfg, pipeline, test_mode, indices, serialize_data,
-            max_refetch, backend_args: as in mmengine's BaseDataset.
+        backend_args: of the images' and annotations' file backend.
+        ann_file, metainfo, data_root, data_prefix, filter_cfg, pipeline, test_mode: as in mmengine's BaseDataset, as
+            are indices, serialize_data, lazy_init and max_refetch.
 
     Raises:
         ValueError: a share that is none. FileNotFoundError, TypeError, ValueError: of a sample, what went wrong with

@@ -78,7 +78,7 @@ def test_a_missing_image_is_named(folder):
 
 def test_another_is_taken_up_to_the_share(folder, monkeypatch):
     said = []
-    monkeypatch.setattr('mmdet.datasets.coco.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr('mmdet.datasets.base_det_dataset.print_log', lambda text, *_: said.append(text))
     path = images(folder)[2]
     path.write_bytes(b'')
     data = dataset(folder, skip_broken=0.2)  # one of six
