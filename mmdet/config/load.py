@@ -46,11 +46,11 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
     return cfg
 
 
-def _import_problem(error: BaseException) -> str:
+def _import_problem(error: ImportError) -> str:
     """What kept a module from being imported; mmengine leaves it out."""
-    while isinstance(error.__cause__ or error.__context__, ImportError):
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    text = explain(error) if isinstance(error, ImportError) else str(error)
+    while isinstance(inner := error.__cause__ or error.__context__, ImportError):
+        error = inner
+    text = explain(error)
     if isinstance(error, ModuleNotFoundError) and not text.startswith('mmdet'):
         text += f'; modules are looked for in the folder of the run, {os.getcwd()}, and in those of PYTHONPATH'
     return text

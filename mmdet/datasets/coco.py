@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -295,7 +296,7 @@ class CocoDataset(BaseDetDataset):
             return self._images[self.data_bytes.view(np.int64)]
         return self.data_list if isinstance(self.data_list, _Images) else None
 
-    @property
+    @cached_property
     def cat_img_map(self) -> dict:
         """The ids of the images in which there is an object, by the id of its category, for those that are classes."""
         table = read_table(self.ann_file, self.backend_args, self.cache)

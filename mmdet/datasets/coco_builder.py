@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .coco_file import LARGEST, LONGEST, other_size, outline, refer
-from .transforms.loading import rle_problem
+from .coco_file import LARGEST, LONGEST, outline, refer
+from .transforms.loading import other_size, rle_problem
 
 
 class ImageEntry(msgspec.Struct, gc=False):
@@ -85,9 +85,9 @@ class TableBuilder:
             if isinstance(one.segmentation, dict):
                 if rle_problem(one.segmentation):
                     raise ValueError
-                if size is not None and tuple(one.segmentation['size']) != size:
-                    text = other_size(one.segmentation['size'], size)
-                    self.strays['segmentation'].setdefault(text, len(self.spoilt))
+                own = one.segmentation['size']
+                if size is not None and tuple(own) != size and not self.strays['segmentation']:
+                    self.strays['segmentation'][f'segmentation {other_size(own, size)}'] = len(self.spoilt)
                 kept = {key: one.segmentation[key] for key in ('size', 'counts')}
                 self.rle.frombytes(json.dumps(kept).encode())
             else:

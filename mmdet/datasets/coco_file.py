@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import mmengine
 import numpy as np
 
-from .transforms.loading import rle_problem
+from .transforms.loading import other_size, rle_problem
 
 #: pixels; no side of an image and no coordinate is larger
 LARGEST = 2**20
@@ -104,7 +104,12 @@ def faults(data: Any) -> Iterator[Fault]:
             yield from coordinates.add(i, annotation)
             mask, size = annotation.get('segmentation'), sizes.get(annotation['image_id'])
             if isinstance(mask, dict) and size is not None and tuple(mask['size']) != size:
-                yield Fault('annotations', i, f'{place(i, annotation)}: {other_size(mask["size"], size)}', masks=True)
+                yield Fault(
+                    'annotations',
+                    i,
+                    f'{place(i, annotation)}: segmentation {other_size(mask["size"], size)}',
+                    masks=True,
+                )
     yield from coordinates.check()
 
 
@@ -127,11 +132,6 @@ def _structure(key: str, items: Sequence) -> Iterator[Fault]:
 def place(index: int, annotation: dict) -> str:
     """Say where an annotation is in its file."""
     return f'annotations[{index}]' + (f' (id {reprlib.repr(annotation["id"])})' if 'id' in annotation else '')
-
-
-def other_size(own: Sequence[int], size: Sequence[int]) -> str:
-    """Say that a mask of one size (height, width) is in an image of another."""
-    return f'segmentation has the size {list(own)}, its image {list(size)} (height, width)'
 
 
 def number(value: Any) -> int | float | None:

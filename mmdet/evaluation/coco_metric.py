@@ -181,17 +181,18 @@ class CocoMetric(BaseMetric):
             ValueError: the metric is 'segm' and there are no masks; neither ``ann_file`` nor ``instances``.
         """
         for sample in data_samples:
-            truth = dict(img_id=sample['img_id'])
+            key = sample['img_id']
+            truth = dict(img_id=key.item() if isinstance(key, np.generic) else key)  # JSON knows no NumPy
             if self.table is None:
                 if 'instances' not in sample:
                     raise ValueError(NO_TRUTH)
-                height, width = sample['ori_shape']
+                height, width = (int(side) for side in sample['ori_shape'])
                 truth.update(
                     height=height, width=width, anns=sample['instances'], file_name=sample.get('img_path') or '?'
                 )
             found = sample['pred_instances']
             result = dict(
-                img_id=sample['img_id'],
+                img_id=truth['img_id'],
                 bboxes=found['bboxes'].cpu().numpy(),
                 scores=found['scores'].cpu().numpy(),
                 labels=found['labels'].cpu().numpy(),
@@ -285,7 +286,7 @@ class CocoMetric(BaseMetric):
 
     def _load(self, truths: list[dict]) -> COCO:
         if self._coco is None or self.table is None:
-            table = self.table
+            table, path = self.table, self.ann_file
             if table is None:
                 data = gather_truth(truths, (self.dataset_meta or {}).get('classes') or ())
                 path = 'of the samples' if self.outfile_prefix is None else f'{self.outfile_prefix}.gt.json'
@@ -296,7 +297,7 @@ class CocoMetric(BaseMetric):
             self._coco, self._coco_masks, without_mask = make_truth(table)
             if without_mask and 'segm' in self.metrics:
                 print_log(
-                    f'{self.ann_file}: {without_mask} objects without a mask; for masks their boxes are regions '
+                    f'ann_file {path}: {without_mask} objects without a mask; for masks their boxes are regions '
                     'in which detections do not count',
                     'current',
                     logging.WARNING,

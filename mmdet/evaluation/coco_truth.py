@@ -104,6 +104,8 @@ def gather_truth(truths: Sequence[dict], classes: Sequence[str]) -> dict:
             mask = one.get('mask')
             if isinstance(mask, dict) and isinstance(mask['counts'], bytes):
                 mask = dict(mask, counts=mask['counts'].decode())
+            if isinstance(mask, (list, tuple)):
+                mask = [np.asarray(polygon).tolist() for polygon in mask]
             if mask:
                 annotation['segmentation'] = mask
             annotations.append(annotation)

@@ -266,6 +266,11 @@ def test_classes_that_are_no_tuple_of_names(tmp_path):
     assert dataset(tmp_path, classes=str(tmp_path / 'names.txt')).cat2label == {90: 0, 7: 1}
 
 
+def test_images_by_category(tmp_path):
+    data = dataset(tmp_path, test_mode=True)
+    assert data.cat_ids == [90, 7] and data.cat_img_map == {90: [3, 8], 7: [3, 8, 10]}
+
+
 def test_an_image_as_a_subclass_reads_it(tmp_path):
     class Own(CocoDataset):
         def parse_data_info(self, raw_data_info):

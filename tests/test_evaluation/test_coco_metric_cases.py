@@ -232,6 +232,8 @@ def test_objects_of_the_samples(ann_file, content, tmp_path):
     assert numbers == evaluate(CocoMetric(ann_file, **options), samples)
     assert 0 < numbers['coco/bbox_mAP'] < 1
     assert numbers == evaluate(CocoMetric(str(tmp_path / 'of.gt.json'), **options), samples)
+    odd = [dict(one, img_id=np.int64(one['img_id']), ori_shape=np.array(SIZE)) for one in samples]
+    assert evaluate(CocoMetric(**options, outfile_prefix=str(tmp_path / 'odd')), odd) == numbers
     # the next epoch's objects are its own
     metric = CocoMetric(**options)
     assert evaluate(metric, [dict(one, instances=[]) for one in samples])['coco/bbox_mAP'] == -1

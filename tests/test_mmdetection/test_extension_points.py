@@ -61,7 +61,7 @@ def test_a_subclass_finds_mmdetections_attributes():
     assert missing == {
         *('ResNet.stage_with_dcn', 'FPN.fp16_enabled', 'RPNHead.fp16_enabled', 'FCNMaskHead.upsample_cfg'),
         *('Shared2FCBBoxHead.debug_imgs', 'FCNMaskHead.debug_imgs', 'Shared2FCBBoxHead.custom_accuracy'),
-        'RandomSampler.rng',
+        *('RandomSampler.rng', 'RandomSampler.pos_sampler', 'RandomSampler.neg_sampler'),
     }
 
 

@@ -12,7 +12,7 @@ from mmdet.structures.bbox import autocast_box_type
 from .base import DetTransform, record_homography
 
 CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
-#: of which there is one for each object; the last is nobody's here
+#: of which there is one for each object, the last of data sets of one's own
 OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks', 'gt_instances_ids')
 
 
@@ -57,7 +57,7 @@ class RandomCrop(DetTransform):
         bbox_clip_border: bool = True,
     ) -> None:
         if crop_type not in CROP_TYPES:
-            raise ValueError(f'RandomCrop: Invalid crop_type {crop_type!r}; must be one of {CROP_TYPES}')
+            raise ArgumentError(f'RandomCrop: Invalid crop_type {crop_type!r}; must be one of {CROP_TYPES}')
         relative = crop_type.startswith('relative')
         largest = 1 if relative else float('inf')
         numbers = (int, float) if relative else int

@@ -154,8 +154,13 @@ def rle_problem(mask: dict, size: Sequence[int] | None = None) -> str:
             'cannot be read' if runs is None else f'add up to {sum(runs)}'
         )
     if size is not None and list(own) != list(size):
-        return f'has the size {list(own)}, its image {list(size)} (height, width)'
+        return other_size(own, size)
     return ''
+
+
+def other_size(own: Sequence[int], size: Sequence[int]) -> str:
+    """Say that a mask of one size (height, width) is in an image of another."""
+    return f'has the size {list(own)}, its image {list(size)} (height, width)'
 
 
 def _runs(text: bytes) -> list[int] | None:

@@ -112,7 +112,6 @@ class BaseSampler:
         self.pos_fraction = pos_fraction
         self.neg_pos_ub = neg_pos_ub
         self.add_gt_as_proposals = add_gt_as_proposals
-        self.pos_sampler = self.neg_sampler = self
         # Those chosen here are different ones; to look for equal ones would read back from a GPU.
         own = (getattr(type(self), name, None) for name in ('_sample_pos', '_sample_neg', 'random_choice'))
         self._different = all(getattr(one, '__module__', 'mmdet.').startswith('mmdet.') for one in own)
