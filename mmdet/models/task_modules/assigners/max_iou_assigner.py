@@ -101,11 +101,13 @@ def assign_valid(
         found.gt_inds = found.gt_inds.masked_fill(~valid, -1)
         return found
     found = assigner.assign(InstanceData(priors=priors[valid]), gt_instances, gt_instances_ignore)
-    parts = []
-    for part, other in ((found.gt_inds, -1), (found.max_overlaps, 0), (found.labels, -1)):
-        parts.append(part.new_full(valid.shape, other))
-        parts[-1][valid] = part
-    return AssignResult(found.num_gts, *parts)
+    for name, other in dict(gt_inds=-1, max_overlaps=0, labels=-1).items():
+        part = getattr(found, name)
+        if part is not None:  # labels may be, of an assigner of one's own
+            whole = part.new_full(valid.shape, other)
+            whole[valid] = part
+            setattr(found, name, whole)
+    return found
 
 
 class BaseAssigner(ABC):
