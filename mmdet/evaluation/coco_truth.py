@@ -88,10 +88,18 @@ def gather_truth(truths: Sequence[dict], classes: Sequence[str]) -> dict:
 
     Returns:
         ``images``, ``categories`` and ``annotations``, numbered from 1; an area is that of the box.
+
+    Raises:
+        ValueError: a label that is none of the classes'.
     """
     annotations: list[dict] = []
     for truth in truths:
         for one in truth['anns']:
+            if not 0 <= one['bbox_label'] < len(classes):
+                raise ValueError(
+                    f'CocoMetric: image {truth["img_id"]!r}: an object has the label {one["bbox_label"]}, and the data '
+                    f'set {len(classes)} classes; its metainfo.classes must name all'
+                )
             x1, y1, x2, y2 = (float(value) for value in one['bbox'])
             annotation = dict(
                 id=len(annotations) + 1,

@@ -234,6 +234,9 @@ def test_objects_of_the_samples(ann_file, content, tmp_path):
     assert numbers == evaluate(CocoMetric(str(tmp_path / 'of.gt.json'), **options), samples)
     odd = [dict(one, img_id=np.int64(one['img_id']), ori_shape=np.array(SIZE)) for one in samples]
     assert evaluate(CocoMetric(**options, outfile_prefix=str(tmp_path / 'odd')), odd) == numbers
+    wrong = dict(samples[0], instances=[dict(samples[0]['instances'][0], bbox_label=2)])
+    with pytest.raises(ValueError, match='image 3: an object has the label 2, and the data set 2 classes'):
+        evaluate(CocoMetric(), [wrong, *samples[1:]])
     # the next epoch's objects are its own
     metric = CocoMetric(**options)
     assert evaluate(metric, [dict(one, instances=[]) for one in samples])['coco/bbox_mAP'] == -1
