@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torchvision.ops import box_iou
 
-from mmdet.models.layers import batched_nms, multiclass_nms
+from mmdet.models.layers import batched_nms, bbox_nms, multiclass_nms
 from mmdet.models.layers.bbox_nms import soft_nms
 
 
@@ -104,3 +105,21 @@ def test_boxes_without_nms_are_sorted():
     boxes, scores = crowd(9)
     detections, keep = batched_nms(boxes, scores, torch.zeros(9).long(), None)
     assert keep.tolist() == scores.argsort(descending=True).tolist() and torch.equal(detections[:, 4], scores[keep])
+
+
+def test_index_by_index_is_as_all_at_once(monkeypatch):
+    """Which of both it is follows from the device, and from whether boxes begin before 0 and may meet when moved."""
+    calls = []
+    monkeypatch.setattr(bbox_nms, 'nms', lambda *args, **cfg: calls.append(0) or torchvision.ops.nms(*args, **cfg))
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(40):
+        corner = torch.rand(300, 2, generator=generator) * 100 - int(trial % 3 == 0)
+        boxes = torch.cat([corner, corner + torch.rand(300, 2, generator=generator) * 40], 1)
+        scores = torch.rand(300, generator=generator)
+        scores = (scores * 20).round() / 20 if trial % 2 else scores  # ties
+        index = torch.randint(0, 5, (300,), generator=generator)
+        calls.clear()
+        _, kept = batched_nms(boxes, scores, index, dict(type='nms', iou_threshold=0.5))
+        assert len(calls) == (1 if trial % 3 == 0 else 5)
+        moved = boxes + (index * (boxes.max() + 1))[:, None]
+        assert torch.equal(kept, torchvision.ops.nms(moved, scores, 0.5))

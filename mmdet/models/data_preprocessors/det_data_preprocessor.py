@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import ImgDataPreprocessor
 
@@ -83,7 +84,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             training: pad masks and run the ``batch_augments`` as well.
 
         Returns:
-            ``inputs`` float32 (N, 3, H', W') on the device, and ``data_samples``. A sample's metainfo has
+            ``inputs`` float32 (N, 3, H', W') on the device, on the CPU in channels-last memory, and ``data_samples``. A sample's metainfo has
             ``batch_input_shape``, (H', W'), and ``pad_shape``, the image's own size rounded up to multiples of
             ``pad_size_divisor``, both (height, width).
         """
@@ -101,6 +102,9 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         if training:
             for augment in self.batch_augments:
                 data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
+        if data['inputs'].device.type == 'cpu':
+            # All maps behind it are so as well; convolutions need not reorder them, and RoIAlign takes them as they are.
+            data['inputs'] = data['inputs'].contiguous(memory_format=torch.channels_last)
         return data
 
     def _get_pad_shape(self, data: dict) -> list[tuple[int, ...]]:

@@ -7,15 +7,15 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
-from torchvision.ops import roi_align
 
+from mmdet.ops.roi_align import roi_align
 from mmdet.registry import MODELS
 
 
 class RoIAlign(nn.Module):
     """Samples regions of a feature map on a grid, with sampling points at pixel centres (He et al., Mask R-CNN, 2017).
 
-    It is torchvision's ``roi_align``; half precision is computed in float32.
+    It is :func:`~mmdet.ops.roi_align.roi_align`; half precision is computed in float32.
 
     Args:
         output_size: bins, or (rows, columns) of them.
@@ -165,4 +165,5 @@ class SingleRoIExtractor(BaseModule):
         own = rois[order].to(feats[0].device, non_blocking=True).split(numbers)
         # Without regions too: every map stays in the graph, on every rank.
         found = torch.cat([layer(x, part) for x, layer, part in zip(feats, self.roi_layers, own)])
-        return torch.empty_like(found).index_copy(0, order.to(found.device, non_blocking=True), found)
+        # in ordinary memory, whatever the layers' own: heads flatten it, or view it as they like
+        return found.new_empty(found.shape).index_copy(0, order.to(found.device, non_blocking=True), found)

@@ -7,8 +7,8 @@ import mmcv
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from mmdet.ops.roi_align import roi_align
 from mmdet.structures.bbox import HorizontalBoxes
 
 from .polygons import clip_polygon, polygons_to_bitmap
