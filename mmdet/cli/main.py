@@ -26,6 +26,7 @@ COMMANDS = {
     'analyze norms': ('mmdet.analysis.norm_statistics', 'AP with running, own and recomputed statistics'),
     'analyze fidelity': ('mmdet.analysis.fidelity', "how far CBN's carried statistics are from the true ones"),
     'analyze digits': ('mmdet.analysis.small_batch', 'norms with small batches on 8x8 digits, in minutes'),
+    'benchmark': ('mmdet.analysis.benchmark', 'how fast this is beside torchvision and mmdetection'),
     'convert publish': ('mmdet.converters.publish', 'the weights of a checkpoint alone, ready to hand out'),
     'convert torchvision': ('mmdet.converters.torchvision', "torchvision's Faster and Mask R-CNN to a checkpoint"),
     'convert voc': ('mmdet.converters.pascal_voc', "Pascal VOC's annotations to COCO's"),

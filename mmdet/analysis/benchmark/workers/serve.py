@@ -1,0 +1,78 @@
+"""The loop of a worker. It imports nothing of this package: it runs beside other detectors too."""
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+
+def resident(key):
+    """Bytes of this process, by the system's name for them; 0 where it doesn't say."""
+    try:
+        lines = Path('/proc/self/status').read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def peak(work, device):
+    """Most memory that ``work()`` holds beyond what is held before, in bytes; None where the system doesn't say."""
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')  # resets the peak of the resident memory
+    except OSError:
+        return None
+    before = resident('VmRSS')
+    work()
+    return resident('VmHWM') - before
+
+
+def mixed(settings):
+    """A context of mixed precision, if the settings want it."""
+    return torch.autocast(settings['device'], torch.bfloat16) if settings['amp'] else nullcontext()
+
+
+def main(prepare):
+    """Prepare the work that the settings name, do it twice, and then as the lines say.
+
+    Args:
+        prepare: takes the settings, and returns a function without arguments.
+    """
+    answers, settings = os.fdopen(int(sys.argv[1]), 'w'), json.loads(sys.argv[2])
+    device = settings.get('device', 'cpu')
+    if settings.get('threads'):
+        torch.set_num_threads(settings['threads'])
+    work = prepare(settings)
+    for _ in range(settings.get('warmup', 2)):
+        result = work()
+
+    def answer(value):
+        print(json.dumps(value), file=answers, flush=True)
+
+    answer(result if isinstance(result, (int, float, list)) else None)
+    for line in sys.stdin:
+        if line.strip() == 'peak':
+            answer(peak(work, device))
+            continue
+        gc.collect()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        answer(time.perf_counter() - start)
