@@ -1,7 +1,5 @@
 """COCO's average precision."""
 
-import contextlib
-import io
 import itertools
 import json
 import logging
@@ -12,7 +10,6 @@ import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
@@ -23,8 +20,9 @@ from mmdet.mmdetection.arguments import ArgumentError, accepts
 from mmdet.registry import METRICS
 from mmdet.structures.mask import encode_mask_results
 
-from .coco_truth import check_masks, gather_truth, make_truth
+from .coco_truth import gather_truth
 from .recall import average_recalls
+from .scoring import Found, Scores, Truth
 from .summary import item_names, of_class, summarize
 
 METRIC_NAMES = ('bbox', 'segm', 'proposal', 'proposal_fast')
@@ -129,7 +127,7 @@ class CocoMetric(BaseMetric):
                     f'CocoMetric: outfile_prefix {outfile_prefix}: there can be no such folder ({error.strerror})'
                 ) from None
         self.backend_args = backend_args
-        self._coco: COCO | None = None
+        self._truth: Truth | None = None
 
     @property
     def dataset_meta(self) -> dict | None:
@@ -246,46 +244,54 @@ class CocoMetric(BaseMetric):
         pairs = sorted(results, key=lambda pair: pair[0]['img_id'])
         truth = self._load([of_image for of_image, _ in pairs])
         results = [result for _, result in pairs]
-        formatted = self._format(results)
-        for kind, items in formatted.items():
-            if self.outfile_prefix is not None:
-                write_atomic(json.dumps(items).encode(), f'{self.outfile_prefix}.{kind}.json')
-        if self.format_only:
-            print_log(f'results written to {Path(str(self.outfile_prefix)).parent}', 'current')
-            return {}
-        image_ids = [result['img_id'] for result in results]
-        strange = [key for key in image_ids if key not in truth.imgs]
+        strange = [result['img_id'] for result in results if result['img_id'] not in truth.place]
         if strange:
             raise ValueError(
                 f'CocoMetric: ann_file {self.ann_file} has no image with the id {strange[0]!r}, and '
                 f'{len(strange) - 1} more of the data set; give the annotations of the data set'
             )
+        found = self._gather(truth, results)
+        for kind in ('bbox', 'segm') if self.outfile_prefix is not None else ():
+            if kind == 'bbox' or found.masks is not None:
+                write_atomic(json.dumps(found.items(truth, kind)).encode(), f'{self.outfile_prefix}.{kind}.json')
+        if self.format_only:
+            print_log(f'results written to {Path(str(self.outfile_prefix)).parent}', 'current')
+            return {}
+        images = np.array([truth.place[result['img_id']] for result in results], dtype=np.int64)
         numbers = {}
         for metric in self.metrics:
             if metric == 'proposal_fast':
                 numbers.update(self._recalls(truth, results))
                 continue
-            kind = 'segm' if metric == 'segm' else 'bbox'
-            coco = self._coco_masks if kind == 'segm' else truth
-            if kind == 'segm':
-                check_masks(coco, formatted[kind])
-            numbers.update(self._evaluate_one(coco, metric, formatted[kind], image_ids))
+            if metric == 'segm':
+                truth.check_masks(found)
+            if not len(found.scores):
+                print_log(f'{metric}: no detections at all', 'current', logging.WARNING)
+            scores = truth.score(
+                found,
+                'segm' if metric == 'segm' else 'bbox',
+                images,
+                [place for place in self._places if place >= 0],
+                self.proposal_nums,
+                self.iou_thrs,
+                use_cats=metric != 'proposal',
+            )
+            values = summarize(scores, self.proposal_nums)
+            classes = self._print(metric, values, scores)
+            numbers.update({name: round(values[item], 4) for name, item in self._items(metric)}, **classes)
         return numbers
 
-    def _recalls(self, truth: COCO, results: list[dict]) -> dict[str, float]:
+    def _recalls(self, truth: Truth, results: list[dict]) -> dict[str, float]:
         thresholds = np.array(self.iou_thrs or COCOeval(iouType='bbox').params.iouThrs)
-        objects = []
-        for result in results:
-            own = [one['bbox'] for one in truth.imgToAnns[result['img_id']] if not one['iscrowd']]
-            boxes = np.array(own, dtype=float).reshape(-1, 4)
-            objects.append(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+        boxes = truth.boxes()
+        objects = [boxes[truth.place[result['img_id']]] for result in results]
         found = average_recalls(objects, [result['bboxes'] for result in results], self.proposal_nums, thresholds)
         rows = [['', 'value'], *([f'AR@{number}', f'{value:.3f}'] for number, value in zip(self.proposal_nums, found))]
         print_log('\nproposal_fast\n' + AsciiTable(rows).table, MMLogger.get_current_instance())
         return {f'AR@{number}': value for number, value in zip(self.proposal_nums, found)}
 
-    def _load(self, truths: list[dict]) -> COCO:
-        if self._coco is None or self.table is None:
+    def _load(self, truths: list[dict]) -> Truth:
+        if self._truth is None or self.table is None:
             table, path = self.table, self.ann_file
             if table is None:
                 data = gather_truth(truths, (self.dataset_meta or {}).get('classes') or ())
@@ -294,71 +300,55 @@ class CocoMetric(BaseMetric):
                 if self.outfile_prefix is not None:
                     write_atomic(json.dumps(data).encode(), path)
                 table = make_table(path, data)
-            self._coco, self._coco_masks, without_mask = make_truth(table)
-            if without_mask and 'segm' in self.metrics:
+            self._truth = truth = Truth(table)
+            if truth.without_mask and 'segm' in self.metrics:
                 print_log(
-                    f'ann_file {path}: {without_mask} objects without a mask; for masks their boxes are regions '
+                    f'ann_file {path}: {truth.without_mask} objects without a mask; for masks their boxes are regions '
                     'in which detections do not count',
                     'current',
                     logging.WARNING,
                 )
             # Of two categories of one name one has objects.
-            used = {one['category_id'] for one in self._coco.dataset['annotations']}
-            names = {name: key for key, name in table.categories}
-            names.update((name, key) for key, name in table.categories if key in used)
+            used = set(table.arrays['category'][truth.objects].tolist())
+            names = {name: place for place, (_, name) in enumerate(table.categories)}
+            names.update((name, place) for place, (_, name) in enumerate(table.categories) if place in used)
             self._classes = list((self.dataset_meta or {}).get('classes') or names)
-            #: None of a class that the file does not have
-            self._cat_ids = [names.get(name) for name in self._classes]
-        return self._coco
+            #: in the file's categories; -1 of a class that it does not have
+            self._places = [names.get(name, -1) for name in self._classes]
+        return self._truth
 
-    def _format(self, results: list[dict]) -> dict[str, list[dict]]:
-        formatted: dict[str, list[dict]] = dict(bbox=[])
+    def _gather(self, truth: Truth, results: list[dict]) -> Found:
+        """The detections of all images, without those of classes that the file does not have."""
+        number = [len(result['scores']) for result in results]
+        image = np.repeat([truth.place[result['img_id']] for result in results], number).astype(np.int64)
+        boxes = np.concatenate([np.zeros((0, 4)), *(result['bboxes'] for result in results)]).astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        scores = np.concatenate([np.zeros(0), *(result['scores'] for result in results)]).astype(float)
+        labels = np.concatenate([np.zeros(0), *(result['labels'] for result in results)]).astype(np.int64)
+        category = np.array(self._places, dtype=np.int64)[labels] if len(labels) else labels
+        masks = None
         if any('masks' in result for result in results):
-            formatted['segm'] = []
-        for result in results:
-            boxes = result['bboxes'].astype(float)
-            boxes[:, 2:] -= boxes[:, :2]
-            for i, (box, score, label) in enumerate(zip(boxes.tolist(), result['scores'].tolist(), result['labels'])):
-                if self._cat_ids[label] is None:
-                    continue
-                item = dict(image_id=result['img_id'], category_id=self._cat_ids[label], score=score)
-                formatted['bbox'].append(dict(item, bbox=box))
-                if 'masks' in result:
-                    formatted['segm'].append(dict(item, segmentation=result['masks'][i]))
-        return formatted
+            masks = [mask for result in results for mask in result['masks']]
+        if (category < 0).any():
+            kept = np.flatnonzero(category >= 0)
+            image, category, boxes, scores = (part[kept] for part in (image, category, boxes, scores))
+            masks = None if masks is None else [masks[i] for i in kept]
+        return Found(image, category, boxes, scores, masks)
 
-    def _evaluate_one(self, coco: COCO, metric: str, items: list[dict], image_ids: list) -> dict[str, float]:
-        if not items:
-            print_log(f'{metric}: no detections at all', 'current', logging.WARNING)
-        with contextlib.redirect_stdout(io.StringIO()):
-            detections = coco.loadRes([dict(item) for item in items]) if items else COCO()
-            evaluation = COCOeval(coco, detections, 'segm' if metric == 'segm' else 'bbox')
-            params = evaluation.params
-            params.catIds = [key for key in self._cat_ids if key is not None]
-            params.imgIds, params.maxDets = image_ids, list(self.proposal_nums)
-            if self.iou_thrs is not None:
-                params.iouThrs = np.array(self.iou_thrs)
-            params.useCats = int(metric != 'proposal')
-            evaluation.evaluate()
-            evaluation.accumulate()
-        numbers = summarize(evaluation, self.proposal_nums)
-        classes = self._print(metric, numbers, evaluation)
-        return {**{name: round(numbers[item], 4) for name, item in self._items(metric)}, **classes}
-
-    def _print(self, metric: str, numbers: dict, evaluation: COCOeval) -> dict[str, float]:
+    def _print(self, metric: str, numbers: dict, scores: Scores) -> dict[str, float]:
         """Log the tables, and return each class's AP if it is asked for: three digits, nan without an object."""
         classes = {}
         rows = [['', 'value'], *([name, f'{value:.3f}'] for name, value in numbers.items())]
         text = f'\n{metric}\n' + AsciiTable(rows).table
         if self.classwise is not False and metric != 'proposal':
             rows = [['category', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']]
-            for name, cat_id in zip(self._classes, self._cat_ids):
-                if cat_id is None:
+            there = iter(range(len(self._classes)))
+            for name, place in zip(self._classes, self._places):
+                if place < 0:
                     rows.append([name] + ['-'] * 6)
                     classes[f'{name}_precision'] = float('nan')
                     continue
-                i = evaluation.params.catIds.index(cat_id)  # COCOeval has sorted them
-                values = list(summarize(of_class(evaluation, i), self.proposal_nums).values())[:6]
+                values = list(summarize(of_class(scores, next(there)), self.proposal_nums).values())[:6]
                 rows.append([name] + ['-' if value < 0 else f'{value:.3f}' for value in values])
                 classes[f'{name}_precision'] = float('nan') if values[0] < 0 else round(values[0], 3)
             text += '\n' + AsciiTable(rows).table

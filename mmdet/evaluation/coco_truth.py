@@ -57,26 +57,6 @@ def make_truth(table: CocoTable) -> tuple[COCO, COCO, int]:
     return truth, masks, len(without_mask)
 
 
-def check_masks(masks: COCO, items: Sequence[dict]) -> None:
-    """Refuse masks of objects and detections that cannot be compared; pycocotools would find no overlap.
-
-    Args:
-        masks: the objects.
-        items: the detections, in COCO's format of results, with run-length encodings.
-
-    Raises:
-        ValueError: in an image they have other sizes.
-    """
-    sizes = {item['image_id']: item['segmentation']['size'] for item in items}
-    for one in masks.dataset['annotations']:
-        mask, size = one['segmentation'], sizes.get(one['image_id'])
-        if isinstance(mask, dict) and size is not None and list(mask['size']) != list(size):
-            raise ValueError(
-                f'CocoMetric: image {one["image_id"]!r}: the mask of an object has the size {mask["size"]} (height, '
-                f'width), that of a detection {list(size)}'
-            )
-
-
 def gather_truth(truths: Sequence[dict], classes: Sequence[str]) -> dict:
     """Make the contents of a COCO annotation file of what comes with the samples.
 

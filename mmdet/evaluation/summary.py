@@ -1,11 +1,11 @@
 """The numbers of an evaluation."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+
+from .scoring import Scores
 
 
 def item_names(max_dets: Sequence[int]) -> list[str]:
@@ -22,11 +22,11 @@ def item_names(max_dets: Sequence[int]) -> list[str]:
     ]
 
 
-def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
-    """Compute the twelve numbers of an accumulated evaluation, 0 to 1; -1 where there is no object to find.
+def summarize(scores: Scores, max_dets: Sequence[int]) -> OrderedDict:
+    """Compute the twelve numbers of an evaluation, 0 to 1; -1 where there is no object to find.
 
     Args:
-        evaluation: after ``accumulate()``.
+        scores: with all three areas.
         max_dets: numbers of detections an image, ascending; AP is that with the largest.
 
     Returns:
@@ -34,20 +34,19 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
         pixels), medium (to 96^2) and large objects; ``AR@N`` for each N of ``max_dets``; ``AR_s@N``, ``AR_m@N``,
         ``AR_l@N`` with the largest.
     """
-    thresholds = evaluation.params.iouThrs
 
     def mean(values):
         values = values[values > -1]
         return float(values.mean()) if values.size else -1.0
 
     def precision(threshold=None, area=0):
-        values = evaluation.eval['precision'][:, :, :, area, -1]
+        values = scores.precision[:, :, :, area, -1]
         if threshold is not None:
-            values = values[np.isclose(thresholds, threshold)]
+            values = values[np.isclose(scores.iou_thrs, threshold)]
         return mean(values)
 
     def recall(area=0, detections=-1):
-        return mean(evaluation.eval['recall'][:, :, area, detections])
+        return mean(scores.recall[:, :, area, detections])
 
     return OrderedDict(
         zip(
@@ -64,11 +63,7 @@ def summarize(evaluation: COCOeval, max_dets: Sequence[int]) -> OrderedDict:
     )
 
 
-def of_class(evaluation: COCOeval, number: int) -> COCOeval:
-    """Return an accumulated evaluation of one class alone, the one with this position in ``params.catIds``."""
-    part = copy.copy(evaluation)
-    part.eval = dict(
-        precision=evaluation.eval['precision'][:, :, number : number + 1],
-        recall=evaluation.eval['recall'][:, number : number + 1],
-    )
-    return part
+def of_class(scores: Scores, number: int) -> Scores:
+    """Return the scores of one class alone, the one at this position."""
+    own = slice(number, number + 1)
+    return scores._replace(precision=scores.precision[:, :, own], recall=scores.recall[:, own])

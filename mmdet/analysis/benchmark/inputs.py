@@ -121,7 +121,7 @@ def detections(folder: Path, images: int, per_image: int = VAL2017[2]) -> None:
 
 
 def weights(folder: Path, image: str, candidates: int = 300) -> None:
-    """Write random weights of a Mask R-CNN R-50-FPN, ``vision.pth`` with torchvision's names, ``toolbox.pth`` with ours.
+    """Write random weights of Mask R-CNN R-50-FPN: ``vision.pth`` with torchvision's names, ``toolbox.pth`` with ours.
 
     Args:
         image: in which so many pairs of a region and a class get a score above 0.05, as of a trained detector.

@@ -84,9 +84,9 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             training: pad masks and run the ``batch_augments`` as well.
 
         Returns:
-            ``inputs`` float32 (N, 3, H', W') on the device, on the CPU in channels-last memory, and ``data_samples``. A sample's metainfo has
-            ``batch_input_shape``, (H', W'), and ``pad_shape``, the image's own size rounded up to multiples of
-            ``pad_size_divisor``, both (height, width).
+            ``inputs`` float32 (N, 3, H', W') on the device, on the CPU in channels-last memory, and ``data_samples``. A
+            sample's metainfo has ``batch_input_shape``, (H', W'), and ``pad_shape``, the image's own size rounded up to
+            multiples of ``pad_size_divisor``, both (height, width).
         """
         shapes = self._get_pad_shape(data)
         data = super().forward(data, training)
@@ -103,7 +103,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             for augment in self.batch_augments:
                 data['inputs'], data['data_samples'] = augment(data['inputs'], data['data_samples'])
         if data['inputs'].device.type == 'cpu':
-            # All maps behind it are so as well; convolutions need not reorder them, and RoIAlign takes them as they are.
+            # So are all maps behind it: convolutions need not reorder them, and RoIAlign takes them as they are.
             data['inputs'] = data['inputs'].contiguous(memory_format=torch.channels_last)
         return data
 
