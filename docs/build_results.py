@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmdet.comparison.report import write_report
 from mmdet.comparison.results import show
-from mmdet.config.options import make_parser
+from mmdet.options import make_parser
 from mmdet.run.ending import run_main
 
 DOCS = Path(__file__).parent

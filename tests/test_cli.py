@@ -72,3 +72,19 @@ def test_of_what_nobody_has_foreseen_the_traceback_is_shown():
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr
     assert done.stderr.splitlines()[-1] == 'error: ZeroDivisionError: division by zero'
+
+
+@pytest.mark.parametrize(
+    'words, heavy',
+    [
+        (['-c', 'import mmdet'], ['mmengine', 'torch', 'numpy', 'json']),
+        (['-m', 'mmdet', 'train', '--help'], ['torch', 'cv2']),
+        (['-m', 'mmdet', 'test', '--help'], ['torch', 'cv2']),
+    ],
+)
+def test_the_first_words_do_not_wait_for_torch(words, heavy):
+    """Which takes a second or more to import."""
+    run = subprocess.run([sys.executable, '-X', 'importtime', *words], capture_output=True, text=True)
+    imported = {line.rpartition('|')[2].strip() for line in run.stderr.splitlines()}
+    assert run.returncode == 0 and 'mmdet' in imported
+    assert not imported & set(heavy)

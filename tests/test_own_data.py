@@ -542,7 +542,7 @@ def test_resumed_before_its_first_checkpoint_a_run_starts_from_its_weights(made,
     cfg, _, _ = made(export(OWN))
     run = []
     monkeypatch.setattr(
-        'mmdet.cli.train.DetRunner.from_cfg', lambda cfg: run.append(cfg) or SimpleNamespace(train=lambda: None)
+        'mmdet.cli.training.DetRunner.from_cfg', lambda cfg: run.append(cfg) or SimpleNamespace(train=lambda: None)
     )
     assert main([cfg.filename, '--resume']) == 0
     assert run[0].load_from == 'mask-rcnn_r18-half_fpn_cbnplus_24e' and not run[0].resume

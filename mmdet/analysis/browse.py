@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, add_phase, make_parser, number, whole
+from mmdet.options import add_config, add_phase, make_parser, number, whole
 from mmdet.registry import DATASETS, MODELS
 from mmdet.run.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor

@@ -25,9 +25,9 @@ from torchvision.ops import batched_nms
 
 from mmdet.analysis.curves import save_figure
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, make_parser, number
 from mmdet.io.atomic import write_atomic
 from mmdet.io.unpickling import read_pickle
+from mmdet.options import add_config, make_parser, number
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox_overlaps
 

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmdet.analysis.logs import Curve, counts_epochs, epoch_times, get_curve, read_log, time_summary
-from mmdet.config.options import make_parser, whole
 from mmdet.io.atomic import write_atomic
+from mmdet.options import make_parser, whole
 from mmdet.visualization.fonts import fonts_for
 
 #: seaborn's names of styles, which scripts for mmdetection use

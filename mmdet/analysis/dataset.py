@@ -23,9 +23,9 @@ from mmengine.config import Config, DictAction
 
 from mmdet.config import check_config, load_config
 from mmdet.config.check import walk
-from mmdet.config.options import make_parser
 from mmdet.datasets.coco import COCO_CLASSES
 from mmdet.io.atomic import write_atomic
+from mmdet.options import make_parser
 
 from .mending import mend
 from .survey import Survey, recommend, survey

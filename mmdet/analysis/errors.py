@@ -29,12 +29,12 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
 from mmdet.analysis.curves import save_figure
-from mmdet.config.options import make_parser
 from mmdet.datasets.coco_file import LARGEST
 from mmdet.datasets.coco_table import read_table
 from mmdet.datasets.transforms.loading import rle_problem
 from mmdet.evaluation.coco_truth import make_truth
 from mmdet.io.atomic import write_atomic
+from mmdet.options import make_parser
 
 #: the curves, each with one kind of error less than the one before
 KINDS = {

@@ -18,13 +18,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, make_parser, whole
 from mmdet.engine.hooks import cbn_layers
 from mmdet.io.atomic import write_atomic
 from mmdet.io.checkpoint import check_checkpoint_file
 from mmdet.ops.norm.algebra import Entry, carry, nonzero, row_dot
 from mmdet.ops.norm.conv_stats import mean_patch, variance_gradient, weight_matrix
 from mmdet.ops.norm.kernels import batch_stats
+from mmdet.options import add_config, make_parser, whole
 from mmdet.run.prepare import prepare
 
 #: estimate: compensation, sampling stride, dtype of the slopes' products (None: as the layer would)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet.config import check_config, check_model_config, load_config
-from mmdet.config.options import add_config, make_parser, whole
+from mmdet.options import add_config, make_parser, whole
 from mmdet.registry import DATASETS, MODELS
 
 

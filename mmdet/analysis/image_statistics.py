@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, add_phase, make_parser, whole
+from mmdet.options import add_config, add_phase, make_parser, whole
 from mmdet.registry import DATASETS
 from mmdet.run.progress import track
 

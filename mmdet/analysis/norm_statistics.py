@@ -23,9 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet.analysis.image_statistics import between_share
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, add_trust_checkpoint, add_work_dir, make_parser, whole
 from mmdet.engine import DetRunner
 from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+from mmdet.options import add_config, add_trust_checkpoint, add_work_dir, make_parser, whole
 from mmdet.run.prepare import prepare
 from mmdet.run.progress import track
 

@@ -36,10 +36,10 @@ from mmdet.analysis.confusion import (
     read_samples,
 )
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, make_parser, number, whole
 from mmdet.datasets.transforms import LoadImageFromFile
 from mmdet.datasets.transforms.loading import decode_mask, rle_problem
 from mmdet.engine.hooks.visualization_hook import with_truth
+from mmdet.options import add_config, make_parser, number, whole
 from mmdet.run.progress import track
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer

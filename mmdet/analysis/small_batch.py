@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmdet.config.options import make_parser, whole
 from mmdet.io.atomic import write_atomic
 from mmdet.ops.norm import build_norm_layer, conv_norm
+from mmdet.options import make_parser, whole
 from mmdet.words import nearest
 
 # A window of n batches is this one and buffer_num = n - 1 earlier ones.

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from mmdet.analysis.measure import timed
 from mmdet.apis import init_detector
 from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, make_parser, whole
+from mmdet.options import add_config, make_parser, whole
 
 
 def parse_args(argv=None):

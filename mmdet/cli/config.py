@@ -4,7 +4,7 @@ mmdet config CONFIG
 """
 
 from mmdet.config import load_config
-from mmdet.config.options import add_config, make_parser
+from mmdet.options import add_config, make_parser
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -58,8 +58,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0 if words else 2
         print(f'error: there is no command {name!r}{nearest(name, COMMANDS)}; mmdet --help lists them', file=sys.stderr)
         return 2
-    from mmdet.run.ending import run_main
-
     # the parsers' usage, and what a command says of how it was called
     sys.argv = [f'mmdet {name}', *words[len(name.split()) :]]
+    if {'-h', '--help'} & set(words):
+        return import_module(COMMANDS[name][0]).main()
+    from mmdet.run.ending import run_main
+
     return run_main(lambda: import_module(COMMANDS[name][0]).main())

@@ -16,7 +16,7 @@ from rich.pretty import pprint
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import ENDINGS, unique_names
 from mmdet.config import config_names
-from mmdet.config.options import add_device, add_trust_checkpoint, make_parser, number, whole
+from mmdet.options import add_device, add_trust_checkpoint, make_parser, number, whole
 from mmdet.run.progress import track
 from mmdet.visualization import check_display
 

@@ -7,12 +7,7 @@ import argparse
 import os
 import sys
 
-from mmdet.config import check_config, load_config
-from mmdet.config.options import add_config, add_launcher, add_trust_checkpoint, add_work_dir, make_parser
-from mmdet.engine import DetRunner
-from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
-from mmdet.run.launch import relaunch
-from mmdet.run.prepare import prepare
+from mmdet.options import add_config, add_launcher, add_trust_checkpoint, add_work_dir, make_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +33,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(words)
+    # behind the parser, as they take a second or two: --help, and an option that there is not, are at once
+    from mmdet.config import check_config, load_config
+    from mmdet.engine import DetRunner
+    from mmdet.evaluation import DumpDetResults
+    from mmdet.io.checkpoint import check_checkpoint_file, trust_checkpoints
+    from mmdet.run.launch import relaunch
+    from mmdet.run.prepare import prepare
+
     code = relaunch(words, args.gpus, args.max_restarts) if args.launcher == 'none' else None
     if code is not None:
         return code
@@ -52,8 +55,6 @@ def main(argv: list[str] | None = None) -> int:
     prepare(cfg, args.launcher)
     runner = DetRunner.from_cfg(cfg)
     if args.out:
-        from mmdet.evaluation import DumpDetResults
-
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     with trust_checkpoints(args.trust_checkpoint):
         runner.test()

@@ -12,8 +12,8 @@ import numpy as np
 
 from mmdet.apis import inference_detector, init_detector
 from mmdet.apis.inference import build_pipeline, pick_device
-from mmdet.config.options import add_device, add_trust_checkpoint, make_parser, number
 from mmdet.io.atomic import replace_when_done
+from mmdet.options import add_device, add_trust_checkpoint, make_parser, number
 from mmdet.run.progress import track
 from mmdet.visualization import DetLocalVisualizer, check_display, readable_factor
 

@@ -22,7 +22,7 @@ from mmdet.comparison.results import show
 from mmdet.comparison.runner import Grid
 from mmdet.comparison.settings import PLACES, Settings
 from mmdet.config import load_config
-from mmdet.config.options import add_config, make_parser
+from mmdet.options import add_config, make_parser
 from mmdet.run.launch import command_words
 
 

@@ -18,9 +18,9 @@ from pathlib import Path, PureWindowsPath
 
 from PIL import Image
 
-from mmdet.config.options import make_parser
 from mmdet.datasets.coco_file import LARGEST, check_coco
 from mmdet.io.atomic import write_atomic
+from mmdet.options import make_parser
 from mmdet.run.progress import track
 from mmdet.words import nearest
 

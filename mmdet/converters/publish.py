@@ -10,9 +10,9 @@ import torch
 
 from mmdet.apis.inference import find_meta
 from mmdet.config import no_imports, saved_config
-from mmdet.config.options import add_trust_checkpoint, make_parser
 from mmdet.io.atomic import sealed, write_atomic
 from mmdet.io.checkpoint import get_weights, load_checkpoint_file
+from mmdet.options import add_trust_checkpoint, make_parser
 
 #: weights that stay float32 with --half: variances are as small as the features are
 FULL = ('running_mean', 'running_var')

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 
-from mmdet.config.options import make_parser, whole
 from mmdet.datasets.shapes import SHAPES, make_image
+from mmdet.options import make_parser, whole
 from mmdet.run.progress import track
 
 MADE = {'annotations', 'train', 'val'}

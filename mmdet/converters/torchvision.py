@@ -21,9 +21,9 @@ from torchvision.models import get_model_weights
 
 import mmdet.models  # noqa: F401
 from mmdet.config import load_config
-from mmdet.config.options import add_trust_checkpoint, make_parser
 from mmdet.io.atomic import write_atomic
 from mmdet.io.checkpoint import check_checkpoint_file, get_weights, load_checkpoint_file
+from mmdet.options import add_trust_checkpoint, make_parser
 from mmdet.registry import MODELS
 
 CONFIGS = dict(

@@ -1,15 +1,13 @@
 """mmdetection's import paths of what is here under another one, and what to say of its names that are not here."""
 
 import importlib
-import importlib.abc
-import json
-import re
 import sys
 from functools import cache
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+# `import mmdet` runs this: json, re and pathlib are imported where they are needed.
 
 #: mmdetection's modules, and where their names are here
 MODULES = {
@@ -45,13 +43,20 @@ MODULES = {
 @cache
 def names() -> dict[str, list[str]]:
     """The public names of each of mmdetection 3.5.1's modules, as ``tests/data/record_names.py`` found them."""
-    return json.loads(Path(__file__).with_name('names.json').read_text())
+    return _read('names.json')
 
 
 @cache
 def methods() -> dict[str, list[str]]:
     """The methods of mmdetection 3.5.1's classes that are here too, their inherited ones among them."""
-    return json.loads(Path(__file__).with_name('methods.json').read_text())
+    return _read('methods.json')
+
+
+def _read(name: str) -> dict[str, list[str]]:
+    import json
+    from pathlib import Path
+
+    return json.loads(Path(__file__).with_name(name).read_text())
 
 
 def absent(module: str, name: str) -> str:
@@ -64,11 +69,13 @@ def absent(module: str, name: str) -> str:
 
 def explain(error: ImportError) -> str:
     """Say what was not to be imported: Python's own words, or of a name of mmdetection's that it is not here."""
+    import re
+
     found = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     return absent(found[2], found[1]) if found and found[1] in names().get(found[2], ()) else str(error)
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Finder:
     """Finds mmdetection's modules of :data:`MODULES`; it is asked last, of what there is no file of."""
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -78,11 +85,14 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             ModuleNotFoundError: a name of mmdetection's that is not here.
         """
         if fullname in MODULES:
-            return ModuleSpec(fullname, self, is_package=True)
+            return ModuleSpec(fullname, self, is_package=True)  # type: ignore[arg-type]  # it does what a loader does
         parent, _, name = fullname.rpartition('.')
         if parent.partition('.')[0] == 'mmdet' and (fullname in names() or name in names().get(parent, ())):
             raise ModuleNotFoundError(absent(parent, name), name=parent)
         return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to Python to make the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module the public names of those that it stands for."""

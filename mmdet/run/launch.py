@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mmdet.config.options import whole
+from mmdet.options import whole
 
 
 def check_processes(text: str) -> int:

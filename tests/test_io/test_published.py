@@ -20,7 +20,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet.apis import init_detector
 from mmdet.cli import test as test_command
-from mmdet.cli import train as train_command
+from mmdet.cli import train, training
 from mmdet.io import download, published
 from mmdet.io.checkpoint import check_checkpoint_file, load_checkpoint_file
 from mmdet.io.published import find_weights, place_of
@@ -331,13 +331,13 @@ def start(tiny, tiny_config, tmp_path, monkeypatch):
 
     def begin(*words):
         with pytest.raises(Stop) as stop:
-            train_command.main([str(tiny_config), '--work-dir', str(tmp_path / 'work'), *words])
+            train.main([str(tiny_config), '--work-dir', str(tmp_path / 'work'), *words])
         return stop.value.args[0]
 
     def stop(cfg):
         raise Stop(cfg)
 
-    monkeypatch.setattr(train_command.DetRunner, 'from_cfg', stop)
+    monkeypatch.setattr(training.DetRunner, 'from_cfg', stop)
     return begin
 
 

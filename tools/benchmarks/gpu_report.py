@@ -17,7 +17,7 @@ import torchvision
 
 from mmdet.analysis.logs import read_log
 from mmdet.comparison.grid import device_name
-from mmdet.config.options import make_parser
+from mmdet.options import make_parser
 from mmdet.run.ending import run_main
 
 

@@ -22,7 +22,7 @@ from mmengine.structures import InstanceData
 from mmdet.analysis.measure import peak_bytes, timed, traffic
 from mmdet.comparison.grid import PLACES, find_places
 from mmdet.config import load_config
-from mmdet.config.options import make_parser
+from mmdet.options import make_parser
 from mmdet.ops.norm import CBN
 from mmdet.registry import MODELS
 from mmdet.run.ending import run_main

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .algebra import COMPENSATIONS, Entry, Share
 from .conv_stats import Conv, check_conv, mean_patch, variance_gradient, weight_matrix
-from .kernels import batch_stats, per_channel, positions, stats_dtype, without_autocast
+from .kernels import batch_stats, outside_graphs, per_channel, positions, stats_dtype, without_autocast
 from .pooled_norm import Pool, PooledNorm, Step, pool_batch, pool_processes, syncs, update_running_stats
 from .window import History, Window
 
@@ -223,7 +223,7 @@ class CBN(_BatchNorm):
             return super().forward(y)
         return self._train_forward(y, x, conv, weight, bias)
 
-    @torch.compiler.disable  # the window is state that no graph can hold
+    @outside_graphs  # the window is state that no graph can hold
     def _train_forward(
         self, y: Tensor, x: Tensor | None, conv: nn.Module | None, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:

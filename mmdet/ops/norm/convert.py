@@ -13,6 +13,7 @@ from .brn import BRN
 from .build import build_norm_layer
 from .cbn import CBN
 from .cbn_gn import CBNGN
+from .kernels import outside_graphs
 from .pairing import FOLLOWS, Names, Pairs, find_pairs, first, rows, same_values, version
 from .sync_bn import SyncBN
 
@@ -69,13 +70,13 @@ class Feed(_Hook):
         self.handle.remove()
         self.taken.remove()
 
-    @torch.compiler.disable
+    @outside_graphs
     def __call__(self, conv: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> None:
         training = self.cbn.training and self.cbn.buffer_num
         y = rows(conv, y)
         self.made = (rows(conv, first(args, kwargs)), y, version(y)) if training else None
 
-    @torch.compiler.disable
+    @outside_graphs
     def hand_over(self, norm: nn.Module, args: tuple) -> tuple | None:
         made, self.made = self.made, None
         if made is None or len(args) > 1:

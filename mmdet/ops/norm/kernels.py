@@ -12,6 +12,10 @@ from torch.nn import functional as F
 _HALF = (torch.float16, torch.bfloat16)
 
 
+#: torch.compiler.disable, but for a function that is called first: it imports the compiler, a second of every start
+outside_graphs = getattr(torch, '_disable_dynamo', torch.compiler.disable)
+
+
 def _fused(y: Tensor) -> bool:
     return y.is_cuda  # SyncBatchNorm's kernels, which take the sums apart from the elements, are there
 
