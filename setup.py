@@ -27,6 +27,7 @@ setup(
         'mmdet': ['py.typed', '.mim/configs/**/*.py', '.mim/configs/metafile.yml', '.mim/model-index.yml'],
         'mmdet.mmdetection': ['names.json', 'methods.json'],
         'mmdet.analysis': ['templates/*.html'],
+        'mmdet.analysis.benchmark': ['workers/*.py'],  # scripts, no package
         'mmdet.comparison': ['templates/*.html'],
     },
     entry_points={'console_scripts': ['mmdet=mmdet.cli.main:main']},

@@ -15,7 +15,7 @@ class Contender:
     Args:
         name: in the table.
         python: interpreter.
-        script: of :mod:`.workers`.
+        script: in ``workers/``; see its ``serve.py``.
         settings: what it prepares.
         folder: it runs there, and what it prints goes to a file there.
     """

@@ -1,4 +1,9 @@
-"""The loop of a worker. It imports nothing of this package: it runs beside other detectors too."""
+"""The loop of a worker: a script that does one piece of work over and over, in an interpreter of its own.
+
+It imports nothing of this package, which other detectors' environments need not have. It is given the number of a pipe
+for its answers, its settings as JSON, and on standard input lines: 'time' does the work once and answers with its
+seconds, 'peak' with the most memory that it holds.
+"""
 
 import ctypes
 import gc
