@@ -1,8 +1,10 @@
 """What a command does to the process, and what importing does not."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 from yapf.yapflib import yapf_api
 
@@ -57,3 +59,19 @@ def test_a_text_is_formatted_once(monkeypatch):
     for text in ('a ', 'a ', 'b '):
         assert yapf_api.FormatCode(text, style_config=dict(a=1)) == (text.strip(), True)
     assert texts == ['a ', 'b ']
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the C library of Linux')
+@pytest.mark.parametrize('own', [{}, dict(MALLOC_ARENA_MAX='8')])
+def test_freed_memory_is_kept_unless_the_user_says_how(own):
+    """A page that the system gives anew is a fault."""
+    code = (
+        'import resource, numpy as np; from mmdet.run.prepare import setup; setup()\n'
+        'def faults():\n'
+        '    for _ in range(20): np.ones(8 << 20, dtype=np.uint8); np.ones(48 << 20, dtype=np.uint8)\n'
+        '    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+        'print(-faults() + faults())'
+    )
+    env = {key: value for key, value in os.environ.items() if not key.startswith(('MALLOC_', 'GLIBC_'))}
+    run = subprocess.run([sys.executable, '-c', code], env={**env, **own}, capture_output=True, text=True, check=True)
+    assert (int(run.stdout.split()[-1]) < 1000) == (not own)

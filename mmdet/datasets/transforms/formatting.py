@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from mmengine.structures import InstanceData, PixelData
@@ -74,9 +75,7 @@ class PackDetInputs(DetTransform):
             ignored = results.get('gt_ignore_flags', np.zeros(objects[0], dtype=bool)).astype(bool)
             sample.gt_instances = self._instances(results, np.flatnonzero(~ignored))
             sample.ignored_instances = self._instances(results, np.flatnonzero(ignored))
-        # a copy where NumPy calls a flipped image of one pixel contiguous
-        pixels = np.array(image.transpose(2, 0, 1), order='C', copy=True if min(image.shape) == 1 else None)
-        return dict(inputs=torch.from_numpy(pixels), data_samples=sample)
+        return dict(inputs=torch.from_numpy(_planes(image)), data_samples=sample)
 
     @staticmethod
     def _instances(results: dict, kept: np.ndarray) -> InstanceData:
@@ -88,6 +87,16 @@ class PackDetInputs(DetTransform):
         if 'gt_masks' in results:
             instances.masks = results['gt_masks'][kept]
         return instances
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) as (C, H, W), contiguous."""
+    if image.shape[2] == 3 and image.flags.c_contiguous:
+        planes = np.empty((3, *image.shape[:2]), dtype=image.dtype)
+        cv2.split(image, list(planes))  # several times as fast as NumPy
+        return planes
+    # a copy where NumPy calls a flipped image of one pixel contiguous
+    return np.array(image.transpose(2, 0, 1), order='C', copy=True if min(image.shape) == 1 else None)
 
 
 def _check_boxes(results: dict) -> None:

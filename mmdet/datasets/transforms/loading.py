@@ -14,7 +14,7 @@ from PIL import Image
 from mmdet.mmdetection.arguments import accepts
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import get_box_type
-from mmdet.structures.mask import BitmapMasks, PolygonMasks, polygons_to_bitmap
+from mmdet.structures.mask import BitmapMasks, MaskParts, PolygonMasks, draw_part, polygons_to_bitmap
 
 from .base import DetTransform
 from .crop import FilterAnnotations  # noqa: F401, mmdetection's path
@@ -313,10 +313,9 @@ class LoadAnnotations(DetTransform):
         masks, (height, width) = self._process_masks(results), results['ori_shape']
         if self.poly2mask:
             try:
-                bitmaps = [self._poly2mask(mask, height, width) for mask in masks]
+                results['gt_masks'] = BitmapMasks(self._bitmaps(masks, height, width), height, width)
             except ValueError as error:
                 raise ValueError(f'image {results["img_path"]} (img_id {results.get("img_id")}): {error}') from None
-            results['gt_masks'] = BitmapMasks(bitmaps, height, width)
             return
         flags = results['gt_ignore_flags']
         if any(isinstance(mask, dict) and not flag for mask, flag in zip(masks, flags)):
@@ -336,6 +335,13 @@ class LoadAnnotations(DetTransform):
         results['gt_ignore_flags'] = np.array(ignored, dtype=bool)
         return masks
 
+    def _bitmaps(self, masks: list, height: int, width: int) -> list[np.ndarray] | MaskParts:
+        if type(self)._poly2mask is not LoadAnnotations._poly2mask:
+            return [self._poly2mask(mask, height, width) for mask in masks]
+        for mask in masks:
+            _check_mask(mask, height, width)
+        return MaskParts([draw_part(mask, height, width) for mask in masks], np.arange(height), np.arange(width))
+
     def _poly2mask(self, mask_ann: list | dict | None, img_h: int, img_w: int) -> np.ndarray:
         return decode_mask(mask_ann, img_h, img_w)
 
@@ -346,11 +352,15 @@ def decode_mask(mask, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: a run-length encoding that is none, or of another size; pycocotools would read past its end.
     """
+    _check_mask(mask, height, width)
     if isinstance(mask, dict):
-        problem = rle_problem(mask, (height, width))
-        if problem:
-            raise ValueError(f'a mask {problem}')
-        if isinstance(mask['counts'], list):
-            mask = coco_mask.frPyObjects(mask, height, width)
-        return coco_mask.decode(mask)
+        return coco_mask.decode(
+            coco_mask.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
+        )
     return polygons_to_bitmap(mask or [], height, width)
+
+
+def _check_mask(mask, height: int, width: int) -> None:
+    problem = rle_problem(mask, (height, width)) if isinstance(mask, dict) else ''
+    if problem:
+        raise ValueError(f'a mask {problem}')

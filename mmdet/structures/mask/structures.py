@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdet.ops.roi_align import roi_align
 from mmdet.structures.bbox import HorizontalBoxes
 
+from .parts import MaskParts, nearest, whole
 from .polygons import clip_polygon, polygons_to_bitmap
 
 FLIPS = ('horizontal', 'vertical', 'diagonal')
@@ -22,7 +23,8 @@ class BitmapMasks:
     No method changes the masks. Indexing takes objects, by number, slice, indices or (N,) bool.
 
     Args:
-        masks: (N, height, width) of 0 and 1, or a list of (height, width); kept as uint8 in :attr:`masks`.
+        masks: (N, height, width) of 0 and 1, or a list of (height, width), or :class:`.MaskParts`, which become pixels
+            where they are wanted.
         height, width: of the image in pixels.
 
     Raises:
@@ -35,21 +37,45 @@ class BitmapMasks:
         BitmapMasks(1, height=8, width=12)
     """
 
-    def __init__(self, masks: np.ndarray | Sequence[np.ndarray], height: int, width: int) -> None:
+    def __init__(self, masks: np.ndarray | Sequence[np.ndarray] | MaskParts, height: int, width: int) -> None:
         self.height, self.width = int(height), int(width)
+        self._parts: MaskParts | None = None
+        if isinstance(masks, MaskParts):
+            self._parts = masks
+            return
         masks = np.asarray(masks, dtype=np.uint8) if len(masks) else np.zeros((0, height, width), dtype=np.uint8)
         if masks.shape[1:] != (self.height, self.width):
             raise ValueError(f'BitmapMasks: height={height}, width={width} but masks of {masks.shape}')
-        self.masks = masks
+        self._masks = masks
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Return the pixels (N, height, width), uint8 of 0 and 1; not a copy."""
+        if self._parts is not None:
+            pixels = np.zeros((len(self._parts), self.height, self.width), dtype=np.uint8)
+            for i, out in enumerate(pixels):
+                self._parts.draw(i, (0, self.height, 0, self.width), out)
+            self._masks, self._parts = pixels, None
+        return self._masks
+
+    @masks.setter
+    def masks(self, pixels: np.ndarray) -> None:
+        self._masks, self._parts = pixels, None
+
+    def _view(self, height: int, width: int, rows: np.ndarray, columns: np.ndarray) -> 'BitmapMasks':
+        assert self._parts is not None
+        return BitmapMasks(self._parts.view(rows, columns), height, width)
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self._masks if self._parts is None else self._parts)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({len(self)}, height={self.height}, width={self.width})'
 
     def __getitem__(self, index) -> 'BitmapMasks':
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        if self._parts is not None:
+            return BitmapMasks(self._parts.choose(index), self.height, self.width)
         masks = self.masks[index]
         return BitmapMasks(masks[None] if masks.ndim == 2 else masks, self.height, self.width)
 
@@ -86,12 +112,19 @@ class BitmapMasks:
         height, width = out_shape
         if (height, width) == (self.height, self.width):
             return self
+        if self._parts is not None and interpolation == 'nearest':
+            return self._view(height, width, nearest(self.height, height), nearest(self.width, width))
         masks = [mmcv.imresize(mask, (width, height), interpolation=interpolation) for mask in self.masks]
         return BitmapMasks(masks, height, width)
 
     def flip(self, flip_direction: str = 'horizontal') -> 'BitmapMasks':
         """Return the masks mirrored: left to right ('horizontal'), top to bottom ('vertical') or both ('diagonal')."""
         _check_direction(flip_direction)
+        if self._parts is not None:
+            rows, columns = np.arange(self.height), np.arange(self.width)
+            rows = rows if flip_direction == 'horizontal' else rows[::-1]
+            columns = columns if flip_direction == 'vertical' else columns[::-1]
+            return self._view(self.height, self.width, rows, columns)
         axes: dict[str, int | tuple[int, int]] = dict(horizontal=2, vertical=1, diagonal=(1, 2))
         return BitmapMasks(np.ascontiguousarray(np.flip(self.masks, axes[flip_direction])), self.height, self.width)
 
@@ -100,6 +133,9 @@ class BitmapMasks:
         height, width = out_shape
         if (height, width) == (self.height, self.width):
             return self
+        if self._parts is not None and not pad_val and height >= self.height and width >= self.width:
+            sides = ((self.height, height), (self.width, width))
+            return self._view(height, width, *(np.pad(np.arange(a), (0, b - a), constant_values=-1) for a, b in sides))
         out = np.full((len(self), height, width), pad_val, dtype=np.uint8)
         out[:, : self.height, : self.width] = self.masks
         return BitmapMasks(out, height, width)
@@ -131,6 +167,10 @@ class BitmapMasks:
         """Return the part within a box (4,) in whole pixels, at least one; the box begins inside the image."""
         x1, y1, x2, y2 = np.clip(bbox, 0, [self.width, self.height] * 2).astype(int)
         width, height = max(x2 - x1, 1), max(y2 - y1, 1)
+        if self._parts is not None:
+            rows, columns = np.arange(self.height)[y1 : y1 + height], np.arange(self.width)[x1 : x1 + width]
+            if (len(rows), len(columns)) == (height, width):
+                return self._view(height, width, rows, columns)
         return BitmapMasks(self.masks[:, y1 : y1 + height, x1 : x1 + width], height, width)
 
     def crop_and_resize(
@@ -155,10 +195,28 @@ class BitmapMasks:
         """Do :meth:`crop_and_resize`, but return a tensor (P, height, width), bool, on ``device``."""
         if not len(bboxes):
             return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
-        # Only the masks that are asked for, each once.
+        # Of the masks that are asked for, each once, what the boxes may see of it.
         used, positions = np.unique(inds, return_inverse=True)
-        masks = torch.from_numpy(self.masks[used]).to(device=device, dtype=torch.float32)[:, None]
-        rows = np.concatenate([positions.reshape(-1, 1), bboxes], 1)
+        positions = positions.reshape(-1)
+        parts = whole(self.masks) if self._parts is None else self._parts
+        sides = (self.width, self.height)
+        inside = bool((bboxes >= 0).all() and (bboxes[:, 2:] <= sides).all())
+        first, last = np.zeros((len(used), 2), dtype=int), np.tile(sides, (len(used), 1))
+        if inside:
+            for i in range(len(used)):
+                own = bboxes[positions == i]
+                first[i] = np.maximum(np.floor(own[:, :2].min(0)).astype(int) - 1, 0)
+                last[i] = np.minimum(np.ceil(own[:, 2:].max(0)).astype(int) + 2, sides)
+        width, height = (last - first).max(0)
+        pixels = np.zeros((len(used), 1, height, width), dtype=np.uint8)
+        for own, number, (left, top), (right, bottom) in zip(pixels[:, 0], used, first, last):
+            high, wide = bottom - top, right - left
+            parts.draw(number, (top, bottom, left, right), own[:high, :wide])
+            # At the image's border RoIAlign repeats its last pixels.
+            own[high:, :wide] = own[high - 1, :wide]
+            own[:, wide:] = own[:, wide - 1 : wide]
+        rows = np.concatenate([positions[:, None], bboxes - np.tile(first[positions], 2)], 1)
+        masks = torch.from_numpy(pixels).to(device=device, dtype=torch.float32)
         regions = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
 
