@@ -1,9 +1,13 @@
 """RoIAlign (He et al., Mask R-CNN, ICCV 2017) by matrix products, on the CPU."""
 
+from collections.abc import Sequence
+
 import torch
 import torchvision
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .paths import unobserved
 
 #: sampling points along one side, of all regions and bins, beyond which they are not laid out in memory
 MAX_POINTS = 2**24
@@ -19,9 +23,7 @@ def roi_align(
 ) -> Tensor:
     """Sample regions of a map on a grid, bilinearly, and average over the bins of each.
 
-    It computes what ``torchvision.ops.roi_align`` does, up to rounding. The sampling points of a region are a grid, and
-    bilinear weights are products, so a region's bins are W_y F W_x^T, F being the cells that it covers: on the CPU two
-    small matrix products a region, forward and backward. Elsewhere it is torchvision's.
+    It computes what ``torchvision.ops.roi_align`` does, up to rounding; see :func:`roi_align_levels`.
 
     Args:
         feats: map (N, C, H, W).
@@ -32,29 +34,60 @@ def roi_align(
         aligned: cell centres at half numbers.
 
     Returns:
-        (K, C, rows, columns), on the CPU in channels-last memory. A region with a number that is not finite gets 0
-        there.
+        (K, C, rows, columns). On the CPU a region with a number that is not finite gets 0.
     """
-    plain = feats.device.type != 'cpu' or feats.dtype not in (torch.float32, torch.float64)
-    if not (plain or torch.jit.is_tracing() or torch.compiler.is_compiling()):
-        box = rois[:, 1:].detach() * spatial_scale - (0.5 if aligned else 0)
-        sides = [
-            _side(box[:, axis], box[:, axis + 2], feats.shape[3 - axis], output_size[1 - axis], sampling_ratio, aligned)
-            for axis in (1, 0)
-        ]
-        if None not in sides:
-            return _RoIAlign.apply(feats, rois[:, 0].long().tolist(), *sides)
+    level = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
+    found = roi_align_levels([feats], rois, level, output_size, [spatial_scale], sampling_ratio, aligned)
+    if found is not None:
+        return found
     return torchvision.ops.roi_align(feats, rois, output_size, spatial_scale, sampling_ratio, aligned)
 
 
+def roi_align_levels(
+    feats: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: tuple[int, int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor | None:
+    """Do :func:`roi_align` with regions of several maps at once, on the CPU.
+
+    The sampling points of a region are a grid, and bilinear weights are products, so a region's bins are W_y F W_x^T, F
+    being the cells that it covers: two small matrix products a region, forward and backward.
+
+    Args:
+        feats: maps (N, C, H_i, W_i).
+        levels: (K,), which map each region is taken from.
+        spatial_scales: of each map.
+
+    Returns:
+        (K, C, rows, columns); None where it can't be done: on another device, in half precision, in a trace, or with
+        more than :data:`MAX_POINTS` sampling points.
+    """
+    if feats[0].dtype not in (torch.float32, torch.float64) or not unobserved(feats[0]):
+        return None
+    scales = rois.new_tensor(list(spatial_scales))[levels]
+    box = rois[:, 1:].detach() * scales[:, None] - (0.5 if aligned else 0)
+    sides = []
+    for axis in (1, 0):
+        size = torch.tensor([one.shape[3 - axis] for one in feats])[levels]
+        side = _side(box[:, axis], box[:, axis + 2], size, output_size[1 - axis], sampling_ratio, aligned)
+        if side is None:
+            return None
+        sides.append(side)
+    return _RoIAlign.apply(rois[:, 0].long().tolist(), levels.tolist(), *sides, *feats)
+
+
 def _side(
-    start: Tensor, end: Tensor, size: int, bins: int, ratio: int, aligned: bool
+    start: Tensor, end: Tensor, size: Tensor, bins: int, ratio: int, aligned: bool
 ) -> tuple[list[int], list[int], Tensor] | None:
     """Along one side of all regions the first cell and the one after the last, and the cells' weights (K, bins, L).
 
     Args:
         start, end: (K,) in cells.
-        size: of the map.
+        size: of each one's map, (K,).
 
     Returns:
         None where there are more than :data:`MAX_POINTS`.
@@ -64,14 +97,14 @@ def _side(
     most = max(points.max().item(), 1) if len(points) else 1
     if most * bins * len(points) > MAX_POINTS:
         return None
-    step, points = (length / bins)[:, None, None], points[:, None, None]
-    place = torch.arange(most, device=start.device)
+    step, points, size = ((length / bins)[:, None, None], points[:, None, None], size[:, None, None])
+    place = torch.arange(most)
     at = start[:, None, None] + torch.arange(bins)[:, None] * step + (place + 0.5) * step / points
     inside = (place < points) & (at >= -1) & (at <= size)  # of a point further out nothing counts
-    at = torch.where(inside, at.clamp(0, size - 1), 0)
+    at = torch.where(inside, at.clamp(min=0).minimum(size - 1), 0)
     low = at.long()
     first = torch.where(inside, low, size - 1).flatten(1).amin(1)
-    stop = torch.where(inside, (low + 2).clamp(max=size), 0).flatten(1).amax(1).maximum(first + 1)
+    stop = torch.where(inside, (low + 2).minimum(size), 0).flatten(1).amax(1).maximum(first + 1)
     share = inside / points.clamp(min=1)
     weights = share.new_zeros(len(start), bins, int((stop - first).max()) + 1 if len(start) else 1)
     column = (low - first[:, None, None]).clamp(min=0)
@@ -84,29 +117,35 @@ class _RoIAlign(torch.autograd.Function):
     """Rows first, then columns: both factors are matrices in the map's own memory, if that is channels-last."""
 
     @staticmethod
-    def forward(ctx, feats: Tensor, images: list[int], rows: tuple, columns: tuple) -> Tensor:
-        ctx.parts, ctx.shape = (images, rows, columns), feats.shape
-        number, channels, height, width = feats.shape
-        maps = feats.permute(0, 2, 3, 1).reshape(number, height, width * channels)
-        by_row, by_column = rows[-1], columns[-1]
-        out = maps.new_empty(len(images), by_row.shape[1], by_column.shape[1], channels)
+    def forward(ctx, images: list[int], levels: list[int], rows: tuple, columns: tuple, *feats: Tensor) -> Tensor:
+        ctx.parts, ctx.shapes = (images, levels, rows, columns), [one.shape for one in feats]
+        ctx.dtype = feats[0].dtype
+        maps = [one.permute(0, 2, 3, 1).flatten(2) for one in feats]  # (N, H, W * C)
+        channels, by_row, by_column = feats[0].shape[1], rows[-1], columns[-1]
+        bins = by_row.shape[1], by_column.shape[1]
+        out = feats[0].new_empty(len(images), channels, *bins)
+        own = out.new_empty(*bins, channels)
         with torch.autocast('cpu', enabled=False):
-            for i, (image, top, bottom, left, right) in enumerate(zip(images, *rows[:2], *columns[:2])):
-                cells = maps[image, top:bottom, left * channels : right * channels]
+            regions = zip(images, levels, *rows[:2], *columns[:2])
+            for i, (image, level, top, bottom, left, right) in enumerate(regions):
+                cells = maps[level][image, top:bottom, left * channels : right * channels]
                 part = torch.mm(by_row[i, :, : bottom - top], cells).view(-1, right - left, channels)
-                torch.matmul(by_column[i, :, : right - left], part, out=out[i])
-        return out.permute(0, 3, 1, 2)
+                torch.matmul(by_column[i, :, : right - left], part, out=own)
+                out[i] = own.permute(2, 0, 1)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        images, rows, columns = ctx.parts
-        number, channels, height, width = ctx.shape
+        images, levels, rows, columns = ctx.parts
         by_row, by_column = rows[-1], columns[-1]
-        grad = grad.permute(0, 2, 3, 1).contiguous()
-        maps = grad.new_zeros(number, height, width * channels)
-        for i, (image, top, bottom, left, right) in enumerate(zip(images, *rows[:2], *columns[:2])):
-            part = torch.matmul(by_column[i, :, : right - left].t(), grad[i]).flatten(1)
-            cells = maps[image, top:bottom, left * channels : right * channels]
+        maps = [grad.new_zeros(number, height, width * channels) for number, channels, height, width in ctx.shapes]
+        channels = ctx.shapes[0][1]
+        regions = zip(images, levels, *rows[:2], *columns[:2])
+        for i, (image, level, top, bottom, left, right) in enumerate(regions):
+            own = grad[i].permute(1, 2, 0).contiguous()
+            part = torch.matmul(by_column[i, :, : right - left].t(), own).flatten(1)
+            cells = maps[level][image, top:bottom, left * channels : right * channels]
             cells.addmm_(by_row[i, :, : bottom - top].t(), part)
-        return maps.view(number, height, width, channels).permute(0, 3, 1, 2), None, None, None
+        shaped = (one.unflatten(2, (-1, channels)).permute(0, 3, 1, 2) for one in maps)
+        return None, None, None, None, *shaped

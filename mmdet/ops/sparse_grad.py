@@ -1,82 +1,113 @@
-"""A convolution whose loss looks at few places."""
+"""A head whose loss looks at few places."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .paths import plain_conv, unobserved
+
 #: the largest part of places with a gradient for which these are gone through one by one
 MAX_PART = 0.25
 
 
-class SparseGradConv2d(nn.Conv2d):
-    """Is ``torch.nn.Conv2d``, with a backward pass on the CPU that leaves out places without a gradient.
+def sparse_head(x: Tensor, conv: nn.Module, *heads: nn.Module) -> tuple[Tensor, ...] | None:
+    """Compute ``head(relu(conv(x)))`` of several 1x1 convolutions, with a backward pass for losses of few places.
 
-    A region proposal network learns from some hundred sampled anchors of ten thousands of places, so that nearly all of
-    its convolution's backward pass multiplies with 0. Where at most :data:`MAX_PART` of the places have a gradient the
-    result is that of the dense pass up to rounding; else, and on other devices, it is the dense pass. Arguments are
-    those of ``torch.nn.Conv2d``.
+    A region proposal network learns from some hundred sampled anchors of ten thousands of places: nearly all of its
+    backward pass multiplies with 0, and what it keeps for it is as large as the maps. Here only ``x`` is kept, and the
+    backward pass computes the hidden features anew where there is a gradient. Where that is at more than
+    :data:`MAX_PART` of the places it is the dense pass. The result is the modules' own up to rounding.
+
+    Args:
+        x: (N, C, H, W).
+        conv: ``nn.Conv2d`` of stride 1.
+        heads: ``nn.Conv2d`` of one cell.
+
+    Returns:
+        (N, C_i, H', W') of each head; None where this cannot be done: the modules are others, watched by hooks, traced
+        or not on the CPU, or there is no gradient.
     """
+    convs = (conv, *heads)
+    if not torch.is_grad_enabled() or not all(map(plain_conv, convs)) or not unobserved(x, *convs):
+        return None
+    for i, one in enumerate(convs):
+        assert isinstance(one, nn.Conv2d)
+        if {*one.stride, *one.dilation, one.groups} != {1} or (i and (*one.kernel_size, *one.padding) != (1, 1, 0, 0)):
+            return None
+    if x.dim() != 4:
+        return None
+    parameters = [part for one in convs for part in (one.weight, one.bias)]
+    return _SparseHead.apply(x, conv.padding, *parameters)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The padding mode, stride, dilation and groups that the gathering below is written for.
-        simple = self.padding_mode == 'zeros' and {*self.stride, *self.dilation, self.groups} == {1}
-        simple = simple and input.dim() == 4 and not isinstance(self.padding, str)
-        plain = torch.jit.is_tracing() or torch.compiler.is_compiling() or input.device.type != 'cpu'
-        if not simple or plain or not torch.is_grad_enabled():
-            return super()._conv_forward(input, weight, bias)
-        return _SparseGradConv.apply(input, weight, bias, self.padding)
+
+def _dense(padding: tuple, x: Any, weight: Any, bias: Any, *heads: Any) -> tuple:
+    hidden = F.relu(F.conv2d(x, weight, bias, padding=padding), inplace=True)
+    return tuple(F.conv2d(hidden, own, own_bias) for own, own_bias in zip(heads[::2], heads[1::2]))
 
 
-class _SparseGradConv(torch.autograd.Function):
+class _SparseHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx, x: Tensor, padding: tuple[int, int], *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *parameters)
         ctx.padding = padding
-        return F.conv2d(x, weight, bias, padding=padding)
+        return _dense(padding, x, *parameters)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple:
-        x, weight = ctx.saved_tensors
-        places = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
-        at = (places != 0).any(1).nonzero().flatten()
-        if len(at) <= MAX_PART * len(places):
-            return *_backward_at(at, places, grad.shape, x, weight, ctx), None
-        own, padding = (x.to(grad.dtype), weight.to(grad.dtype)), ctx.padding
-        wanted = ctx.needs_input_grad[:3]
-        parts = torch.ops.aten.convolution_backward(
-            grad, *own, weight.shape[:1], (1, 1), padding, (1, 1), False, (0, 0), 1, wanted
-        )
-        kinds = (x.dtype, weight.dtype, weight.dtype)
-        return *(part if part is None else part.to(kind) for part, kind in zip(parts, kinds)), None
+    def backward(ctx, *grads: Tensor) -> tuple:
+        x, *parameters = ctx.saved_tensors
+        places = torch.cat([grad.permute(0, 2, 3, 1) for grad in grads], 3)  # (N, H', W', sum of C_i)
+        at = (places != 0).any(3).flatten().nonzero().flatten()
+        if len(at) <= MAX_PART * places.shape[:3].numel():
+            found = _at_places(at, places, x, ctx.padding, parameters, ctx.needs_input_grad[0])
+        else:
+            with torch.enable_grad():
+                own = [one if one is None else one.detach().to(grads[0].dtype) for one in (x, *parameters)]
+                leaves = [one.requires_grad_() for one in own if one is not None]
+                there = iter(torch.autograd.grad(_dense(ctx.padding, *own), leaves, grads))
+            found = [one if one is None else next(there) for one in own]
+        found = [one if one is None else one.to(like.dtype) for one, like in zip(found, (x, *parameters))]
+        return found[0], None, *found[1:]
 
 
-def _backward_at(at: Tensor, places: Tensor, shape: torch.Size, x: Tensor, weight: Tensor, ctx) -> tuple:
-    """The gradients of input, weight and bias, in float32 at least.
+def _at_places(
+    at: Tensor, places: Tensor, x: Tensor, padding: tuple[int, int], parameters: list, need_x: bool
+) -> list[Tensor | None]:
+    """The gradients of the input and the parameters, from those at some places.
 
     Args:
-        at: the places with a gradient, (S,).
-        places: gradients of all places (N H' W', C').
-        shape: (N, C', H', W').
+        at: which of the places, (S,).
+        places: gradients of all outputs at all places (N, H', W', sum of C_i).
     """
-    out_channels, channels, *kernel = weight.shape
-    grad = places[at].to(weight.dtype)
-    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-    rows, columns = ctx.padding
-    wide = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
+    weight, bias, *heads = parameters
+    width, channels, *kernel = weight.shape
+    _, high, wide, _ = places.shape
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
     # the cells of the padded input under the kernel at each place, (S, kernel cells)
-    image, row, column = at // (shape[2] * shape[3]), at // shape[3] % shape[2], at % shape[3]
-    under_rows = (image * wide.shape[1] + row)[:, None] + torch.arange(kernel[0])
-    under_columns = column[:, None] + torch.arange(kernel[1])
-    cells = (under_rows[:, :, None] * wide.shape[2] + under_columns[:, None]).flatten(1)
-    of_x = of_weight = None
-    if need_weight:
-        patches = wide.reshape(-1, channels)[cells.flatten()].to(weight.dtype).view(len(at), cells.shape[1] * channels)
-        of_weight = (grad.t() @ patches).view(out_channels, *kernel, channels).permute(0, 3, 1, 2)
+    image, row, column = at // (high * wide), at // wide % high, at % wide
+    rows = (image * padded.shape[1] + row)[:, None] + torch.arange(kernel[0])
+    columns = column[:, None] + torch.arange(kernel[1])
+    cells = (rows[:, :, None] * padded.shape[2] + columns[:, None]).flatten(1)
+    patches = padded.reshape(-1, channels)[cells.flatten()].to(weight.dtype).view(len(at), cells.shape[1] * channels)
+    flat = weight.permute(0, 2, 3, 1).reshape(width, -1)
+    hidden = patches @ flat.t() if bias is None else torch.addmm(bias, patches, flat.t())
+    positive = hidden > 0
+    hidden = hidden.relu_()
+    grad = places.flatten(0, 2)[at].to(weight.dtype)
+    of_hidden, of_heads = torch.zeros_like(hidden), []
+    for own, own_bias, part in zip(heads[::2], heads[1::2], grad.split([len(one) for one in heads[::2]], 1)):
+        of_hidden.addmm_(part, own.flatten(1))
+        of_heads += [(part.t() @ hidden).view(own.shape), None if own_bias is None else part.sum(0)]
+    of_hidden *= positive
+    of_weight = (of_hidden.t() @ patches).view(width, *kernel, channels).permute(0, 3, 1, 2)
+    of_x = None
     if need_x:
-        parts = (grad @ weight.permute(0, 2, 3, 1).reshape(out_channels, -1)).view(-1, channels)
-        sums = parts.new_zeros(wide.shape[:3].numel(), channels).index_add_(0, cells.flatten(), parts).view(wide.shape)
+        parts = (of_hidden @ flat).view(-1, channels)
+        sums = parts.new_zeros(padded.shape[:3].numel(), channels).index_add_(0, cells.flatten(), parts)
         height, width = x.shape[2:]
-        of_x = sums[:, rows : rows + height, columns : columns + width].permute(0, 3, 1, 2).to(x.dtype)
-    return of_x, of_weight, grad.sum(0) if need_bias else None
+        sums = sums.view(padded.shape)[:, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
+        of_x = sums.permute(0, 3, 1, 2)
+    return [of_x, of_weight, None if bias is None else of_hidden.sum(0), *of_heads]

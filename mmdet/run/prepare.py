@@ -31,23 +31,22 @@ def setup() -> None:
     command, :class:`~mmdet.engine.DetRunner`, :func:`~mmdet.apis.init_detector` and
     :func:`~mmdet.utils.register_all_modules` call it; importing mmdet does not.
     """
-    _keep_memory()
     install_loaders()
     install_backend()
     _format_once()
 
 
-def _keep_memory() -> None:
-    """Let the C library keep large blocks that are freed: images and maps of the next step are as large.
+def keep_memory() -> None:
+    """Let the C library keep what is freed of large blocks: a data loader's next image is as large.
 
-    By default it gives them back at once, and the system clears each page that is asked for again: half of what a data
-    pipeline takes. Environment variables that say otherwise (MALLOC_..., GLIBC_TUNABLES) are left alone.
+    By default it gives the memory back, and the system clears each page that is asked for again: half of what a worker
+    takes. Environment variables that say otherwise (MALLOC_..., GLIBC_TUNABLES) are left alone.
     """
     if sys.platform != 'linux' or any(key.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for key in os.environ):
         return
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL('libc.so.6').mallopt
-        for option, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, 1 << 30)):
+        for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 128 << 20)):
             mallopt(option, value)
 
 

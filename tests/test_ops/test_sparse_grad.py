@@ -1,55 +1,68 @@
-"""The convolution that leaves out places without a gradient, against the plain one."""
+"""The head whose backward pass leaves out places without a gradient, against modules one after the other."""
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mmdet.ops import sparse_grad
-from mmdet.ops.sparse_grad import SparseGradConv2d
+from mmdet.ops.sparse_grad import sparse_head
 
 
-def run(conv, x, mask, **autocast):
+def modules(kind=torch.float64, **options):
+    torch.manual_seed(0)
+    return nn.ModuleList(
+        [nn.Conv2d(3, 6, 3, **dict(dict(padding=1), **options)), nn.Conv2d(6, 2, 1), nn.Conv2d(6, 8, 1)]
+    ).to(kind)
+
+
+def plain(x, conv, *heads):
+    hidden = F.relu(conv(x))
+    return tuple(head(hidden) for head in heads)
+
+
+def run(function, parts, x, mask, half=False):
     leaf = x.clone().requires_grad_()
-    conv.zero_grad(set_to_none=True)
-    with torch.autocast('cpu', torch.bfloat16, enabled=bool(autocast)):
-        out = conv(leaf)
-    out.backward((out.detach().double().cos() * mask).to(out.dtype))
-    return [out, leaf.grad, *(p.grad for p in conv.parameters())]
+    parts.zero_grad(set_to_none=True)
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
+        outs = function(leaf, *parts)
+    sum((out.double() * (out.detach().double().cos() * mask)).sum() for out in outs).backward()
+    return [*outs, leaf.grad, *(p.grad for p in parts.parameters())]
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Counts how often it goes through the places one by one."""
+    calls, way = [], sparse_grad._at_places
+    monkeypatch.setattr(sparse_grad, '_at_places', lambda *args: calls.append(0) or way(*args))
+    return calls
 
 
 @pytest.mark.parametrize('part', [0, 0.02, 0.2, 1])
-@pytest.mark.parametrize('options', [dict(padding=1), dict(padding=(0, 2)), dict(padding=1, bias=False)])
-def test_values_and_gradients_are_those_of_the_plain_one(part, options, monkeypatch):
+@pytest.mark.parametrize('options', [{}, dict(padding=(0, 2)), dict(bias=False)])
+def test_values_and_gradients_are_those_of_the_modules(part, options, ways):
     """Whatever the part of places with a gradient; which way is taken follows from it."""
-    calls = []
-    way = sparse_grad._backward_at
-    monkeypatch.setattr(sparse_grad, '_backward_at', lambda *args: calls.append(0) or way(*args))
-    torch.manual_seed(0)
-    plain = nn.Conv2d(3, 5, (3, 2), **options).double()
-    ours = SparseGradConv2d(3, 5, (3, 2), **options).double()
-    ours.load_state_dict(plain.state_dict())
+    parts = modules(**options)
     x = torch.randn(2, 3, 12, 17, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    mask = torch.rand(2, 1, *plain(x).shape[2:]) < part
-    torch.testing.assert_close(run(ours, x, mask), run(plain, x, mask), rtol=0, atol=1e-12)
-    assert len(calls) == (part < 1)
+    mask = torch.rand(2, 1, *plain(x, *parts)[0].shape[2:]) < part
+    torch.testing.assert_close(run(sparse_head, parts, x, mask), run(plain, parts, x, mask), rtol=0, atol=1e-12)
+    assert len(ways) == (part < 1)
 
 
 @pytest.mark.parametrize('part', [0.02, 1])
 def test_mixed_precision(part):
-    torch.manual_seed(0)
-    plain, ours = nn.Conv2d(8, 8, 3, padding=1), SparseGradConv2d(8, 8, 3, padding=1)
-    ours.load_state_dict(plain.state_dict())
-    x, mask = torch.randn(2, 8, 16, 16), torch.rand(2, 1, 16, 16) < part
-    for one, other in zip(run(ours, x, mask, on=True), run(plain, x, mask, on=True)):
+    parts = modules(torch.float32)
+    x, mask = torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16) < part
+    for one, other in zip(run(sparse_head, parts, x, mask, True), run(plain, parts, x, mask, True)):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.02 * other.abs().max().item())
 
 
-def test_others_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(sparse_grad._SparseGradConv, 'apply', None)
-    x = torch.randn(1, 4, 8, 8)
+def test_what_cannot_be_done_is_left_to_the_modules():
+    x, parts = torch.randn(1, 4, 8, 8), [nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)]
+    assert sparse_head(x, *parts) is not None
     with torch.no_grad():
-        SparseGradConv2d(4, 4, 3)(x)
+        assert sparse_head(x, *parts) is None
     for options in (
         dict(stride=2),
         dict(dilation=2),
@@ -57,17 +70,30 @@ def test_others_are_left_to_torch(monkeypatch):
         dict(padding='same'),
         dict(padding_mode='reflect'),
     ):
-        conv = SparseGradConv2d(4, 4, 3, **options)
-        assert torch.equal(conv(x), nn.Conv2d.forward(conv, x))
-    SparseGradConv2d(4, 4, 3)(x[0])
-    torch.jit.trace(SparseGradConv2d(4, 4, 3), x)
+        assert sparse_head(x, nn.Conv2d(4, 4, 3, **options), parts[1]) is None
+    assert sparse_head(x, parts[0], nn.Conv2d(4, 4, 3)) is None
+    assert sparse_head(x, type('Own', (nn.Conv2d,), {})(4, 4, 3), parts[1]) is None
+    assert sparse_head(x[0], *parts) is None
+    handle = parts[1].register_forward_hook(print)
+    assert sparse_head(x, *parts) is None
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
+    assert sparse_head(x, *parts) is None
+    handle.remove()
+    assert sparse_head(x, *parts) is not None
 
 
-def test_frozen_weights_and_inputs_get_no_gradient():
-    conv = SparseGradConv2d(2, 2, 3, padding=1).requires_grad_(False)
-    x = torch.randn(1, 2, 9, 9, requires_grad=True)
-    conv(x)[..., 4, 4].sum().backward()
-    assert x.grad.abs().sum() > 0 and all(p.grad is None for p in conv.parameters())
-    conv.requires_grad_(True)
-    conv(x.detach())[..., 4, 4].sum().backward()
-    assert all(p.grad is not None for p in conv.parameters())
+def test_frozen_weights_and_inputs_get_no_gradient(ways):
+    parts = modules(torch.float32)
+    parts[0].requires_grad_(False)
+    x = torch.randn(1, 3, 9, 9, requires_grad=True)
+    sparse_head(x, *parts)[0][..., 4, 4].sum().backward()
+    assert x.grad.abs().sum() > 0 and parts[0].weight.grad is None and parts[1].weight.grad is not None
+    parts.requires_grad_(True)
+    for places in (4, slice(None)):
+        parts.zero_grad()
+        sparse_head(x.detach(), *parts)[0][..., places].sum().backward()
+        assert parts[0].weight.grad is not None
+    parts.requires_grad_(False)
+    sparse_head(x, *parts)[0].sum().backward()
+    assert len(ways) == 2

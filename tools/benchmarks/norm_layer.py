@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmdet.analysis.measure import peak_bytes, timed
-from mmdet.options import make_parser
 from mmdet.ops.norm import build_norm_layer, conv_norm
+from mmdet.options import make_parser
 from mmdet.run.ending import run_main
 
 ROOT = Path(__file__).resolve().parents[2]

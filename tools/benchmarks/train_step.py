@@ -22,8 +22,8 @@ from mmengine.structures import InstanceData
 from mmdet.analysis.measure import peak_bytes, timed, traffic
 from mmdet.comparison.grid import PLACES, find_places
 from mmdet.config import load_config
-from mmdet.options import make_parser
 from mmdet.ops.norm import CBN
+from mmdet.options import make_parser
 from mmdet.registry import MODELS
 from mmdet.run.ending import run_main
 from mmdet.structures import DetDataSample

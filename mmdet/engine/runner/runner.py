@@ -19,7 +19,7 @@ from mmdet.config import build_model
 from mmdet.io.resuming import blame
 from mmdet.registry import RUNNERS
 from mmdet.run.interrupt import Interrupted, shield_worker
-from mmdet.run.prepare import setup
+from mmdet.run.prepare import keep_memory, setup
 from mmdet.run.ranks import Watch, check_timeout
 from mmdet.words import first_line
 
@@ -55,6 +55,12 @@ def _section(key: str, kinds: tuple = (AssertionError, TypeError, ValueError)) -
         yield
     except kinds as error:
         raise ValueError(f'{key}: {first_line(error)}') from error
+
+
+def _start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """What a data loader's worker does first."""
+    keep_memory()
+    shield_worker(then, worker_id)
 
 
 @RUNNERS.register_module()
@@ -130,7 +136,7 @@ class DetRunner(Runner):
         """Build a data loader as in mmengine; the workers leave signals to this process."""
         built = Runner.build_dataloader(dataloader, *args, **kwargs)
         if built is not dataloader:
-            built.worker_init_fn = partial(shield_worker, built.worker_init_fn)
+            built.worker_init_fn = partial(_start_worker, built.worker_init_fn)
         return built
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmdet.models.layers import ConvModule, batched_nms
 from mmdet.models.task_modules.assigners.max_iou_assigner import assign_valid
 from mmdet.models.utils import images_to_levels, multi_apply, select_single_mlvl, unpack_gt_instances
-from mmdet.ops.sparse_grad import SparseGradConv2d
+from mmdet.ops.sparse_grad import sparse_head
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import scale_boxes
 
@@ -110,7 +110,7 @@ class RPNHead(BaseModule):
                 *(ConvModule(one, two, 3, padding=1, inplace=False) for one, two in zip(widths, widths[1:]))
             )
         else:
-            self.rpn_conv = SparseGradConv2d(self.in_channels, self.feat_channels, 3, padding=1)
+            self.rpn_conv = nn.Conv2d(self.in_channels, self.feat_channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(self.feat_channels, self.num_base_priors, 1)
         self.rpn_reg = nn.Conv2d(self.feat_channels, self.num_base_priors * 4, 1)
 
@@ -128,6 +128,9 @@ class RPNHead(BaseModule):
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits (N, A, H, W) and deltas (N, 4 A, H, W) of one level's map (N, in_channels, H, W)."""
+        found = sparse_head(x, self.rpn_conv, self.rpn_cls, self.rpn_reg)
+        if found is not None:
+            return found[0], found[1]
         x = F.relu(self.rpn_conv(x))
         return self.rpn_cls(x), self.rpn_reg(x)
 

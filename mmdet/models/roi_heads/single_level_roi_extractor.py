@@ -8,7 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmdet.ops.roi_align import roi_align
+from mmdet.ops.paths import unobserved
+from mmdet.ops.roi_align import roi_align, roi_align_levels
 from mmdet.registry import MODELS
 
 
@@ -61,6 +62,18 @@ class RoIAlign(nn.Module):
             feats = feats.float()  # half precision cannot tell pixels apart beyond 2048 (256 in bfloat16)
         out = roi_align(feats, rois.to(feats), self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return out.to(dtype)
+
+    def of_levels(
+        self, feats: Sequence[Tensor], rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]
+    ) -> Tensor | None:
+        """Sample regions of several maps (N, C, H_i, W_i), each from the one that ``levels`` (K,) says; None where that
+        cannot be done at once."""
+        dtype = feats[0].dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            feats = [one.float() for one in feats]
+        own = (self.output_size, spatial_scales, self.sampling_ratio, self.aligned)
+        found = roi_align_levels(feats, rois.to(feats[0]), levels, *own)
+        return None if found is None else found.to(dtype)
 
 
 @MODELS.register_module()
@@ -160,10 +173,14 @@ class SingleRoIExtractor(BaseModule):
             rois = self.roi_rescale(rois, roi_scale_factor)
         if levels is None:
             return self.roi_layers[0](feats[0], rois)
+        layers = [layer for layer in self.roi_layers[:num_levels] if type(layer) is RoIAlign]
+        if len(layers) == num_levels and unobserved(feats[0], *layers):
+            found = layers[0].of_levels(feats, rois, levels, [layer.spatial_scale for layer in layers])
+            if found is not None:
+                return found
         numbers = (levels == torch.arange(num_levels, device=levels.device)[:, None]).sum(1).tolist()
         order = levels.argsort(stable=True)
         own = rois[order].to(feats[0].device, non_blocking=True).split(numbers)
         # Without regions too: every map stays in the graph, on every rank.
         found = torch.cat([layer(x, part) for x, layer, part in zip(feats, self.roi_layers, own)])
-        # in ordinary memory, whatever the layers' own: heads flatten it, or view it as they like
-        return found.new_empty(found.shape).index_copy(0, order.to(found.device, non_blocking=True), found)
+        return torch.empty_like(found).index_copy(0, order.to(found.device, non_blocking=True), found)

@@ -1,5 +1,6 @@
 """Work of this package and, the same lines, of mmdetection 3.x: whichever the interpreter has under the name mmdet."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -82,6 +83,10 @@ def data(settings):
     from mmdet.registry import DATASETS
 
     cv2.setNumThreads(0)  # as in a data loader's worker
+    with suppress(ImportError):
+        from mmdet.run.prepare import keep_memory  # this package's workers call it
+
+        keep_memory()
     cfg = load(settings['config']).train_dataloader.dataset
     cfg.update(data_root='', ann_file=settings['annotations'], data_prefix=dict(img=settings['folder']))
     dataset = DATASETS.build(cfg)

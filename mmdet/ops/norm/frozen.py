@@ -1,0 +1,80 @@
+"""A convolution and a batch norm that uses running statistics, without what the norm keeps for its gradient."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..paths import plain_conv, unobserved
+
+
+def can_be_one(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tuple) -> bool:
+    """Whether :func:`frozen_conv_norm` does what both do one after the other, there is a gradient, and no observer.
+
+    Args:
+        forwards: the ``forward`` of norms that, in evaluation mode, is that of ``nn.BatchNorm2d``.
+    """
+    if norm.training or type(norm).forward not in forwards or norm.running_mean is None or x.dim() != 4:
+        return False
+    if not torch.is_grad_enabled() or not plain_conv(conv) or conv.bias is not None:
+        return False
+    learns = x.requires_grad or conv.weight.requires_grad or any(p.requires_grad for p in norm.parameters())
+    return learns and unobserved(x, conv, norm)
+
+
+def frozen_conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """Compute ``norm(conv(x))`` with the norm's running statistics, without keeping ``conv(x)``.
+
+    For the gradient of its weight a batch norm keeps its input, as large as its output. Here that gradient comes from
+    the convolution's. With running statistics both are one convolution, of weights W' = W * scale; with G = dL/dW' and
+    y = conv(x), the sum of y dL/dout over all places is that of W * G over a channel's weights, as y is linear in W.
+    The result is the same to the bit, the gradients up to rounding.
+
+    Args:
+        conv, norm: which :func:`can_be_one` says yes to.
+        x: (N, C, H, W).
+
+    Returns:
+        (N, C', H', W').
+    """
+    return _FrozenConvNorm.apply(
+        x,
+        conv.weight,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        (conv.stride, conv.padding, conv.dilation, conv.groups),
+    )
+
+
+class _FrozenConvNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, gamma, beta, mean, var, eps, geometry) -> Tensor:
+        ctx.save_for_backward(x, weight, gamma, mean, var)
+        ctx.eps, ctx.geometry = eps, geometry
+        return F.batch_norm(F.conv2d(x, weight, None, *geometry), mean, var, gamma, beta, False, 0.0, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        x, weight, gamma, mean, var = ctx.saved_tensors
+        inverse = (var + ctx.eps).rsqrt()
+        scale = inverse if gamma is None else gamma * inverse
+        stride, padding, dilation, groups = ctx.geometry
+        need_x, need_weight, need_gamma, need_beta = ctx.needs_input_grad[:4]
+        scaled = (weight * scale[:, None, None, None]).to(grad.dtype)
+        wanted = (need_x, need_weight or need_gamma, need_gamma or need_beta)
+        of_x, of_weight, total = torch.ops.aten.convolution_backward(
+            grad, x.to(grad.dtype), scaled, weight.shape[:1], stride, padding, dilation, False, (0, 0), groups, wanted
+        )
+        of_gamma = None
+        total = None if total is None else total.to(weight.dtype)
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype)
+            if need_gamma:
+                of_gamma = ((of_weight * weight).flatten(1).sum(1) - mean * total) * inverse
+            of_weight = of_weight.mul_(scale[:, None, None, None]) if need_weight else None
+        of_x = None if of_x is None else of_x.to(x.dtype)
+        return of_x, of_weight, of_gamma, total if need_beta else None, None, None, None, None
