@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdet.mmdetection.arguments import accepts
-from mmdet.ops.norm import conv_norm
+from mmdet.ops.norm import CBN, CBNPlus, SyncBN, SyncCBN, conv_norm
+from mmdet.ops.paths import unobserved
 from mmdet.registry import build_norm_layer
 
 STYLES = ('pytorch', 'caffe')
+_OWN_NORMS = (CBN, CBNPlus, SyncBN, SyncCBN)
 
 
 @accepts(dcn=None, plugins=None)
@@ -104,15 +106,20 @@ class ResidualBlock(BaseModule):
             if i > 1:
                 out = self.relu(out)
             out = conv_norm(getattr(self, f'conv{i}'), getattr(self, name), out)
-        if self.downsample is None:
-            return out + x
-        parts = list(self.downsample) if isinstance(self.downsample, nn.Sequential) else []
+        x = x if self.downsample is None else self._shortcut(self.downsample, x)
+        # These norms do not need what they return for their gradient; memory for a sum is not for nothing.
+        own = type(self.last_norm) in (nn.BatchNorm2d, nn.GroupNorm, *_OWN_NORMS) and unobserved(x, self.last_norm)
+        return out.add_(x) if own else out + x
+
+    @staticmethod
+    def _shortcut(downsample: nn.Module, x: Tensor) -> Tensor:
+        parts = list(downsample) if isinstance(downsample, nn.Sequential) else []
         if len(parts) == 3 and isinstance(parts[0], nn.AvgPool2d):
             x = parts.pop(0)(x)
         if len(parts) != 2:
-            return out + self.downsample(x)
+            return downsample(x)
         conv, norm = parts
-        return out + conv_norm(conv, norm, x)
+        return conv_norm(conv, norm, x)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:

@@ -119,7 +119,8 @@ class FPN(BaseModule):
         for i in range(len(laterals) - 1, 0, -1):
             cfg = self.upsample_cfg
             size = {} if 'scale_factor' in cfg else dict(size=laterals[i - 1].shape[2:])
-            laterals[i - 1] = laterals[i - 1] + F.interpolate(laterals[i], **size, **cfg)
+            # in place: nobody else has what is made of it
+            laterals[i - 1] = F.interpolate(laterals[i], **size, **cfg).add_(laterals[i - 1])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
         number = len(laterals)
         if not self.add_extra_convs:
