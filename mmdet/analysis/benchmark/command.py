@@ -34,8 +34,9 @@ class Row:
     """A piece of work, and what it took each contender."""
 
     work: str
-    target: float | None = None  # the ratio to the faster peer, or seconds where there is none
+    target: float | None = None  # of the ratio to the faster peer
     unit: str = 's'
+    limit: float | None = None  # of seconds, where there is no peer
     #: by contender, of each round
     values: dict[str, list[float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -61,7 +62,8 @@ class Row:
 
         ratios = self.ratios()
         last = f'**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})' if ratios else ''
-        target = '' if self.target is None else f'{self.target:g}' + ('' if ratios else f' {self.unit}')
+        target = '' if self.target is None else f'{self.target:g}'
+        target = target if self.limit is None else f'{self.limit:g} {self.unit}'
         return [self.work, *map(show, names), last, target]
 
 
@@ -186,8 +188,10 @@ class Bench:
         if 'mmdet' in self.args.peers:
             pythons['mmdetection'] = self.args.peer_python
         code = 'import time; start = time.perf_counter(); import mmdet; print(time.perf_counter() - start)'
-        self.clock('import mmdet', 0.5, {name: [python, '-c', code] for name, python in pythons.items()}, said=True)
-        self.clock('mmdet train --help', 1, dict(ours=[sys.executable, '-m', 'mmdet', 'train', '--help']))
+        row = Row('import mmdet', 0.5)
+        self.clock(row, {name: [python, '-c', code] for name, python in pythons.items()}, said=True)
+        row = Row('mmdet train --help', limit=1)
+        self.clock(row, dict(ours=[sys.executable, '-m', 'mmdet', 'train', '--help']))
         shapes = self.folder / 'data/shapes'
         config = 'configs/shapes/mask-rcnn_r18_fpn_cbn.py'
         subprocess.run(
@@ -196,13 +200,11 @@ class Bench:
         )  # fmt: skip
         run = [sys.executable, '-m', 'mmdet', 'train', config, '--work-dir', 'run']
         run += ['--cfg-options', 'default_hooks.logger.interval=1', 'randomness.seed=0']
-        self.clock("first iteration of the demo's training", 5, dict(ours=run), r'Epoch\(train\)')
+        row = Row("first iteration of the demo's training", limit=5)
+        self.clock(row, dict(ours=run), r'Epoch\(train\)')
 
-    def clock(
-        self, what: str, target: float, commands: dict[str, list[str]], until: str | None = None, said: bool = False
-    ) -> None:
+    def clock(self, row: Row, commands: dict[str, list[str]], until: str | None = None, said: bool = False) -> None:
         """Seconds until a command ends, or until it prints what ``until`` matches; or those that it says at its end."""
-        row = Row(what, target)
         for number in range(self.args.rounds + 1):
             for name, command in commands.items():
                 own = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH' or name == 'ours'}
@@ -219,7 +221,7 @@ class Bench:
                 seconds = time.perf_counter() - start
                 if process.returncode and not (until and re.search(until, lines[-1])):
                     row.failed[name] = lines[-1] if lines else str(process.returncode)
-                    print(f'{what}: {name} fails: {row.failed[name]}')
+                    print(f'{row.work}: {name} fails: {row.failed[name]}')
                 elif number:  # the first one warms the disk's cache
                     row.values.setdefault(name, []).append(float(lines[-1]) if said else seconds)
         self.add(row)
