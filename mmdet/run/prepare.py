@@ -19,7 +19,7 @@ from mmdet.io.checkpoint import install_loaders
 from mmdet.run.ranks import check_timeout, slurm_environment
 
 #: of the C library's mallopt
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 #: hooks that every run gets, also with a config written for another toolbox
 RUN_HOOKS = ('CBNHook', 'CheckpointCheckHook', 'ProgressHook', 'ResourceHook')
 
@@ -31,6 +31,8 @@ def setup() -> None:
     command, :class:`~mmdet.engine.DetRunner`, :func:`~mmdet.apis.init_detector` and
     :func:`~mmdet.utils.register_all_modules` call it; importing mmdet does not.
     """
+    # On a CPU the backward pass is a thread's own, which could not use what the forward pass frees of another arena.
+    _mallopt({M_ARENA_MAX: 1})
     install_loaders()
     install_backend()
     _format_once()
@@ -40,13 +42,18 @@ def keep_memory() -> None:
     """Let the C library keep what is freed of large blocks: a data loader's next image is as large.
 
     By default it gives the memory back, and the system clears each page that is asked for again: half of what a worker
-    takes. Environment variables that say otherwise (MALLOC_..., GLIBC_TUNABLES) are left alone.
+    takes.
     """
+    _mallopt({M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 128 << 20})
+
+
+def _mallopt(options: dict[int, int]) -> None:
+    """Set options of the C library's malloc, unless environment variables (MALLOC_..., GLIBC_TUNABLES) say how."""
     if sys.platform != 'linux' or any(key.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for key in os.environ):
         return
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL('libc.so.6').mallopt
-        for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 128 << 20)):
+        for option, value in options.items():
             mallopt(option, value)
 
 

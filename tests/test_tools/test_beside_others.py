@@ -77,7 +77,9 @@ def test_usage_errors(words, says, capsys, monkeypatch):
 def test_training_inference_and_start_beside_torchvision(capsys, monkeypatch):
     """All else that the command does, with fewer and smaller images."""
     monkeypatch.setattr(command, 'BATCHES', ((1, 128, 160),))
-    main(['--only', 'train', 'infer', 'start', '--rounds', '1', '--peers', 'torchvision'])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')][1:]
+    main(['--only', 'train', 'infer', 'start', '--rounds', '1', '--peers', 'torchvision', '--profile'])
+    text = capsys.readouterr().out
+    assert 'profile of 1x 128x160' in text and 'aten::mkldnn_convolution: ' in text
+    rows = [line for line in text.splitlines() if line.startswith('| ')][1:]
     assert len(rows) == 4 + 6 + 3 and not any('fails' in row for row in rows)
     assert sum('MiB' in row for row in rows) == 1

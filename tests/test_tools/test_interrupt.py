@@ -128,9 +128,9 @@ def _own_terminal():
 def test_resume_command(tool, monkeypatch, words, expected):
     monkeypatch.setattr(sys, 'argv', ['tools/train.py'])
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '4')
-    assert tool.resume_command(words.split(), tool.parse_args(words.split())) == expected
+    assert resume_command(words.split(), tool.parse_args(words.split())) == expected
     monkeypatch.setattr(sys, 'argv', ['mmdet train'])
-    told = tool.resume_command(words.split(), tool.parse_args(words.split()))
+    told = resume_command(words.split(), tool.parse_args(words.split()))
     if 'launcher pytorch' in words:
         assert told == 'mmdet train --amp c.py --gpus 4 --resume'
     else:

@@ -110,6 +110,11 @@ class Bench:
                 most = one.ask('peak')
                 if most is not None:
                     peak.values[one.name] = [most / 2**20]
+                if self.args.profile and one.name == 'ours':
+                    rows, total = one.ask('profile')
+                    print(f'profile of {peak.work.removeprefix("its peak memory, ")}, {total:.3g} s:')
+                    for name, seconds, calls in rows:
+                        print(f'  {name}: {seconds:.3g} s, {100 * seconds / total:.0f} %, {calls} calls', flush=True)
         finally:
             for one in running:
                 one.stop()
@@ -271,6 +276,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--eval-images', type=whole(1), default=inputs.VAL2017[0], help="images of the evaluation (default: val2017's)"
     )
+    parser.add_argument('--profile', action='store_true', help='what takes longest in our training step')
     parser.add_argument('--out', metavar='FILE', help='write the table to this file as well')
     args = parser.parse_args(argv)
     if args.peers is None:

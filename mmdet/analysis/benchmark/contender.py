@@ -50,8 +50,8 @@ class Contender:
         lines = [line for line in self.said.read_text().splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else f'it ended with {self.process.returncode}')
 
-    def ask(self, what: str = 'time') -> float | None:
-        """Seconds of the work done once ('time'), or the bytes it takes ('peak'; None if not known).
+    def ask(self, what: str = 'time'):
+        """Seconds of the work done once ('time'), the bytes it takes ('peak'; None if not known), or its 'profile'.
 
         Raises:
             RuntimeError: the worker has failed; its last words.

@@ -2,7 +2,7 @@
 
 It imports nothing of this package, which other detectors' environments need not have. It is given the number of a pipe
 for its answers, its settings as JSON, and on standard input lines: 'time' does the work once and answers with its
-seconds, 'peak' with the most memory that it holds.
+seconds, 'peak' with the most memory that it holds, 'profile' with the operations that take longest.
 """
 
 import ctypes
@@ -46,6 +46,14 @@ def peak(work, device):
     return resident('VmHWM') - before
 
 
+def profile(work):
+    """The operations that take longest, [[name, seconds, calls], ...], and all seconds."""
+    with torch.profiler.profile() as found:
+        work()
+    rows = [(event.key, event.self_cpu_time_total / 1e6, event.count) for event in found.key_averages()]
+    return sorted(rows, key=lambda row: -row[1])[:10], sum(row[1] for row in rows)
+
+
 def mixed(settings):
     """A context of mixed precision, if the settings want it."""
     return torch.autocast(settings['device'], torch.bfloat16) if settings['amp'] else nullcontext()
@@ -72,6 +80,9 @@ def main(prepare):
     for line in sys.stdin:
         if line.strip() == 'peak':
             answer(peak(work, device))
+            continue
+        if line.strip() == 'profile':
+            answer(profile(work))
             continue
         gc.collect()
         if device == 'cuda':
