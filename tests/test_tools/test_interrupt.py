@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, load_tool
 
+from mmdet.cli.training import resume_command
+
 OPTIONS = ['train_cfg.max_epochs=4', 'train_cfg.val_interval=9', 'default_hooks.checkpoint.max_keep_ckpts=1']
 
 

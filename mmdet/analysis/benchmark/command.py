@@ -111,9 +111,9 @@ class Bench:
                 if most is not None:
                     peak.values[one.name] = [most / 2**20]
                 if self.args.profile and one.name == 'ours':
-                    rows, total = one.ask('profile')
+                    longest, total = one.ask('profile')
                     print(f'profile of {peak.work.removeprefix("its peak memory, ")}, {total:.3g} s:')
-                    for name, seconds, calls in rows:
+                    for name, seconds, calls in longest:
                         print(f'  {name}: {seconds:.3g} s, {100 * seconds / total:.0f} %, {calls} calls', flush=True)
         finally:
             for one in running:
