@@ -31,8 +31,6 @@ def setup() -> None:
     command, :class:`~mmdet.engine.DetRunner`, :func:`~mmdet.apis.init_detector` and
     :func:`~mmdet.utils.register_all_modules` call it; importing mmdet does not.
     """
-    # On a CPU the backward pass is a thread's own, which could not use what the forward pass frees of another arena.
-    _mallopt({M_ARENA_MAX: 1})
     install_loaders()
     install_backend()
     _format_once()
@@ -45,6 +43,12 @@ def keep_memory() -> None:
     takes.
     """
     _mallopt({M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 128 << 20})
+
+
+def share_memory() -> None:
+    """Let the C library have one arena for all threads: on a CPU the backward pass is a thread of its own, which could
+    not use what the forward pass frees of another one."""
+    _mallopt({M_ARENA_MAX: 1})
 
 
 def _mallopt(options: dict[int, int]) -> None:
@@ -82,6 +86,7 @@ def prepare(cfg: Config, launcher: str) -> None:
     Raises:
         KeyError: launcher 'slurm' without srun. ValueError: a timeout that is no number of seconds.
     """
+    share_memory()
     if launcher == 'slurm':
         slurm_environment()
         launcher = 'pytorch'

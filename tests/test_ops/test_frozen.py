@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmdet.ops.norm import CBN, SyncBN, build_norm_layer, conv_norm
-from mmdet.ops.norm import build as module
+from mmdet.ops.norm import frozen as module
 
 
 def pair(kind='BN', dtype=torch.float64, affine=True, **options):
@@ -29,8 +29,8 @@ def run(both, x, one, half=False):
 
 @pytest.fixture
 def calls(monkeypatch):
-    found, way = [], module.frozen_conv_norm
-    monkeypatch.setattr(module, 'frozen_conv_norm', lambda *args: found.append(0) or way(*args))
+    found, way = [], module._FrozenConvNorm.apply
+    monkeypatch.setattr(module._FrozenConvNorm, 'apply', lambda *args: found.append(0) or way(*args))
     return found
 
 

@@ -1,5 +1,6 @@
 """The rows of the table, and the command that fills it."""
 
+import math
 import os
 import platform
 import re
@@ -108,7 +109,7 @@ class Bench:
                         row.values.setdefault(one.name, []).append(seconds)
             for one in running if peak is not None else ():
                 most = one.ask('peak')
-                if most is not None:
+                if not math.isnan(most):
                     peak.values[one.name] = [most / 2**20]
                 if self.args.profile and one.name == 'ours':
                     longest, total = one.ask('profile')

@@ -51,7 +51,7 @@ class Contender:
         raise RuntimeError(lines[-1] if lines else f'it ended with {self.process.returncode}')
 
     def ask(self, what: str = 'time'):
-        """Seconds of the work done once ('time'), the bytes it takes ('peak'; None if not known), or its 'profile'.
+        """Seconds of the work done once ('time'), the bytes it takes ('peak'; NaN if not known), or its 'profile'.
 
         Raises:
             RuntimeError: the worker has failed; its last words.

@@ -91,7 +91,12 @@ class PackDetInputs(DetTransform):
 
 def _planes(image: np.ndarray) -> np.ndarray:
     """An image (H, W, C) as (C, H, W), contiguous."""
-    if image.shape[2] == 3 and image.flags.c_contiguous:
+    if (
+        image.dtype in (np.uint8, np.float32)
+        and image.shape[2] == 3
+        and image.flags.c_contiguous
+        and min(image.shape) > 1
+    ):
         planes = np.empty((3, *image.shape[:2]), dtype=image.dtype)
         cv2.split(image, list(planes))  # several times as fast as NumPy
         return planes

@@ -10,7 +10,7 @@ from mmdet.words import nearest
 from .brn import BRN
 from .cbn import CBN, CBNPlus, SyncCBN
 from .cbn_gn import CBNGN
-from .frozen import can_be_one, frozen_conv_norm
+from .frozen import frozen_conv_norm
 from .sync_bn import SyncBN
 
 NORMS: dict[str, type] = {
@@ -128,7 +128,8 @@ _AS_BN = (nn.BatchNorm2d.forward, SyncBN.forward, CBN.forward)
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``, giving CBN the convolution and its input. The only place that knows of CBN."""
-    if can_be_one(conv, norm, x, _AS_BN):
-        return frozen_conv_norm(conv, norm, x)  # type: ignore[arg-type]
+    y = frozen_conv_norm(conv, norm, x, _AS_BN)
+    if y is not None:
+        return y
     y = conv(x)
     return norm(y, x, conv) if isinstance(norm, (CBN, CBNGN)) else norm(y)

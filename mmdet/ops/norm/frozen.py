@@ -8,21 +8,7 @@ from torch.nn import functional as F
 from ..paths import plain_conv, unobserved
 
 
-def can_be_one(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tuple) -> bool:
-    """Whether :func:`frozen_conv_norm` does what both do one after the other, there is a gradient, and no observer.
-
-    Args:
-        forwards: the ``forward`` of norms that, in evaluation mode, is that of ``nn.BatchNorm2d``.
-    """
-    if norm.training or type(norm).forward not in forwards or norm.running_mean is None or x.dim() != 4:
-        return False
-    if not torch.is_grad_enabled() or not plain_conv(conv) or conv.bias is not None:
-        return False
-    learns = x.requires_grad or conv.weight.requires_grad or any(p.requires_grad for p in norm.parameters())
-    return learns and unobserved(x, conv, norm)
-
-
-def frozen_conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tuple) -> Tensor | None:
     """Compute ``norm(conv(x))`` with the norm's running statistics, without keeping ``conv(x)``.
 
     For the gradient of its weight a batch norm keeps its input, as large as its output. Here that gradient comes from
@@ -31,12 +17,22 @@ def frozen_conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     The result is the same to the bit, the gradients up to rounding.
 
     Args:
-        conv, norm: which :func:`can_be_one` says yes to.
+        conv: ``nn.Conv2d`` without a bias.
+        norm: in evaluation mode.
         x: (N, C, H, W).
+        forwards: the ``forward`` of norms that, in evaluation mode, is that of ``nn.BatchNorm2d``.
 
     Returns:
-        (N, C', H', W').
+        (N, C', H', W'); None where this cannot be done: the modules are others, watched by hooks, traced or not on the
+        CPU, or there is no gradient.
     """
+    if norm.training or type(norm).forward not in forwards or norm.running_mean is None or x.dim() != 4:
+        return None
+    if not torch.is_grad_enabled() or not isinstance(conv, nn.Conv2d) or not plain_conv(conv) or conv.bias is not None:
+        return None
+    learns = x.requires_grad or conv.weight.requires_grad or any(p.requires_grad for p in norm.parameters())
+    if not learns or not unobserved(x, conv, norm):
+        return None
     return _FrozenConvNorm.apply(
         x,
         conv.weight,

@@ -196,26 +196,10 @@ class BitmapMasks:
         if not len(bboxes):
             return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
         # Of the masks that are asked for, each once, what the boxes may see of it.
-        used, positions = np.unique(inds, return_inverse=True)
-        positions = positions.reshape(-1)
-        parts = whole(self.masks) if self._parts is None else self._parts
-        sides = (self.width, self.height)
-        inside = bool((bboxes >= 0).all() and (bboxes[:, 2:] <= sides).all())
-        first, last = np.zeros((len(used), 2), dtype=int), np.tile(sides, (len(used), 1))
-        if inside:
-            for i in range(len(used)):
-                own = bboxes[positions == i]
-                first[i] = np.maximum(np.floor(own[:, :2].min(0)).astype(int) - 1, 0)
-                last[i] = np.minimum(np.ceil(own[:, 2:].max(0)).astype(int) + 2, sides)
-        width, height = (last - first).max(0)
-        pixels = np.zeros((len(used), 1, height, width), dtype=np.uint8)
-        for own, number, (left, top), (right, bottom) in zip(pixels[:, 0], used, first, last):
-            high, wide = bottom - top, right - left
-            parts.draw(number, (top, bottom, left, right), own[:high, :wide])
-            # At the image's border RoIAlign repeats its last pixels.
-            own[high:, :wide] = own[high - 1, :wide]
-            own[:, wide:] = own[:, wide - 1 : wide]
-        rows = np.concatenate([positions[:, None], bboxes - np.tile(first[positions], 2)], 1)
+        used, positions = np.unique(np.asarray(inds).reshape(-1), return_inverse=True)
+        parts = (whole(self.masks) if self._parts is None else self._parts).choose(used)
+        pixels, corners = parts.windows(bboxes, positions)
+        rows = np.concatenate([positions[:, None], bboxes - np.tile(corners[positions], 2)], 1)
         masks = torch.from_numpy(pixels).to(device=device, dtype=torch.float32)
         regions = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5

@@ -1,12 +1,13 @@
 """The loop of a worker: a script that does one piece of work over and over, in an interpreter of its own.
 
-It imports nothing of this package, which other detectors' environments need not have. It is given the number of a pipe
+It imports nothing of this package but a file that needs torch alone: other detectors' environments need not have it. It
+is given the number of a pipe
 for its answers, its settings as JSON, and on standard input lines: 'time' does the work once and answers with its
 seconds, 'peak' with the most memory that it holds, 'profile' with the operations that take longest.
 """
 
-import ctypes
 import gc
+import importlib.util
 import json
 import os
 import sys
@@ -16,34 +17,9 @@ from pathlib import Path
 
 import torch
 
-
-def resident(key):
-    """Bytes of this process, by the system's name for them; 0 where it doesn't say."""
-    try:
-        lines = Path('/proc/self/status').read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-
-def peak(work, device):
-    """Most memory that ``work()`` holds beyond what is held before, in bytes; None where the system doesn't say."""
-    gc.collect()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        ctypes.CDLL('libc.so.6').malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')  # resets the peak of the resident memory
-    except OSError:
-        return None
-    before = resident('VmRSS')
-    work()
-    return resident('VmHWM') - before
+_spec = importlib.util.spec_from_file_location('measure', Path(__file__).parents[2] / 'measure.py')
+measure = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(measure)
 
 
 def profile(work):
@@ -79,7 +55,7 @@ def main(prepare):
     answer(result if isinstance(result, (int, float, list)) else None)
     for line in sys.stdin:
         if line.strip() == 'peak':
-            answer(peak(work, device))
+            answer(measure.peak_bytes(work, device))
             continue
         if line.strip() == 'profile':
             answer(profile(work))

@@ -26,6 +26,14 @@ def load(name):
     return cfg
 
 
+def prepare(name):
+    """Do what this package's commands, or their data loaders' workers, do first; mmdetection has no such thing."""
+    with suppress(ImportError):
+        from mmdet.run import prepare as module
+
+        getattr(module, name)()
+
+
 def train(settings):
     from mmengine.optim import build_optim_wrapper
     from mmengine.structures import InstanceData
@@ -34,6 +42,7 @@ def train(settings):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
+    prepare('share_memory')
     cfg = load(settings['config'])
     cfg.optim_wrapper.optimizer.lr = 1e-5  # so small a step that the work stays the same
     torch.manual_seed(0)
@@ -83,10 +92,7 @@ def data(settings):
     from mmdet.registry import DATASETS
 
     cv2.setNumThreads(0)  # as in a data loader's worker
-    with suppress(ImportError):
-        from mmdet.run.prepare import keep_memory  # this package's workers call it
-
-        keep_memory()
+    prepare('keep_memory')
     cfg = load(settings['config']).train_dataloader.dataset
     cfg.update(data_root='', ann_file=settings['annotations'], data_prefix=dict(img=settings['folder']))
     dataset = DATASETS.build(cfg)
