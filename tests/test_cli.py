@@ -1,5 +1,6 @@
 """The command mmdet: its table, help, and errors."""
 
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -8,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 from mmdet.cli.main import COMMANDS, main, usage
+from mmdet.comparison.trainings import reason_of
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -72,6 +74,17 @@ def test_of_what_nobody_has_foreseen_the_traceback_is_shown():
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr
     assert done.stderr.splitlines()[-1] == 'error: ZeroDivisionError: division by zero'
+
+
+def test_a_process_that_dies_says_where():
+    code = (
+        'import os, signal; from mmdet.run.ending import run_main\n'
+        'def kernel(): os.kill(os.getpid(), signal.SIGSEGV)\n'
+        'run_main(kernel)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGSEGV
+    assert reason_of(done.stderr, done.returncode) == 'ended by SIGSEGV in File "<string>", line 2 in kernel'
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def reason_of(output: str, code: int) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r'(error: |\w*(Error|Exception|Interrupt)\b)', line)]
     if code < 0:
-        return f'ended by {signal.Signals(-code).name}' + (' (out of memory?)' if code == -signal.SIGKILL else '')
+        fault = re.search(r'^Current thread .+\n\s*(.+)', output, re.MULTILINE)
+        where = ' (out of memory?)' if code == -signal.SIGKILL else f' in {fault[1]}' if fault else ''
+        return f'ended by {signal.Signals(-code).name}{where}'
     # torchrun ends with a report of its own
     own = [line for line in errors if line.startswith('error: ')]
     return (own or errors or lines or [f'exit code {code}'])[-1].removeprefix('error: ')

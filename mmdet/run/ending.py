@@ -1,5 +1,6 @@
 """What the command-line tools share: how they end."""
 
+import faulthandler
 import gc
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -29,9 +31,13 @@ def run_main(main: Callable[[], int | None]) -> int:
     with ``--debug`` or MMDET_DEBUG=1, and of any other error, which nobody has foreseen; it is always in the run's log
     file. Of several processes each says its own, with its rank.
 
-    An interrupted training's last line is the command that resumes it, its code 128 and the signal's number.
+    An interrupted training's last line is the command that resumes it, its code 128 and the signal's number. A process
+    that a library brings down (SIGSEGV and its like) writes first where it was.
     """
     setup()
+    if not faulthandler.is_enabled():
+        with suppress(AttributeError, OSError, RuntimeError):  # there is no standard error
+            faulthandler.enable()
     if not sys.warnoptions:
         _silence_libraries()
     code, all_ended = _run(main)

@@ -46,8 +46,10 @@ def keep_memory() -> None:
 
 
 def share_memory() -> None:
-    """Let the C library have one arena for all threads: on a CPU the backward pass is a thread of its own, which could
-    not use what the forward pass frees of another one."""
+    """Let the C library have one arena for all threads.
+
+    By default each of a kernel's threads has its own, and what one of them has freed the others cannot use.
+    """
     _mallopt({M_ARENA_MAX: 1})
 
 
