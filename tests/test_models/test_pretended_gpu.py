@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmdet.models.roi_heads import single_level_roi_extractor
-from mmdet.ops import roi_align, sparse_grad
+from mmdet.ops import conv, roi_align, sparse_grad
 from mmdet.ops.norm import conv_norm, frozen
 from mmdet.registry import MODELS, build_norm_layer
 from mmdet.structures import DetDataSample
@@ -42,6 +42,7 @@ def scope(monkeypatch):
     # The CPU's own ways round otherwise; here it takes the GPU's.
     for module in (frozen, roi_align, sparse_grad, single_level_roi_extractor):
         monkeypatch.setattr(module, 'unobserved', lambda *args: False)
+    monkeypatch.setattr(conv, 'REORDERS', False)
 
 
 def narrow(name, everywhere=None):

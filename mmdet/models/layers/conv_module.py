@@ -4,6 +4,7 @@ from mmcv.cnn import build_activation_layer, build_conv_layer
 from mmengine.model import constant_init, kaiming_init
 from torch import Tensor, nn
 
+from mmdet.ops.conv import conv2d
 from mmdet.ops.norm import conv_norm
 from mmdet.registry import build_norm_layer
 
@@ -81,5 +82,5 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (N, out_channels, H', W') from (N, in_channels, H, W)."""
-        x = self.conv(x) if self.norm is None else conv_norm(self.conv, self.norm, x)
+        x = conv2d(self.conv, x) if self.norm is None else conv_norm(self.conv, self.norm, x)
         return x if self.activate is None else self.activate(x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmdet.words import nearest
 
+from ..conv import conv2d
 from .brn import BRN
 from .cbn import CBN, CBNPlus, SyncCBN
 from .cbn_gn import CBNGN
@@ -131,5 +132,5 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     y = frozen_conv_norm(conv, norm, x, _AS_BN)
     if y is not None:
         return y
-    y = conv(x)
+    y = conv2d(conv, x)
     return norm(y, x, conv) if isinstance(norm, (CBN, CBNGN)) else norm(y)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ..conv import conv_backward
 from .algebra import Share, nonzero, row_dot
 from .kernels import all_but_channels, per_channel, positions, stats_dtype
 
@@ -90,7 +91,7 @@ def weight_grad(conv: Conv, x: Tensor, grad_output: Tensor, step: int = 1, dtype
     stride = [s * step for s in conv.stride]
     # Only the shape of the weight is read: an expanded scalar costs nothing.
     weight = x.new_empty((), dtype=dtype).expand(conv.weight.shape)
-    grad = torch.ops.aten.convolution_backward(
+    grad = conv_backward(
         grad_output.to(dtype),
         x.to(dtype),
         weight,

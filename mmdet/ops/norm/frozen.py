@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..conv import conv_backward
 from ..paths import plain_conv, unobserved
 
 
@@ -61,9 +62,18 @@ class _FrozenConvNorm(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.geometry
         need_x, need_weight, need_gamma, need_beta = ctx.needs_input_grad[:4]
         scaled = (weight * scale[:, None, None, None]).to(grad.dtype)
-        wanted = (need_x, need_weight or need_gamma, need_gamma or need_beta)
-        of_x, of_weight, total = torch.ops.aten.convolution_backward(
-            grad, x.to(grad.dtype), scaled, weight.shape[:1], stride, padding, dilation, False, (0, 0), groups, wanted
+        of_x, of_weight, total = conv_backward(
+            grad,
+            x.to(grad.dtype),
+            scaled,
+            weight.shape[:1],
+            stride,
+            padding,
+            dilation,
+            False,
+            (0, 0),
+            groups,
+            (need_x, need_weight or need_gamma, need_gamma or need_beta),
         )
         of_gamma = None
         total = None if total is None else total.to(weight.dtype)
