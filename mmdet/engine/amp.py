@@ -1,6 +1,9 @@
 """Mixed precision, on a GPU and on the CPU."""
 
+import logging
+
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
 from mmengine.optim import OptimWrapper
 
@@ -30,6 +33,11 @@ def amp_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return getattr(torch, name)
 
 
+def emulates_bfloat16() -> bool:
+    """Whether the CPU has no instructions that bfloat16 could use: convolutions then take many times float32's time."""
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(_AmpOptimWrapper):
     """Trains in mixed precision: float16 as in mmengine, bfloat16 also on the CPU.
@@ -54,6 +62,13 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         if self.cast_dtype == torch.float16:
             super().__init__(loss_scale, self.cast_dtype, **kwargs)
         else:
+            if not torch.cuda.is_available() and emulates_bfloat16():
+                print_log(
+                    'bfloat16 is not for this CPU (it has no AVX-512): a step takes many times as long as in float32; '
+                    'leave --amp or AmpOptimWrapper out',
+                    'current',
+                    logging.WARNING,
+                )
             OptimWrapper.__init__(self, **kwargs)  # past mmengine's own, which asserts that there is a GPU
             self.loss_scaler, self._scale_update_param = torch.amp.GradScaler(enabled=False), None
 

@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet.config import load_config
-from mmdet.engine import amp_dtype
+from mmdet.engine import amp, amp_dtype
 from mmdet.ops.norm import CBN
 
 NORMS = {
@@ -39,6 +39,17 @@ def test_float16_needs_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(ValueError, match=r'float16 .*needs CUDA.*--amp bf16'):
         wrapper(nn.Linear(2, 2), type='AmpOptimWrapper', dtype='float16')
+
+
+@pytest.mark.parametrize('supported', [True, False])
+def test_a_processor_without_bfloat16_is_told(supported, monkeypatch):
+    """Where it is emulated, a training step takes some 15 times as long as in float32."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: supported)
+    said = []
+    monkeypatch.setattr(amp, 'print_log', lambda text, *rest: said.append(text))
+    wrapper(nn.Linear(2, 2), type='AmpOptimWrapper', dtype='bfloat16')
+    assert len(said) == (not supported) and all('bfloat16 is not for this CPU' in text for text in said)
 
 
 @pytest.mark.parametrize('loss_scale', ['dynamic', 512.0])

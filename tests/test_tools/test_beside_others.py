@@ -1,5 +1,6 @@
 """mmdet benchmark: its table, its workers, and what it says of one that fails."""
 
+import argparse
 import re
 import sys
 
@@ -57,6 +58,25 @@ def test_evaluation_beside_pycocotools(capsys):
     assert all(re.search(r'\| \*\*0\.\d+\*\* \(', row) for row in rows)
 
 
+@pytest.mark.parametrize('emulates', [True, False])
+def test_bfloat16_where_the_processor_has_it(emulates, monkeypatch, tmp_path):
+    bench = command.Bench(argparse.Namespace(device='cpu', peers=['torchvision'], rounds=1), tmp_path)
+    bench.add(Row('step', 0.75, values=dict(ours=[2.0], torchvision=[4.0])))
+    bench.add(Row('memory', 0.85, 'MiB', values=dict(ours=[2.0], torchvision=[4.0])))
+    monkeypatch.setattr(command, 'emulates_bfloat16', lambda: emulates)
+
+    def race(rows, contenders):
+        assert all(settings['amp'] for _, _, settings in contenders.values())
+        rows[0].values.update(ours=[1.0], torchvision=[2.5])
+        bench.add(rows[0])
+
+    monkeypatch.setattr(bench, 'race', race)
+    bench.half('step', bench.contenders(work='train'), 1.0, 0.45)
+    assert [(row.work, row.ratios()) for row in bench.rows[2:]] == (
+        [] if emulates else [('step, bf16, all', [0.4]), ('step, bf16, peers float32', [0.25])]
+    )
+
+
 @pytest.mark.parametrize(
     'words, says',
     [
@@ -77,6 +97,7 @@ def test_usage_errors(words, says, capsys, monkeypatch):
 def test_training_inference_and_start_beside_torchvision(capsys, monkeypatch):
     """All else that the command does, with fewer and smaller images."""
     monkeypatch.setattr(command, 'BATCHES', ((1, 128, 160),))
+    monkeypatch.setattr(command, 'emulates_bfloat16', lambda: False)
     main(['--only', 'train', 'infer', 'start', '--rounds', '1', '--peers', 'torchvision', '--profile'])
     text = capsys.readouterr().out
     assert 'profile of 1x 128x160' in text and 'aten::mkldnn_convolution: ' in text

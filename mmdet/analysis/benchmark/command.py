@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from mmdet.datasets.coco_classes import COCO_CLASSES
+from mmdet.engine.amp import emulates_bfloat16
 from mmdet.io.atomic import write_atomic
 from mmdet.options import make_parser, whole
 
@@ -141,16 +142,18 @@ class Bench:
             plain = self.contenders(work='train', images=images, height=height, width=width)
             memory = Row(f'its peak memory, {images}x {height}x{width}', 0.85, 'MiB')
             self.race([Row(what, 0.75)], plain, memory)
-            half = {name: (python, script, dict(own, amp=True)) for name, (python, script, own) in plain.items()}
-            self.race([Row(f'{what}, bf16, all', 1.0)], half)
-            self.mixed(f'{what}, bf16, peers float32', 0.45)
+            self.half(what, plain, 1.0, 0.45)
 
-    def mixed(self, what: str, target: float) -> None:
-        """Our times of the last row beside the peers' of the last row in float32 before it."""
-        half = self.rows[-1]
-        plain = next(row for row in reversed(self.rows[:-1]) if row.unit == 's')
-        values = dict(plain.values, ours=half.values.get('ours', []))
-        self.add(Row(what, target, values=values))
+    def half(self, what: str, plain: dict[str, tuple], target: float | None, mixed_target: float) -> None:
+        """The same in bfloat16, and our times of that beside the peers' of the last row, in float32."""
+        if self.args.device == 'cpu' and emulates_bfloat16():
+            print(f'{what}, bf16: left out, this CPU has no instructions for it', flush=True)
+            return
+        last = next(row for row in reversed(self.rows) if row.unit == 's')
+        half = {name: (python, script, dict(own, amp=True)) for name, (python, script, own) in plain.items()}
+        self.race([Row(f'{what}, bf16, all', target)], half)
+        values = dict(last.values, ours=self.rows[-1].values.get('ours', []))
+        self.add(Row(f'{what}, bf16, peers float32', mixed_target, values=values))
 
     def infer(self) -> None:
         """From image files to masks in them."""
@@ -161,9 +164,7 @@ class Bench:
             own = dict(work='infer', images=paths[:number], weights=str(self.folder / 'toolbox.pth'))
             plain = self.contenders(**own, vision=dict(weights=str(self.folder / 'vision.pth')))
             self.race([Row(what, 0.85)], plain)
-            half = {name: (python, script, dict(own, amp=True)) for name, (python, script, own) in plain.items()}
-            self.race([Row(f'{what}, bf16, all')], half)
-            self.mixed(f'{what}, bf16, peers float32', 0.50)
+            self.half(what, plain, None, 0.50)
 
     def data(self) -> None:
         """From image file and polygons to a packed sample, in one process on one core."""
@@ -241,7 +242,8 @@ def machine(device: str) -> str:
         found = re.search(r'model name\s*: (.+)', Path('/proc/cpuinfo').read_text())
     except OSError:
         found = None
-    return f'{found[1] if found else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads'
 
 
 def versions(args) -> str:
