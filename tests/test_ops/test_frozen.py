@@ -93,6 +93,20 @@ def test_the_input_of_the_norm_is_not_kept():
     assert kept.count(x.shape) == 1 and torch.Size([2, 6, 16, 16]) not in kept
 
 
+@pytest.mark.parametrize('kind', ['BN', 'SyncBN', 'CBN', 'CBN+'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('affine', [True, False])
+def test_without_gradients_the_norm_works_in_the_convolutions_memory(kind, dtype, affine, monkeypatch):
+    both, x = pair(kind, dtype, affine), torch.randn(2, 4, 9, 11).to(dtype)
+    seen, conv2d = [], torch.nn.functional.conv2d
+    monkeypatch.setattr(module.F, 'conv2d', lambda *args: seen.append(conv2d(*args)) or seen[-1])
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            y = conv_norm(*both, x)
+            assert y.data_ptr() == seen[-1].data_ptr() and torch.equal(y, both[1](both[0](x)))
+    assert torch.equal(conv_norm(*both.requires_grad_(False), x), y)
+
+
 def test_who_looks_in_between_sees_both(calls):
     both, x, seen = pair(dtype=torch.float32), torch.randn(1, 4, 8, 8), []
     for part in both:

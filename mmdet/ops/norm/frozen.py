@@ -10,7 +10,7 @@ from ..paths import plain_conv, unobserved
 
 
 def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tuple) -> Tensor | None:
-    """Compute ``norm(conv(x))`` with the norm's running statistics, without keeping ``conv(x)``.
+    """Compute ``norm(conv(x))`` with the norm's running statistics, in the memory of ``conv(x)``.
 
     For the gradient of its weight a batch norm keeps its input, as large as its output. Here that gradient comes from
     the convolution's. With running statistics both are one convolution, of weights W' = W * scale; with G = dL/dW' and
@@ -25,16 +25,20 @@ def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tupl
 
     Returns:
         (N, C', H', W'); None where this cannot be done: the modules are others, watched by hooks, traced or not on the
-        CPU, or there is no gradient.
+        CPU.
     """
     if norm.training or type(norm).forward not in forwards or norm.running_mean is None or x.dim() != 4:
         return None
-    if not torch.is_grad_enabled() or not isinstance(conv, nn.Conv2d) or not plain_conv(conv) or conv.bias is not None:
+    if (
+        not isinstance(conv, nn.Conv2d)
+        or not plain_conv(conv)
+        or conv.bias is not None
+        or not unobserved(x, conv, norm)
+    ):
         return None
     learns = x.requires_grad or conv.weight.requires_grad or any(p.requires_grad for p in norm.parameters())
-    if not learns or not unobserved(x, conv, norm):
-        return None
-    return _FrozenConvNorm.apply(
+    compute = _FrozenConvNorm.apply if torch.is_grad_enabled() and learns else _conv_norm
+    return compute(
         x,
         conv.weight,
         norm.weight,
@@ -46,12 +50,21 @@ def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tupl
     )
 
 
+def _conv_norm(x, weight, gamma, beta, mean, var, eps, geometry) -> Tensor:
+    y = F.conv2d(x, weight, None, *geometry)
+    unused = [mean.new_empty(0) for _ in range(2)]  # statistics, which are the running ones
+    torch.ops.aten.native_batch_norm.out(
+        y, gamma, beta, mean, var, False, 0.0, eps, out=y, save_mean=unused[0], save_invstd=unused[1]
+    )
+    return y
+
+
 class _FrozenConvNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, gamma, beta, mean, var, eps, geometry) -> Tensor:
         ctx.save_for_backward(x, weight, gamma, mean, var)
         ctx.eps, ctx.geometry = eps, geometry
-        return F.batch_norm(F.conv2d(x, weight, None, *geometry), mean, var, gamma, beta, False, 0.0, eps)
+        return _conv_norm(x, weight, gamma, beta, mean, var, eps, geometry)
 
     @staticmethod
     @once_differentiable
