@@ -64,8 +64,8 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         else:
             if not torch.cuda.is_available() and emulates_bfloat16():
                 print_log(
-                    'bfloat16 is not for this CPU (it has no AVX-512): a step takes many times as long as in float32; '
-                    'leave --amp or AmpOptimWrapper out',
+                    'bfloat16 is not for this CPU, which has no instructions for it: a step takes many times as long '
+                    'as in float32; leave --amp or AmpOptimWrapper out',
                     'current',
                     logging.WARNING,
                 )

@@ -1,5 +1,7 @@
 """Whether a faster way may be taken than one module after the other."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -17,6 +19,6 @@ def unobserved(x: Tensor, *modules: nn.Module) -> bool:
     return not (any(_GLOBAL_HOOKS) or any(getattr(one, name) for one in modules for name in _HOOKS))
 
 
-def plain_conv(conv: nn.Module) -> bool:
+def plain_conv(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module is ``nn.Conv2d`` itself, whose border is of zeros, so many as its ``padding`` says."""
     return type(conv) is nn.Conv2d and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)

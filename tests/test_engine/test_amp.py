@@ -43,7 +43,6 @@ def test_float16_needs_cuda(monkeypatch):
 
 @pytest.mark.parametrize('supported', [True, False])
 def test_a_processor_without_bfloat16_is_told(supported, monkeypatch):
-    """Where it is emulated, a training step takes some 15 times as long as in float32."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: supported)
     said = []

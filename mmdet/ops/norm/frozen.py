@@ -29,12 +29,7 @@ def frozen_conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor, forwards: tupl
     """
     if norm.training or type(norm).forward not in forwards or norm.running_mean is None or x.dim() != 4:
         return None
-    if (
-        not isinstance(conv, nn.Conv2d)
-        or not plain_conv(conv)
-        or conv.bias is not None
-        or not unobserved(x, conv, norm)
-    ):
+    if not plain_conv(conv) or conv.bias is not None or not unobserved(x, conv, norm):
         return None
     learns = x.requires_grad or conv.weight.requires_grad or any(p.requires_grad for p in norm.parameters())
     compute = _FrozenConvNorm.apply if torch.is_grad_enabled() and learns else _conv_norm
@@ -73,21 +68,11 @@ class _FrozenConvNorm(torch.autograd.Function):
         inverse = (var + ctx.eps).rsqrt()
         scale = inverse if gamma is None else gamma * inverse
         stride, padding, dilation, groups = ctx.geometry
+        geometry = stride, padding, dilation, False, (0, 0), groups
         need_x, need_weight, need_gamma, need_beta = ctx.needs_input_grad[:4]
         scaled = (weight * scale[:, None, None, None]).to(grad.dtype)
-        of_x, of_weight, total = conv_backward(
-            grad,
-            x.to(grad.dtype),
-            scaled,
-            weight.shape[:1],
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            (need_x, need_weight or need_gamma, need_gamma or need_beta),
-        )
+        wanted = (need_x, need_weight or need_gamma, need_gamma or need_beta)
+        of_x, of_weight, total = conv_backward(grad, x.to(grad.dtype), scaled, weight.shape[:1], *geometry, wanted)
         of_gamma = None
         total = None if total is None else total.to(weight.dtype)
         if of_weight is not None:

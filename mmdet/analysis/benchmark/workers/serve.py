@@ -1,9 +1,9 @@
 """The loop of a worker: a script that does one piece of work over and over, in an interpreter of its own.
 
 It imports nothing of this package but a file that needs torch alone: other detectors' environments need not have it. It
-is given the number of a pipe
-for its answers, its settings as JSON, and on standard input lines: 'time' does the work once and answers with its
-seconds, 'peak' with the most memory that it holds, 'profile' with the operations that take longest.
+is given the number of a pipe for its answers, its settings as JSON, and on standard input lines: 'time' does the work
+once and answers with its seconds, 'peak' with the most memory that it holds, 'profile' with the operations that take
+longest.
 """
 
 import gc
