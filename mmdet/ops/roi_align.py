@@ -139,7 +139,10 @@ class _RoIAlign(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         images, levels, rows, columns = ctx.parts
         by_row, by_column = rows[-1], columns[-1]
-        maps = [grad.new_zeros(number, height, width * channels) for number, channels, height, width in ctx.shapes]
+        # each the owner of its memory, so that autograd adds the next gradient of the map in place
+        options = dict(dtype=grad.dtype, memory_format=torch.channels_last)
+        found = [torch.empty(shape, **options).zero_() for shape in ctx.shapes]
+        maps = [one.permute(0, 2, 3, 1).flatten(2) for one in found]
         channels = ctx.shapes[0][1]
         regions = zip(images, levels, *rows[:2], *columns[:2])
         for i, (image, level, top, bottom, left, right) in enumerate(regions):
@@ -147,5 +150,4 @@ class _RoIAlign(torch.autograd.Function):
             part = torch.matmul(by_column[i, :, : right - left].t(), own).flatten(1)
             cells = maps[level][image, top:bottom, left * channels : right * channels]
             cells.addmm_(by_row[i, :, : bottom - top].t(), part)
-        shaped = (one.unflatten(2, (-1, channels)).permute(0, 3, 1, 2) for one in maps)
-        return None, None, None, None, *shaped
+        return None, None, None, None, *found

@@ -84,14 +84,16 @@ def _at_places(
     """
     weight, bias, *heads = parameters
     width, channels, *kernel = weight.shape
-    _, high, wide, _ = places.shape
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
-    # the cells of the padded input under the kernel at each place, (S, kernel cells)
-    image, row, column = at // (high * wide), at // wide % high, at % wide
-    rows = (image * padded.shape[1] + row)[:, None] + torch.arange(kernel[0])
-    columns = column[:, None] + torch.arange(kernel[1])
-    cells = (rows[:, :, None] * padded.shape[2] + columns[:, None]).flatten(1)
-    patches = padded.reshape(-1, channels)[cells.flatten()].to(weight.dtype).view(len(at), cells.shape[1] * channels)
+    # the cells of the input under the kernel at each place, (S, kernel cells), and which of them are beside it
+    image, place = at // places.shape[1:3].numel(), at % places.shape[1:3].numel()
+    row = (place // places.shape[2] - padding[0])[:, None, None] + torch.arange(kernel[0])[:, None]
+    column = (place % places.shape[2] - padding[1])[:, None, None] + torch.arange(kernel[1])
+    high, wide = x.shape[2:]
+    outside = ((row < 0) | (row >= high) | (column < 0) | (column >= wide)).flatten()
+    cells = (image[:, None, None] * high + row.clamp(0, high - 1)) * wide + column.clamp(0, wide - 1)
+    cells = cells.flatten()
+    patches = x.permute(0, 2, 3, 1).reshape(-1, channels)[cells].to(weight.dtype)
+    patches = patches.masked_fill_(outside[:, None], 0).view(len(at), weight[0].numel())
     flat = weight.permute(0, 2, 3, 1).reshape(width, -1)
     hidden = patches @ flat.t() if bias is None else torch.addmm(bias, patches, flat.t())
     positive = hidden > 0
@@ -105,9 +107,8 @@ def _at_places(
     of_weight = (of_hidden.t() @ patches).view(width, *kernel, channels).permute(0, 3, 1, 2)
     of_x = None
     if need_x:
-        parts = (of_hidden @ flat).view(-1, channels)
-        sums = parts.new_zeros(padded.shape[:3].numel(), channels).index_add_(0, cells.flatten(), parts)
-        height, width = x.shape[2:]
-        sums = sums.view(padded.shape)[:, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
-        of_x = sums.permute(0, 3, 1, 2)
+        parts = (of_hidden @ flat).view(-1, channels).masked_fill_(outside[:, None], 0)
+        # the owner of its memory, so that autograd adds the map's next gradient in place
+        of_x = torch.empty(x.shape, dtype=parts.dtype, memory_format=torch.channels_last).zero_()
+        of_x.permute(0, 2, 3, 1).view(-1, channels).index_add_(0, cells, parts)
     return [of_x, of_weight, None if bias is None else of_hidden.sum(0), *of_heads]

@@ -75,3 +75,12 @@ def test_a_trace_has_the_operator():
     feats, rois = torch.randn(1, 2, 8, 8), torch.tensor([[0.0, 0, 0, 7, 7]])
     traced = torch.jit.trace(lambda x, y: roi_align(x, y, (2, 2), 1.0, 2, True), (feats, rois))
     assert 'torchvision::roi_align' in str(traced.graph)
+
+
+def test_the_gradient_of_a_map_owns_its_memory():
+    """Then autograd adds that of the map's next consumer in place."""
+    seen = []
+    feats, rois = torch.randn(1, 2, 8, 8, requires_grad=True), torch.tensor([[0.0, 0.3, 0.2, 7, 7]])
+    feats.register_hook(lambda grad: seen.append(grad._is_view()))
+    roi_align(feats, rois, (2, 2), 1.0, -1, True).sum().backward()
+    assert seen == [False]

@@ -97,3 +97,12 @@ def test_frozen_weights_and_inputs_get_no_gradient(ways):
     parts.requires_grad_(False)
     sparse_head(x, *parts)[0].sum().backward()
     assert len(ways) == 2
+
+
+def test_the_gradient_of_a_map_owns_its_memory(ways):
+    """Then autograd adds that of the map's next consumer in place."""
+    seen = []
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    x.register_hook(lambda grad: seen.append(grad._is_view()))
+    sparse_head(x, *modules())[0][..., 4, 4].sum().backward()
+    assert seen == [False] and ways
