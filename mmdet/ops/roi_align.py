@@ -140,8 +140,9 @@ class _RoIAlign(torch.autograd.Function):
         images, levels, rows, columns = ctx.parts
         by_row, by_column = rows[-1], columns[-1]
         # each the owner of its memory, so that autograd adds the next gradient of the map in place
-        options = dict(dtype=grad.dtype, memory_format=torch.channels_last)
-        found = [torch.empty(shape, **options).zero_() for shape in ctx.shapes]
+        found = [
+            torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last).zero_() for shape in ctx.shapes
+        ]
         maps = [one.permute(0, 2, 3, 1).flatten(2) for one in found]
         channels = ctx.shapes[0][1]
         regions = zip(images, levels, *rows[:2], *columns[:2])

@@ -37,18 +37,28 @@ def test_a_worker_answers_and_its_last_words_are_passed_on(tmp_path):
         Contender('own', sys.executable, 'coco', settings, tmp_path)
 
 
-def test_a_peer_that_fails_is_said_and_the_others_go_on(tmp_path, capsys):
+def test_a_peer_that_fails_is_said_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    """It is started where no other package of its name lies."""
     peer = tmp_path / 'python'
-    peer.write_text('#!/bin/sh\necho this peer is broken >&2\nexit 1\n')
+    peer.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && echo 3.5.1 beside $(ls -A)nothing\necho this peer is broken >&2\nexit 1\n'
+    )
     peer.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / 'table.md'
-    args = ['--only', 'data', '--rounds', '2', '--peers', 'mmdet', '--peer-python', str(peer), '--out', str(out)]
+    args = ['--only', 'data', '--rounds', '2', '--peers', 'mmdet', '--peer-python', './python', '--out', str(out)]
     main(args)
     text = capsys.readouterr().out
+    assert ', 3.5.1 beside nothing' in text
     assert 'data pipeline, 50 images with polygons: mmdetection fails: this peer is broken' in text
     lines = out.read_text().splitlines()
     assert lines[-2:] == text.splitlines()[-2:] and 'medians of 2 rounds' in lines[0]
     assert re.fullmatch(r'\| data pipeline, 50 images with polygons \| [\d.]+ s \| fails \|  \| 0\.5 \|', lines[-1])
+
+
+def test_a_peer_that_is_absent():
+    with pytest.raises(FileNotFoundError, match='--peer-python no/python: no such program'):
+        main(['--only', 'data', '--rounds', '1', '--peer-python', 'no/python'])
 
 
 def test_evaluation_beside_pycocotools(capsys):

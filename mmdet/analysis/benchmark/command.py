@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -246,13 +247,14 @@ def machine(device: str) -> str:
     return f'{name} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads'
 
 
-def versions(args) -> str:
-    """Of what takes part."""
+def versions(args, folder: str) -> str:
+    """Of what takes part; ``folder`` is an empty one, as an interpreter imports first what lies where it is started."""
     names = ('torch', 'torchvision', 'numpy', 'opencv-python', 'pycocotools')
     found = [f'{name} {version(name)}' for name in names]
     if 'mmdet' in args.peers:
         code = 'import mmdet, torch; print(f"mmdetection {mmdet.__version__} with torch {torch.__version__}")'
-        found.append(subprocess.run([args.peer_python, '-c', code], capture_output=True, text=True).stdout.strip())
+        peer = subprocess.run([args.peer_python, '-c', code], capture_output=True, text=True, cwd=folder)
+        found.append(peer.stdout.strip() or 'mmdetection that does not start')
     return ', '.join(found)
 
 
@@ -293,9 +295,17 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    head = f'{machine(args.device)}; {platform.system()}, Python {platform.python_version()}; {versions(args)}'
-    print(head, flush=True)
+    if args.peer_python:
+        path = shutil.which(args.peer_python)
+        if path is None:
+            raise FileNotFoundError(
+                f'--peer-python {args.peer_python}: no such program; it wants the path of an interpreter'
+            )
+        args.peer_python = os.path.abspath(path)  # the workers run in a folder of their own
     with tempfile.TemporaryDirectory() as folder:
+        system = f'{platform.system()}, Python {platform.python_version()}'
+        head = f'{machine(args.device)}; {system}; {versions(args, folder)}'
+        print(head, flush=True)
         bench = Bench(args, Path(folder))
         for kind in args.only:
             work: Callable[[], None] = getattr(bench, kind)
