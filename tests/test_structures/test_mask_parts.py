@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from mmdet.structures.mask import BitmapMasks, MaskParts, draw_part, polygons_to_bitmap
+from mmdet.structures.mask import BitmapMasks, MaskParts, draw_part, polygons_to_bitmap, structures
 from mmdet.structures.mask.parts import nearest
 
 
@@ -92,24 +92,49 @@ def test_any_sequence_of_operations(seed):
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_targets_of_a_mask_head_are_those_of_whole_images(seed):
-    """Of boxes within the image, at its border and beyond it; up to cells whose mean is a half but for rounding."""
+def test_targets_of_a_mask_head_are_those_of_whole_images(seed, monkeypatch):
+    """To the bit, also where a mean is a half but for rounding; of boxes within the image, at its border and beyond."""
     generator = np.random.default_rng(seed)
     ours, plain = both(generator)
     ours, plain = (masks.resize((70, 90)).pad((80, 96)) for masks in (ours, plain))
     corner = generator.uniform(-5, 90, (30, 2)) if seed % 2 else generator.uniform(0, 60, (30, 2))
     boxes = np.concatenate([corner, corner + generator.uniform(1, 30, (30, 2))], 1).astype(np.float32)
     boxes[:3] = [[0, 0, 96, 80], [70, 60, 96, 80], [0, 0, 3, 3]]
+    boxes[3:20] = boxes[3:20].round()
     if not seed % 2:
         boxes = boxes.clip(0, [96, 80, 96, 80])
     which = generator.integers(0, 5, 30)
-    rows = torch.from_numpy(np.concatenate([which[:, None], boxes], 1))
-    mean = roi_align(torch.from_numpy(plain.masks).double()[:, None], rows.double(), (14, 9), 1.0, -1, True)[:, 0]
-    for masks in (ours, plain):
-        found = masks.crop_to_tensor(boxes, (14, 9), which)
-        differs = found != (mean >= 0.5)
-        assert (mean[differs] - 0.5).abs().max().item() < 1e-5 if differs.any() else True
+    rows = torch.from_numpy(np.concatenate([which[:, None], boxes], 1)).float()
+    want = roi_align(torch.from_numpy(plain.masks).float()[:, None], rows, (14, 9), 1.0, -1, True)[:, 0] >= 0.5
+    for drawn in (1, 2 * 80 * 96, 1 << 22):
+        monkeypatch.setattr(structures, 'DRAWN', drawn)
+        for masks in (ours, plain):
+            assert torch.equal(masks.crop_to_tensor(boxes, (14, 9), which), want)
     assert ours._parts is not None
+
+
+def test_targets_where_half_of_a_cell_is_set():
+    """A rectangle, and boxes whose cells its sides halve: a mean of a half comes out above, or below, by rounding."""
+    generator = np.random.default_rng(0)
+    masks = np.zeros((1, 900, 900), dtype=np.uint8)
+    masks[:, 600:821, 633:889] = 1
+    half, before = generator.uniform(1, 4, 200), generator.integers(2, 20, 200)
+    left, top = 633 - half * (2 * before + 1), np.full(200, 650)
+    boxes = np.stack([left, top, left + 56 * half, top + 100], 1).astype(np.float32)
+    rows = torch.from_numpy(np.concatenate([np.zeros((len(boxes), 1)), boxes], 1)).float()
+    mean = roi_align(torch.from_numpy(masks).float()[:, None], rows, (28, 28), 1.0, -1, True)[:, 0]
+    near = mean[(mean - 0.5).abs() < 1e-4]
+    assert (near < 0.5).sum() > 100 < (near >= 0.5).sum()
+    found = BitmapMasks(masks, 900, 900).crop_to_tensor(boxes, (28, 28), np.zeros(len(boxes), dtype=int))
+    assert torch.equal(found, mean >= 0.5)
+
+
+def test_boxes_that_are_none_have_empty_targets():
+    masks = BitmapMasks(np.ones((2, 8, 8)), 8, 8)
+    boxes = np.array([[np.nan] * 4, [0, 0, np.inf, 4], [5, 5, 2, 2], [1, 1, 6, 6]], dtype=np.float32)
+    found = masks.crop_to_tensor(boxes, (4, 4), np.array([0, 1, 1, 1]))
+    assert not found[:3].any() and found[3].all()
+    assert not masks.crop_to_tensor(boxes[:3], (4, 4), np.array([0, 1, 1])).any()
 
 
 def test_what_is_kept_and_sent_to_another_process_is_small():

@@ -55,32 +55,21 @@ class MaskParts:
             wanted.append(place[inside[-1]])
         out[inside[0], inside[1]] = pixels[wanted[0]][:, wanted[1]]
 
-    def windows(self, boxes: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draw of each mask what its boxes may see by bilinear interpolation.
+    def seen_by(self, boxes: np.ndarray) -> np.ndarray:
+        """Draw the masks from the image's first pixel to the last that boxes may see by bilinear interpolation.
 
         Args:
-            boxes: (P, 4) x1, y1, x2, y2 in pixels; if one reaches out of the image, whole images are drawn.
-            owner: (P,), whose box each is; each mask has one.
+            boxes: (P, 4) x1, y1, x2, y2 in pixels, finite.
 
         Returns:
-            Pixels (N, 1, height, width) uint8, and where the first one lies in the image, (N, 2) x, y.
+            (N, height, width) uint8.
         """
-        sides = (len(self.columns), len(self.rows))
-        first, last = np.zeros((len(self), 2), dtype=int), np.tile(sides, (len(self), 1))
-        if (boxes >= 0).all() and (boxes[:, 2:] <= sides).all():
-            for i in range(len(self)):
-                own = boxes[owner == i]
-                first[i] = np.maximum(np.floor(own[:, :2].min(0)).astype(int) - 1, 0)
-                last[i] = np.minimum(np.ceil(own[:, 2:].max(0)).astype(int) + 2, sides)
-        width, height = (last - first).max(0)
-        pixels = np.zeros((len(self), 1, height, width), dtype=np.uint8)
-        for i, (out, (left, top), (right, bottom)) in enumerate(zip(pixels[:, 0], first, last)):
-            high, wide = bottom - top, right - left
-            self.draw(i, (top, bottom, left, right), out[:high, :wide])
-            # At the image's border RoIAlign repeats its last pixels.
-            out[high:, :wide] = out[high - 1, :wide]
-            out[:, wide:] = out[:, wide - 1 : wide]
-        return pixels, first
+        sides = len(self.columns), len(self.rows)
+        width, height = np.clip(np.ceil(boxes.reshape(-1, 2).max(0)) + 2, 1, sides).astype(int)
+        pixels = np.zeros((len(self), height, width), dtype=np.uint8)
+        for i, out in enumerate(pixels):
+            self.draw(i, (0, height, 0, width), out)
+        return pixels
 
 
 def whole(masks: np.ndarray) -> MaskParts:

@@ -6,14 +6,16 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 
-from mmdet.ops.roi_align import roi_align
 from mmdet.structures.bbox import HorizontalBoxes
 
 from .parts import MaskParts, nearest, whole
 from .polygons import clip_polygon, polygons_to_bitmap
 
+#: pixels of masks that are drawn at a time for a mask head's targets
+DRAWN = 1 << 22
 FLIPS = ('horizontal', 'vertical', 'diagonal')
 
 
@@ -185,7 +187,8 @@ class BitmapMasks:
             device: where it is computed.
 
         Returns:
-            P masks; a pixel is set where the mean is at least a half.
+            P masks; a pixel is set where the mean is at least a half, and none where a box is not finite or its corners
+            are swapped.
         """
         return BitmapMasks(self.crop_to_tensor(bboxes, out_shape, inds, device).cpu().numpy(), *out_shape)
 
@@ -195,14 +198,23 @@ class BitmapMasks:
         """Do :meth:`crop_and_resize`, but return a tensor (P, height, width), bool, on ``device``."""
         if not len(bboxes):
             return torch.zeros(0, *out_shape, dtype=torch.bool, device=device)
-        # Of the masks that are asked for, each once, what the boxes may see of it.
-        used, positions = np.unique(np.asarray(inds).reshape(-1), return_inverse=True)
-        parts = (whole(self.masks) if self._parts is None else self._parts).choose(used)
-        pixels, corners = parts.windows(bboxes, positions)
-        rows = np.concatenate([positions[:, None], bboxes - np.tile(corners[positions], 2)], 1)
-        masks = torch.from_numpy(pixels).to(device=device, dtype=torch.float32)
-        regions = torch.as_tensor(rows, dtype=torch.float32, device=device)
-        return roi_align(masks, regions, out_shape, 1.0, -1, True)[:, 0] >= 0.5
+        boxes, inds = np.asarray(bboxes, dtype=np.float32), np.asarray(inds).reshape(-1)
+        sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
+        parts = whole(self.masks) if self._parts is None else self._parts
+        found = torch.zeros(len(boxes), *out_shape, dtype=torch.bool, device=device)
+        # A mean may be a half but for rounding, as often at an object's own box: torchvision's order of operations, in
+        # the image's coordinates, gives mmdetection's targets to the bit.
+        used = np.unique(inds[sound])
+        for some in np.array_split(used, len(used) * self.height * self.width // DRAWN + 1):
+            rows = np.flatnonzero(sound & np.isin(inds, some))
+            if not len(rows):
+                continue
+            pixels = torch.from_numpy(parts.choose(some).seen_by(boxes[rows])).to(device=device, dtype=torch.float32)
+            own = np.concatenate([np.searchsorted(some, inds[rows])[:, None], boxes[rows]], 1)
+            regions = torch.as_tensor(own, dtype=torch.float32, device=device)
+            means = torchvision.ops.roi_align(pixels[:, None], regions, out_shape, 1.0, -1, True)[:, 0]
+            found[torch.from_numpy(rows).to(device)] = means >= 0.5
+        return found
 
     def get_bboxes(self, dst_type: str | type = 'hbox') -> Any:
         """Return the masks' bounding boxes (N, 4), zeros for an empty mask, by default :class:`.HorizontalBoxes`."""
