@@ -9,6 +9,7 @@ import pytest
 from mmdet.analysis.benchmark import command, main
 from mmdet.analysis.benchmark.command import Row
 from mmdet.analysis.benchmark.contender import Contender
+from mmdet.engine.amp import emulates_bfloat16
 
 
 def test_ratios_are_to_the_faster_peer():
@@ -107,10 +108,10 @@ def test_usage_errors(words, says, capsys, monkeypatch):
 def test_training_inference_and_start_beside_torchvision(capsys, monkeypatch):
     """All else that the command does, with fewer and smaller images."""
     monkeypatch.setattr(command, 'BATCHES', ((1, 128, 160),))
-    monkeypatch.setattr(command, 'emulates_bfloat16', lambda: False)
     main(['--only', 'train', 'infer', 'start', '--rounds', '1', '--peers', 'torchvision', '--profile'])
     text = capsys.readouterr().out
     assert 'profile of 1x 128x160' in text and 'aten::mkldnn_convolution: ' in text
     rows = [line for line in text.splitlines() if line.startswith('| ')][1:]
-    assert len(rows) == 4 + 6 + 3 and not any('fails' in row for row in rows)
+    # bfloat16 doubles the rows but that of memory, where the processor has it: emulated it takes hours
+    assert len(rows) == (2 + 2 + 3 if emulates_bfloat16() else 4 + 6 + 3) and not any('fails' in row for row in rows)
     assert sum('MiB' in row for row in rows) == 1
