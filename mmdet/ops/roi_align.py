@@ -36,7 +36,7 @@ def roi_align(
     Returns:
         (K, C, rows, columns). On the CPU a region with a number that is not finite gets 0.
     """
-    level = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
+    level = rois.new_zeros(rois.shape[0], dtype=torch.long)  # not len: a graph may have a symbol there
     found = roi_align_levels([feats], rois, level, output_size, [spatial_scale], sampling_ratio, aligned)
     if found is not None:
         return found

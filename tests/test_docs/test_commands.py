@@ -26,6 +26,7 @@ RUN = {  # tool: what is added to make it short
     'docs/build_results.py': ['--out-dir', 'pages'],
 }
 ONLY_PARSED = {
+    'tools/deployment/export.py': 'half a minute; run in tests/test_export',
     'tools/benchmarks/run.py': 'half an hour, and a peer; run in tests/test_tools/test_beside_others.py',
     'tools/train.py': 'trains for minutes to days; tests/test_tools/test_train_and_test.py runs it on a tiny config',
     'tools/test.py': 'needs the data; tests/test_tools/test_train_and_test.py runs it on a tiny config',

@@ -92,11 +92,6 @@ class ResidualBlock(BaseModule):
         return getattr(self, self.norm_names[1])
 
     @property
-    def norm3(self) -> nn.Module:
-        """Return the norm behind the third convolution, which :class:`Bottleneck` has."""
-        return getattr(self, self.norm_names[2])
-
-    @property
     def last_norm(self) -> nn.Module:
         return getattr(self, self.norm_names[-1])
 
@@ -151,6 +146,11 @@ class Bottleneck(ResidualBlock):
     """
 
     expansion = 4
+
+    @property
+    def norm3(self) -> nn.Module:
+        """Return the norm behind the third convolution."""
+        return getattr(self, self.norm_names[2])
 
     @staticmethod
     def _shapes(

@@ -334,6 +334,31 @@ class BBoxHead(BaseModule):
             for parts in zip(rois, cls_scores, bbox_preds, batch_img_metas)
         ]
 
+    def decode(
+        self, priors: Tensor, cls_score: Tensor, bbox_pred: Tensor | None, img_shape: tuple
+    ) -> tuple[Tensor, Tensor]:
+        """Turn a head's output for R regions into boxes within the image, and scores.
+
+        Args:
+            priors: the regions (R, 4), in pixels of the network's input.
+            cls_score, bbox_pred: as from :meth:`forward`.
+            img_shape: (height, width), to which boxes are clipped.
+
+        Returns:
+            Boxes (R, 4 * num_classes), or (R, 4) if all classes have the same, and scores (R, num_classes + 1).
+        """
+        if self.custom_activation:
+            scores = self.loss_cls.get_activation(cls_score)
+        else:
+            scores = cls_score.float().softmax(-1)
+        if bbox_pred is None:
+            return clip_boxes(priors, img_shape[:2]), scores
+        size = self.bbox_coder.encode_size
+        classes = bbox_pred.shape[1] // size
+        deltas = bbox_pred.float().reshape(-1, size)
+        boxes = self.bbox_coder.decode(priors.repeat_interleave(classes, 0), deltas, img_shape)
+        return boxes.reshape(-1, 4 * classes), scores
+
     def _predict_by_feat_single(
         self,
         roi: Tensor,
@@ -344,18 +369,7 @@ class BBoxHead(BaseModule):
         rcnn_test_cfg: dict | None = None,
     ) -> InstanceData:
         """The detections of one image; arguments and results as of :meth:`predict_by_feat`."""
-        if self.custom_activation:
-            scores = self.loss_cls.get_activation(cls_score)
-        else:
-            scores = cls_score.float().softmax(-1)
-        if bbox_pred is None:
-            boxes = clip_boxes(roi[:, 1:], img_meta['img_shape'][:2])
-        else:
-            size = self.bbox_coder.encode_size
-            classes = bbox_pred.shape[1] // size
-            boxes = self.bbox_coder.decode(
-                roi[:, 1:].repeat_interleave(classes, 0), bbox_pred.float().reshape(-1, size), img_meta['img_shape']
-            ).reshape(len(roi), 4 * classes)
+        boxes, scores = self.decode(roi[:, 1:], cls_score, bbox_pred, img_meta['img_shape'])
         smallest = -1 if rcnn_test_cfg is None else rcnn_test_cfg.get('min_bbox_size', -1)
         if smallest >= 0:
             corners = boxes.unflatten(1, (-1, 4))
