@@ -25,11 +25,6 @@ TEXT = {
         'data/cells/annotations/train.json: 40 images, 212 objects = 205 to learn + 3 of no image of the file '
         '(annotations[17]:': 'a line of the log; tests/test_datasets/test_coco.py makes such',
     },
-    'docs/deploy.md': {
-        '| image                               | detections | ours | alone | boxes (px) | scores | masks  | pasted |': (
-            'a table that the command prints; tests/test_export makes such'
-        )
-    },
     'docs/mmdetection.md': {
         "config my.py, model.backbone.type: there is no 'ResNxt'; nearest: 'ResNeXt', 'ResNet', ...": (
             'messages; test_messages.py makes them'
