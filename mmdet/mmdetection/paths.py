@@ -12,7 +12,9 @@ from typing import Any
 #: mmdetection's modules, and where their names are here
 MODULES = {
     'mmdet.datasets.api_wrappers': 'pycocotools.coco pycocotools.cocoeval',
-    'mmdet.datasets.transforms.transforms': 'mmdet.datasets.transforms.crop mmdet.datasets.transforms.geometry',
+    'mmdet.datasets.transforms.transforms': 'mmdet.datasets.transforms.crop mmdet.datasets.transforms.geometry '
+    'mmdet.datasets.transforms.albu mmdet.datasets.transforms.mixing mmdet.datasets.transforms.photometric '
+    'mmdet.datasets.transforms.placing',
     'mmdet.evaluation.metrics': 'mmdet.evaluation',
     'mmdet.evaluation.metrics.coco_metric': 'mmdet.evaluation.coco_metric',
     'mmdet.evaluation.metrics.dump_det_results': 'mmdet.evaluation.dump',

@@ -126,6 +126,7 @@ LOAD_POLYGONS = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
 ]
+LOAD_BOXES = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 FLIP, PACK = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 SCALES = [(333, 160), (333, 176), (333, 192), (333, 208)]
 PIPELINES = dict(
@@ -213,6 +214,70 @@ PIPELINES = dict(
         dict(type='Resize', scale=(333, 200), keep_ratio=True, backend='pillow'),
         PACK,
     ],
+    photometric=[*LOAD, dict(type='PhotoMetricDistortion'), PACK],
+    photometric_strong=[
+        *LOAD,
+        dict(
+            type='PhotoMetricDistortion',
+            brightness_delta=90,
+            contrast_range=(0.2, 1.9),
+            saturation_range=(0.1, 2.5),
+            hue_delta=100,
+        ),
+        PACK,
+    ],
+    expand=[*LOAD, dict(type='Expand', mean=MEAN, to_rgb=True, ratio_range=(1, 4)), PACK],
+    expand_always=[*LOAD, dict(type='Expand', mean=(7, 7, 7), to_rgb=False, ratio_range=(1.2, 2), prob=1), PACK],
+    min_iou=[*LOAD, dict(type='MinIoURandomCrop'), PACK],
+    min_iou_low=[
+        *LOAD,
+        dict(type='MinIoURandomCrop', min_ious=(0.01, 0.02, 0.03), min_crop_size=0.5, bbox_clip_border=False),
+        PACK,
+    ],
+    affine=[*LOAD_BOXES, dict(type='RandomAffine'), PACK],
+    affine_strong=[
+        *LOAD_BOXES,
+        dict(
+            type='RandomAffine',
+            max_rotate_degree=45,
+            max_translate_ratio=0.4,
+            scaling_ratio_range=(0.4, 2.5),
+            max_shear_degree=20,
+            border=(-20, 30),
+            border_val=(1, 2, 3),
+        ),
+        PACK,
+    ],
+    affine_unclipped=[*LOAD_BOXES, dict(type='RandomAffine', max_translate_ratio=0.5, bbox_clip_border=False), PACK],
+    ssd=[
+        *LOAD_BOXES,
+        dict(type='Expand', mean=MEAN, to_rgb=True, ratio_range=(1, 4)),
+        dict(type='MinIoURandomCrop', min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
+        dict(type='Resize', scale=(300, 300), keep_ratio=False),
+        FLIP,
+        dict(type='PhotoMetricDistortion'),
+        PACK,
+    ],
+    albu=[
+        *LOAD,
+        dict(
+            type='Albu',
+            transforms=[
+                dict(type='HorizontalFlip', p=1.0),
+                dict(type='Crop', x_min=40, y_min=30, x_max=220, y_max=170, p=1.0),
+                dict(type='OneOf', transforms=[dict(type='ToGray', p=1.0)], p=1.0),
+            ],
+            bbox_params=dict(
+                type='BboxParams',
+                format='pascal_voc',
+                label_fields=['gt_bboxes_labels', 'gt_ignore_flags'],
+                min_visibility=0.1,
+                filter_lost_elements=True,
+            ),
+            skip_img_without_anno=True,
+        ),
+        PACK,
+    ],
     test=[
         dict(type='LoadImageFromFile', backend_args=None),
         dict(type='Resize', scale=(333, 200), keep_ratio=True),
@@ -269,6 +334,10 @@ def run_pipeline(name: str, seed: int, folder) -> dict:
 def pipeline_answer(name: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         packed = run_pipeline(name, seed, folder)
+    return packed_answer(packed, 'polygons' not in name)
+
+
+def packed_answer(packed, masks_of_ignored: bool = True) -> dict:
     if packed is None:
         return dict(nothing=True)
     sample = packed['data_samples']
@@ -277,8 +346,53 @@ def pipeline_answer(name: str, seed: int) -> dict:
     out = dict(inputs=digest(packed['inputs'].numpy()), meta=meta, gt=instances_answer(sample.gt_instances))
     if len(sample.ignored_instances):
         # An object whose mask is of no use is ignored; what stands in for its polygon is nobody's business.
-        out['ignored'] = instances_answer(sample.ignored_instances, 'polygons' not in name)
+        out['ignored'] = instances_answer(sample.ignored_instances, masks_of_ignored)
     return out
+
+
+# -- several images ---------------------------------------------------------------------------------------------------
+
+MIX_SEEDS = range(8)
+MIXES = dict(
+    all=dict(selected=False),
+    some=dict(),
+    few=dict(max_num_pasted=3),
+    strict=dict(selected=False, bbox_occluded_thr=0, mask_occluded_thr=3000),
+    boxes=dict(paste_by_box=True),
+)
+
+
+def mix_answer(name: str, seed: int) -> dict:
+    """A sample of MultiImageMixDataset with CopyPaste, of three images of one size; the image as float64 values."""
+    from mmdet.datasets import CocoDataset, MultiImageMixDataset
+    from mmdet.registry import TRANSFORMS
+
+    class Images(CocoDataset):
+        def load_data_list(self):
+            return [
+                dict(
+                    img_path=write_image(folder, i, f'{i}.png'),
+                    img_id=i,
+                    height=HEIGHT,
+                    width=WIDTH,
+                    instances=copy.deepcopy(make_instances(i, number=4, rle=False)),
+                )
+                for i in range(3)
+            ]
+
+        def filter_data(self):
+            return self.data_list
+
+    init_default_scope('mmdet')
+    load = LOAD_BOXES if name == 'boxes' else LOAD
+    with tempfile.TemporaryDirectory() as folder:
+        images = Images(pipeline=copy.deepcopy(load), serialize_data=False)
+        paste = dict(type='CopyPaste', **MIXES[name])
+        mixed = MultiImageMixDataset(images, [paste, dict(type='RandomFlip', prob=0.5)])
+        np.random.seed(seed)
+        results = mixed[seed % 3]
+        results['img'] = results['img'].astype(np.float64)
+        return packed_answer(TRANSFORMS.build(PACK)(results))
 
 
 PREPROCESSORS = dict(

@@ -27,7 +27,25 @@ def test_preprocessor(name):
     assert plain(cases.preprocessor_answer(name)) == ANSWERS[f'preprocessor.{name}']
 
 
+@pytest.mark.parametrize('name', cases.MIXES)
+def test_several_images(name):
+    answers = [plain(cases.mix_answer(name, seed)) for seed in cases.MIX_SEEDS]
+    assert answers == [ANSWERS[f'mix.{name}.{seed}'] for seed in cases.MIX_SEEDS]
+
+
 def test_answers_differ_where_they_should():
     """The random transforms drew different things for different seeds, so equal answers say something."""
-    for name in ('choice', 'between', 'jitter', 'lsj', 'crop_absolute', 'directions'):
+    for name in (
+        'choice',
+        'between',
+        'jitter',
+        'lsj',
+        'crop_absolute',
+        'directions',
+        'photometric',
+        'expand',
+        'min_iou',
+        'affine',
+        'mix.boxes',
+    ):
         assert len({str(ANSWERS[f'{name}.{seed}']) for seed in cases.SEEDS}) > 1

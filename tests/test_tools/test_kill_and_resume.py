@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,9 +17,8 @@ _base_ = '{base}'
 custom_imports = dict(imports=['killer'], allow_failed_imports=False)
 custom_hooks = [dict(type='Killer')]
 model = dict(neck=dict(norm_cfg=dict(_delete_=True, type='CBN+GN', num_groups=4)))
-train_dataloader = dict(dataset=dict(pipeline=[
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+train_dataloader = dict(dataset=dict(_delete_=True, type='MultiImageMixDataset', dataset={inner}, pipeline=[
+    dict(type='CopyPaste'),
     dict(type='RandomChoiceResize', scales=[(64, 64), (80, 80), (96, 96)], keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs')]))
@@ -28,6 +28,28 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=2, by_epoch=True, milestones=[1], gamma=0.5)]
 randomness = dict(seed=None)
 """
+# Every transform that draws random numbers.
+INNER = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='Albu',
+        transforms=[dict(type='RandomBrightnessContrast', p=0.8), dict(type='ShiftScaleRotate', p=0.8)],
+        bbox_params=dict(
+            type='BboxParams',
+            format='pascal_voc',
+            label_fields=['gt_bboxes_labels', 'gt_ignore_flags'],
+            filter_lost_elements=True,
+        ),
+    ),
+    dict(type='RandomAffine'),
+    dict(type='Expand', ratio_range=(1, 2)),
+    dict(type='MinIoURandomCrop'),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(0.7, 1.5), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64), allow_negative_crop=True),
+    dict(type='Pad', size=(64, 64)),
+]
 KILLER = """
 import os, signal
 from mmengine.hooks import Hook
@@ -48,7 +70,8 @@ def train(tiny_config, tmp_path_factory):
     """Run tools/train.py in a process of its own; returns its output."""
     folder = tmp_path_factory.mktemp('kill')
     (folder / 'killer.py').write_text(KILLER)
-    (folder / 'config.py').write_text(CONFIG.format(base=tiny_config))
+    inner = Config.fromfile(tiny_config).train_dataloader.dataset.to_dict()
+    (folder / 'config.py').write_text(CONFIG.format(base=tiny_config, inner=dict(inner, pipeline=INNER)))
 
     def run(work_dir, *options, kill_at=0, resume=False, processes=1):
         kill_rank = processes - 1

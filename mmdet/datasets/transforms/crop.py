@@ -17,8 +17,8 @@ OBJECT_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags', 'gt_masks', '
 
 
 def keep_objects(results: dict, kept: np.ndarray) -> None:
-    """Leave the objects of an image for which ``kept`` (N,) bool is True, and no others, in place."""
-    places = np.flatnonzero(kept)
+    """Leave the objects of an image for which ``kept`` (N,) bool is True, or the places ``kept`` (K,) int, in place."""
+    places = np.flatnonzero(kept) if kept.dtype == bool else kept
     for key in OBJECT_KEYS:
         if key in results:
             results[key] = results[key][places]

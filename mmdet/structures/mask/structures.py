@@ -142,6 +142,15 @@ class BitmapMasks:
         out[:, : self.height, : self.width] = self.masks
         return BitmapMasks(out, height, width)
 
+    def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> 'BitmapMasks':
+        """Return the masks at (top, left) of a larger image (expanded_h, expanded_w)."""
+        sides = [(top, self.height, expanded_h), (left, self.width, expanded_w)]
+        around = [(before, whole - before - own) for before, own, whole in sides]
+        if self._parts is not None:
+            places = [np.pad(np.arange(own), pad, constant_values=-1) for (_, own, _), pad in zip(sides, around)]
+            return self._view(expanded_h, expanded_w, *places)
+        return BitmapMasks(np.pad(self.masks, ((0, 0), *around)), expanded_h, expanded_w)
+
     def translate(
         self,
         out_shape: tuple[int, int],
@@ -330,6 +339,10 @@ class PolygonMasks:
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> 'PolygonMasks':
         """Return the same objects in a larger image (height, width); ``pad_val`` is not used."""
         return PolygonMasks(self.masks, *out_shape)
+
+    def expand(self, expanded_h: int, expanded_w: int, top: int, left: int) -> 'PolygonMasks':
+        """Return the objects at (top, left) of a larger image (expanded_h, expanded_w)."""
+        return self._map(lambda points: points + np.array([left, top]), expanded_h, expanded_w)
 
     def translate(
         self,
