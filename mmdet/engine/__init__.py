@@ -3,7 +3,7 @@
 from mmdet.io.atomic import AtomicLocalBackend, write_atomic
 
 from .amp import AmpOptimWrapper, amp_dtype
-from .hooks import CBNHook, CheckpointCheckHook, ProgressHook, ResourceHook
+from .hooks import CBNHook, CheckpointCheckHook, GradientHook, ProgressHook, ResourceHook
 from .runner import DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     'CheckpointCheckHook',
     'DetRunner',
     'EpochBasedTrainLoop',
+    'GradientHook',
     'IterBasedTrainLoop',
     'ProgressHook',
     'ResourceHook',

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmdet.engine import CBNHook, DetRunner, EpochBasedTrainLoop, IterBasedTrainLoop
-from mmdet.engine.hooks import cbn_layers
+from mmdet.engine.hooks import cbn_layers, gradient_hook
 from mmdet.engine.runner import loops
 from mmdet.ops.norm import CBN, conv_norm
 
@@ -198,14 +198,41 @@ def test_loop_of_iterations(tmp_path, sampler, stop):
     check(tmp_path, stop, loader=loader, train_cfg=dict(type='IterBasedTrainLoop', max_iters=11), interval=1)
 
 
-def test_accumulation(tmp_path, monkeypatch):
+@pytest.mark.parametrize('stop, accumulate, interval', [(7, 2, 2), (3, 2, 3), (5, 4, 1), (7, 4, 1)])
+def test_accumulation(tmp_path, monkeypatch, stop, accumulate, interval):
+    """Also from a checkpoint within an accumulation."""
     said = []
-    monkeypatch.setattr(loops, 'print_log', lambda text, *_: said.append(text))
-    check(tmp_path, 7, accumulate=2, interval=2)
+    monkeypatch.setattr(gradient_hook, 'print_log', lambda text, *_: said.append(text))
+    check(tmp_path, stop, accumulate=accumulate, interval=interval)
     assert not said
-    run(tmp_path / 'odd', 3, seed=3, accumulate=2, interval=3)
-    _, rest = run(tmp_path / 'odd', resume=True, accumulate=2, interval=3)
-    assert rest[0] == (0, 3, 3) and 'iteration 3, inside an accumulation of 2' in said[0]
+
+
+def test_gradients_that_an_older_checkpoint_does_not_have(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gradient_hook, 'print_log', lambda text, *_: said.append(text))
+    run(tmp_path, 3, seed=3, accumulate=2, interval=3)
+    saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    assert len(saved.pop('gradients')) == 1
+    torch.save(saved, tmp_path / 'iter_3.pth')
+    _, rest = run(tmp_path, resume=True, accumulate=2, interval=3)
+    assert rest[0] == (0, 3, 3) and 'iteration 3, inside an accumulation of 2, from a checkpoint that has no' in said[0]
+
+
+def test_gradients_of_another_number_of_processes(tmp_path, monkeypatch):
+    """Their mean is what each goes on with; a run with other counts, where none wait, leaves them out."""
+    runner, _ = run(tmp_path, 3, seed=3, accumulate=2, interval=3)
+    hook, names = gradient_hook.GradientHook(), dict(runner.model.named_parameters())
+    saved = [{name: torch.full_like(value, number) for name, value in names.items()} for number in (1.0, 2.0, 6.0)]
+    runner._resume, runner.train_loop._iter = True, 3
+    runner.optim_wrapper.zero_grad()
+    hook.after_load_checkpoint(runner, dict(gradients=saved))
+    hook.before_train(runner)
+    assert all((value.grad == 3).all() for value in names.values())
+    runner.optim_wrapper.zero_grad()
+    runner.optim_wrapper._accumulative_counts = 1
+    hook.after_load_checkpoint(runner, dict(gradients=saved))
+    hook.before_train(runner)
+    assert all(value.grad is None for value in names.values())
 
 
 def test_processes_of_which_one_has_no_checkpoint(tmp_path, monkeypatch):

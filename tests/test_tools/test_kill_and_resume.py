@@ -23,6 +23,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='MultiImageMixDataset',
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs')]))
 train_cfg = dict(max_epochs=2, val_interval=1)
+optim_wrapper = dict(accumulative_counts=4)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5),
     dict(type='MultiStepLR', begin=0, end=2, by_epoch=True, milestones=[1], gamma=0.5)]

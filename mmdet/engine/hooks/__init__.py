@@ -3,6 +3,8 @@
 from .cbn_hook import CBNHook, cbn_layers
 from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
+from .early_stopping_hook import EarlyStoppingHook
+from .gradient_hook import GradientHook
 from .progress_hook import ProgressHook
 from .resource_hook import ResourceHook
 from .utils import trigger_visualization_hook
@@ -13,6 +15,8 @@ __all__ = [
     'CheckpointCheckHook',
     'CheckpointHook',
     'DetVisualizationHook',
+    'EarlyStoppingHook',
+    'GradientHook',
     'ProgressHook',
     'ResourceHook',
     'cbn_layers',

@@ -192,6 +192,8 @@ def _check_numbers(runner: Runner, loop: Any) -> None:
     if any(not isinstance(one, CocoMetric) for one in metrics):
         return  # what others return is known when they do
     names = [key for one in metrics for key in one.names()]
+    with_loss = getattr(loop, 'with_loss', False)
+    names += ['val_loss'] * with_loss
     wanted: list[tuple[str, str]] = []
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best and metrics:
@@ -202,7 +204,7 @@ def _check_numbers(runner: Runner, loop: Any) -> None:
         if isinstance(scheduler, ReduceOnPlateauParamScheduler) and scheduler.monitor != 'loss':
             wanted.append((f'param_scheduler.{i}.monitor', scheduler.monitor))
     for key, value in wanted:
-        if value not in names:
+        if value not in names and not (with_loss and 'loss' in value):
             raise ValueError(
                 f'{key}: the validation gives no {value!r}{nearest(value, names)}; it gives '
                 f'{", ".join(names) or "nothing, there is none"}'

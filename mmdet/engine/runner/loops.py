@@ -1,14 +1,17 @@
 """Training loops that go on after a kill as if nothing had happened."""
 
+import copy
 import logging
 from bisect import bisect
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NoReturn, cast
 
+import numpy as np
+import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, barrier, get_rank
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import BaseLoop
 from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import IterBasedTrainLoop as _IterBasedTrainLoop
@@ -16,11 +19,15 @@ from mmengine.runner import ValLoop as _ValLoop
 from mmengine.runner.loops import _parse_losses
 from torch.utils.data import DataLoader
 
-from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded_dataloader
+from mmdet.datasets.coco import transforms_of
+from mmdet.datasets.files import coco_datasets
+from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded, seeded_dataloader
 from mmdet.engine.hooks.checkpoint_hook import CheckpointHook
 from mmdet.registry import LOOPS
 from mmdet.run.interrupt import FAILED, Interrupted, agreed_to_stop, asked_to_stop, stop_signals
-from mmdet.run.ranks import message
+from mmdet.run.ranks import bare, message
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import scale_boxes
 
 from .steps import Steps
 
@@ -60,14 +67,13 @@ class _Resumable(BaseLoop):
         self._seed_samplers()
         self._step = Steps(self.runner)
         self._begun = self._iter
-        self._warn_of_lost_gradients()
         with stop_signals():
             self.runner.call_hook('before_train')
             if self.runner.message_hub.runtime_info.get('unvalidated') and self.runner.val_loop is not None:
                 self._validate()
             self._train()
             self.runner.call_hook('after_train')
-        if self._begun and self._iter == self._begun:
+        if self._begun and self._iter == self._begun and not self.stop_training:
             self._say_finished()
         return self.runner.model
 
@@ -78,21 +84,6 @@ class _Resumable(BaseLoop):
             batch_sampler.seed = self.run_seed
             if hasattr(batch_sampler.sampler, 'seed') and not self._sampler_has_seed:
                 batch_sampler.sampler.seed = self.run_seed
-
-    @property
-    def _accumulated(self) -> int:
-        """How many iterations' gradients wait for a step of the optimizer."""
-        return self._iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
-
-    def _warn_of_lost_gradients(self) -> None:
-        if self._accumulated:
-            counts = self.runner.optim_wrapper._accumulative_counts
-            print_log(
-                f'resumed at iteration {self._iter}, inside an accumulation of {counts}: the gradients before it '
-                f'are lost. Save at multiples of {counts}.',
-                'current',
-                logging.WARNING,
-            )
 
     def _say_finished(self) -> None:
         epochs = isinstance(self, _EpochBasedTrainLoop)
@@ -111,7 +102,7 @@ class _Resumable(BaseLoop):
         signum = agreed_to_stop(error is not None)
         if signum == FAILED:
             self._save_and_fail(error)
-        elif signum and not self._accumulated:
+        elif signum:
             raise Interrupted(signum, self._save(validation_due))
 
     def _save(self, validation_due: bool = False) -> str:
@@ -203,9 +194,6 @@ class EpochBasedTrainLoop(_Resumable, _EpochBasedTrainLoop):
     All randomness follows from the run's seed and from counters, so a resumed run ends as it would have without a
     break. The batches before the checkpoint are skipped by the sampler. They are loaded and thrown away if the runner
     was given a built ``DataLoader`` instead of a config; its augmentation is not seeded either.
-
-    Not in a checkpoint: gradients that wait for an optimizer step (``accumulative_counts`` above 1). After a checkpoint
-    inside an accumulation its earlier iterations are lost, and the loop says so.
 
     Example:
         In a config, with a validation after each epoch::
@@ -317,8 +305,6 @@ class _EndlessBatches:
 class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
     """Trains for a number of iterations; mmengine's loop, which goes on from a checkpoint as if without a break.
 
-    See :class:`EpochBasedTrainLoop` for what a resumed run does not have.
-
     Example:
         In a config, with a validation every 1000 iterations::
 
@@ -345,7 +331,45 @@ class IterBasedTrainLoop(_Resumable, _IterBasedTrainLoop):
 
 @LOOPS.register_module()
 class ValLoop(_ValLoop):
-    """Validates a model; mmengine's loop, which a signal ends: Interrupted is raised in all processes."""
+    """Validates a model; mmengine's loop, which a signal ends: Interrupted is raised in all processes.
+
+    Args:
+        with_loss: compute the losses of the validation set as well, in evaluation mode, without gradient, and with the
+            same random samples at each validation. They are among the metrics: ``val_loss``, the sum, and each loss by
+            its name, as the mean over the batches of all processes. The pipeline has to load annotations, before or
+            after it resizes.
+        kwargs: as of mmengine's loop.
+
+    Example:
+        In a config::
+
+            val_cfg = dict(type='ValLoop', with_loss=True)
+    """
+
+    def __init__(self, *args, with_loss: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.with_loss = with_loss
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """As in mmengine, with the losses if they are asked for."""
+        if self.with_loss:
+            self._add_losses(idx, data_batch)
+        super().run_iter(idx, data_batch)
+
+    @torch.no_grad()
+    def _add_losses(self, idx: int, data_batch: Any) -> None:
+        model: Any = bare(self.runner.model)
+        samples = copy.deepcopy(data_batch['data_samples'])
+        for sample in samples if self._annotated_as_stored() else ():
+            _resize_objects(sample)
+        with seeded(derive_seed(get_rank(), idx)):
+            data = model.data_preprocessor(dict(data_batch, data_samples=samples), False)
+            if getattr(model.data_preprocessor, 'pad_mask', False):
+                model.data_preprocessor.pad_gt_masks(data['data_samples'])
+            losses = model.parse_losses(model._run_forward(data, mode='loss'))[1]
+        for name, value in losses.items():
+            if 'loss' in name and name != 'loss':
+                self.val_loss.setdefault(name, HistoryBuffer()).update(float(value))
 
     def run(self) -> dict:
         """Run the model over the data set and return the metrics by name.
@@ -367,7 +391,33 @@ class ValLoop(_ValLoop):
             raise Interrupted(signum)
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if self.val_loss:
-            metrics.update(_parse_losses(self.val_loss, 'val'))
+            metrics.update(_parse_losses(self._all_losses(), 'val'))
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
         return metrics
+
+    def _annotated_as_stored(self) -> bool:
+        """Whether the pipeline loads annotations after it has resized the image, as mmdetection's configs do for tests:
+        they are of the image as it is stored."""
+        for dataset in coco_datasets(self.dataloader.dataset):
+            kinds = [type(step).__name__ for step in transforms_of(dataset.pipeline.transforms)]
+            if 'LoadAnnotations' in kinds:
+                return any('Resize' in kind for kind in kinds[: kinds.index('LoadAnnotations')])
+        return False
+
+    def _all_losses(self) -> dict[str, HistoryBuffer]:
+        """The losses of the batches of all processes."""
+        parts = all_gather_object({name: buffer.data for name, buffer in self.val_loss.items()})
+        return {
+            name: HistoryBuffer(*np.concatenate([part[name] for part in parts if name in part], 1))
+            for name in dict.fromkeys(name for part in parts for name in part)
+        }
+
+
+def _resize_objects(sample: DetDataSample) -> None:
+    """Bring a sample's objects from the image as it is stored to the image as it was resized, in place."""
+    for objects in (sample.gt_instances, sample.ignored_instances):
+        if 'bboxes' in objects:
+            objects.bboxes = scale_boxes(objects.bboxes, sample.scale_factor)
+        if 'masks' in objects:
+            objects.masks = objects.masks.resize(sample.img_shape)

@@ -44,7 +44,10 @@ def rehearse(runner: Runner, loops: dict[str, BaseLoop]) -> None:
             raise type(error)(f'{name}_dataloader.dataset: {error}') from error
         key = f'{name}_dataloader.dataset.pipeline'
         if head is not None:
-            _check_sample(key, name, sample, getattr(head, 'mask_head', None) is not None)
+            with_mask = getattr(head, 'mask_head', None) is not None
+            _check_sample(key, name, sample, with_mask)
+            if getattr(loop, 'with_loss', False):
+                _check_sample(key, 'with_loss', sample, with_mask)
         if name == 'val':
             _check_place(loop, key)
             _detect(runner, loop, sample)
@@ -53,7 +56,7 @@ def rehearse(runner: Runner, loops: dict[str, BaseLoop]) -> None:
 def _check_sample(key: str, name: str, sample: Any, with_mask: bool) -> None:
     """Whether a sample has what a detector of mmdet asks for."""
     about = sample.get('data_samples') if isinstance(sample, dict) else None
-    if name == 'train':
+    if name != 'val':
         objects = getattr(about, 'gt_instances', {}) if about is not None and 'gt_instances' in about else {}
         wanted = ('bboxes', 'labels', *(('masks',) if with_mask else ()))
         lacking = [f'gt_instances.{one}' for one in wanted if one not in objects]
@@ -70,7 +73,7 @@ def _check_sample(key: str, name: str, sample: Any, with_mask: bool) -> None:
     if not isinstance(sample, dict) or 'inputs' not in sample:
         lacking.insert(0, 'inputs')
     if lacking:
-        needs = 'training needs' if name == 'train' else 'detections need'
+        needs = dict(train='training needs', val='detections need', with_loss='val_cfg.with_loss needs')[name]
         raise ValueError(f'{key}: its samples have no {", ".join(lacking)}, which {needs}; {advice}')
 
 

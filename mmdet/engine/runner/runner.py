@@ -23,6 +23,7 @@ from mmdet.run.prepare import keep_memory, setup
 from mmdet.run.ranks import Watch, check_timeout
 from mmdet.words import first_line
 
+from ..hooks.gradient_hook import GradientHook
 from ..terminal import introduction, quiet
 from .checks import check_run, compare_classes, settings, warn_of_changed, warn_of_overridden
 from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
@@ -90,6 +91,8 @@ class DetRunner(Runner):
     def __init__(self, *args, **kwargs) -> None:
         setup()
         super().__init__(*args, **kwargs)
+        if not any(isinstance(hook, GradientHook) for hook in self.hooks):
+            self.register_hook(GradientHook())
 
     def train(self) -> Any:
         """Train; returns the model.
