@@ -23,6 +23,7 @@ COMMANDS = {
     'analyze results': ('mmdet.analysis.results', 'score saved detections; the hardest images'),
     'analyze errors': ('mmdet.analysis.errors', 'what keeps AP down'),
     'analyze lr': ('mmdet.analysis.rates', 'a learning rate: where the loss falls as the rate grows'),
+    'analyze anchors': ('mmdet.analysis.anchors', 'anchors that fit the boxes of a data set'),
     'analyze flops': ('mmdet.analysis.flops', 'multiply-adds and parameters by module'),
     'analyze speed': ('mmdet.analysis.speed', 'images a second, of the model or the data loader'),
     'analyze norms': ('mmdet.analysis.norm_statistics', 'AP with running, own and recomputed statistics'),

@@ -11,3 +11,4 @@ from .losses import *  # noqa: F403
 from .necks import *  # noqa: F403
 from .roi_heads import *  # noqa: F403
 from .task_modules import *  # noqa: F403
+from .test_time_augs import *  # noqa: F403

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.model import is_model_wrapper
-from torch import nn
+from mmengine.model import BaseTTAModel, is_model_wrapper
 
 #: seconds after which a silent rank ends the job, unless env_cfg.dist_cfg.timeout says otherwise (torch's for gloo)
 TIMEOUT = 1800
@@ -27,9 +26,11 @@ _LOST = re.compile(
 _WORKER = re.compile(r'Caught (\w+) in DataLoader worker process (\d+)\.\n')
 
 
-def bare(model: nn.Module) -> Any:
-    """Return a model without the wrapper that several processes have around it."""
-    return model.module if is_model_wrapper(model) else model
+def bare(model: Any) -> Any:
+    """Return a model without the wrappers that several processes, and test-time augmentation, have around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def rank_label() -> str:

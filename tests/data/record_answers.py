@@ -36,6 +36,7 @@ if __name__ == '__main__':
                  for name in cases.PIPELINES for seed in cases.SEEDS}
     pipelines.update({f'preprocessor.{name}': cases.preprocessor_answer(name) for name in cases.PREPROCESSORS})
     pipelines.update({f'mix.{name}.{seed}': cases.mix_answer(name, seed) for name in cases.MIXES for seed in cases.MIX_SEEDS})
+    pipelines.update({f'tta.{seed}': cases.tta_answer(seed) for seed in cases.SEEDS})
     write('pipelines', pipelines)
     write('predictions', {name: cases.prediction_answer(name, masks=name in cases.WITH_MASKS)
                           for name in cases.PREDICTIONS})

@@ -435,6 +435,47 @@ def preprocessor_answer(name: str) -> dict:
     )
 
 
+def tta_answer(seed: int) -> dict:
+    """What DetTTAModel makes of four versions of an image; boxes and scores to six digits."""
+    from mmengine.structures import InstanceData
+
+    from mmdet.models.test_time_augs import DetTTAModel
+    from mmdet.structures import DetDataSample
+
+    rng = np.random.RandomState(seed)
+    base = rng.uniform(0, (200, 150), (12, 2))
+    base = np.concatenate([base, base + rng.uniform(10, 80, (12, 2))], 1)
+    versions = []
+    for direction in (None, 'horizontal', 'vertical', 'diagonal'):
+        boxes = torch.from_numpy(np.clip(base + rng.normal(0, 4, base.shape), 0, (293, 211) * 2)).float()
+        x1, y1, x2, y2 = boxes.unbind(1)
+        if direction in ('horizontal', 'diagonal'):
+            x1, x2 = WIDTH - x2, WIDTH - x1
+        if direction in ('vertical', 'diagonal'):
+            y1, y2 = HEIGHT - y2, HEIGHT - y1
+        sample = DetDataSample(
+            metainfo=dict(ori_shape=(HEIGHT, WIDTH), flip=direction is not None, flip_direction=direction)
+        )
+        sample.pred_instances = InstanceData(
+            bboxes=torch.stack([x1, y1, x2, y2], 1),
+            scores=torch.from_numpy(rng.uniform(0, 1, 12)).float(),
+            labels=torch.from_numpy(rng.randint(0, 3, 12)),
+        )
+        versions.append(sample)
+    cfg = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=10 + 10 * (seed % 2))
+
+    class Model(torch.nn.Module):
+        def test_step(self, data):
+            raise NotImplementedError
+
+    merged = DetTTAModel(tta_cfg=cfg, module=Model()).merge_preds([versions])[0].pred_instances
+    return dict(
+        bboxes=merged.bboxes.double().numpy().round(3).tolist(),
+        scores=merged.scores.double().numpy().round(6).tolist(),
+        labels=merged.labels.tolist(),
+    )
+
+
 # -- models -----------------------------------------------------------------------------------------------------------
 
 

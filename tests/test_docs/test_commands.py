@@ -44,6 +44,7 @@ ONLY_PARSED = {
     'tools/analysis_tools/benchmark.py': 'minutes; run in tests/test_tools/test_benchmark.py',
     'tools/dataset_converters/pascal_voc.py': 'needs Pascal VOC; run in tests/test_tools/test_converters.py',
     'tools/model_converters/torchvision2mmdet.py': 'weights; run in tests/test_tools/test_torchvision2mmdet.py',
+    'tools/analysis_tools/optimize_anchors.py': 'needs the data; run in tests/test_analysis/test_anchors.py',
     'tools/analysis_tools/find_lr.py': 'needs the data; run in tests/test_analysis/test_rates.py',
     'tools/analysis_tools/small_batch.py': 'minutes; run in tests/test_tools/test_small_batch.py',
     'tools/analysis_tools/cbn_fidelity.py': 'needs the data; run in tests/test_tools/test_norm_tools.py',
