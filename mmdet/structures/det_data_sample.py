@@ -1,7 +1,9 @@
 """What is known of one image, and what a detector says of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 
@@ -52,6 +54,29 @@ class DetDataSample(BaseDataElement):
     pred_sem_seg = _field('pred_sem_seg', PixelData)
     gt_panoptic_seg = _field('gt_panoptic_seg', PixelData)
     pred_panoptic_seg = _field('pred_panoptic_seg', PixelData)
+
+    def to_supervision(self, classes: Sequence[str] | None = None) -> Any:
+        """Return the detections as ``supervision.Detections`` (github.com/roboflow/supervision).
+
+        Args:
+            classes: names, for ``data['class_name']``: ``model.dataset_meta['classes']``.
+
+        Raises:
+            ImportError: supervision is not installed. AttributeError: there are no ``pred_instances``.
+        """
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise ImportError('to_supervision needs supervision: pip install supervision') from None
+        found = self.pred_instances.cpu()
+        labels = found.labels.numpy().astype(int)
+        return Detections(
+            xyxy=found.bboxes.numpy().astype(np.float32),
+            confidence=found.scores.numpy().astype(np.float32),
+            class_id=labels,
+            mask=found.masks.numpy().astype(bool) if 'masks' in found and len(found) else None,
+            data={} if classes is None else dict(class_name=np.array([classes[i] for i in labels], dtype=str)),
+        )
 
 
 SampleList = list[DetDataSample]

@@ -4,11 +4,13 @@ import hashlib
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import load_tool
 from mmengine.logging import HistoryBuffer
 
 from mmdet.apis import DetInferencer, init_detector
+from mmdet.io.checkpoint import load_checkpoint_file
 from mmdet.run.ending import run_main
 
 
@@ -109,6 +111,46 @@ def test_half_needs_no_config_and_is_loaded_as_float32(tool, trained, tiny_confi
     assert from_file.model.dataset_meta['classes'] == ('a', 'b', 'c')
     found = from_file(np.zeros((64, 64, 3), np.uint8))['predictions'][0]
     assert len(found['scores']) == len(found['masks'])
+
+
+@pytest.mark.parametrize('half', [False, True])
+def test_safetensors(tool, trained, tiny_config, tmp_path, half):
+    """The same weights, read by every way in, from a file that another program reads too."""
+    path, model = trained
+    tool.main([str(path), str(tmp_path / 'small.safetensors'), '--safetensors', *(['--half'] if half else [])])
+    [safe] = tmp_path.glob('small-*.safetensors')
+    assert safe.name == f'small-{hashlib.sha256(safe.read_bytes()).hexdigest()[:8]}.safetensors'
+    plain = safetensors.torch.load_file(safe)
+    assert plain.keys() == model.state_dict().keys()
+    assert (plain['backbone.conv1.weight'].dtype == torch.float16) == half
+    from_file = DetInferencer(weights=str(safe), device='cpu', show_progress=False)
+    for loaded in (from_file.model, init_detector(str(tiny_config), str(safe))):
+        for key, value in loaded.state_dict().items():
+            was = model.state_dict()[key]
+            assert torch.equal(value, was) or half and torch.equal(value, was.half().float()), key
+    assert from_file.model.dataset_meta['classes'] == ('a', 'b', 'c')
+    assert 'someone' not in safe.read_bytes()[:100000].decode('latin1')
+
+
+def test_safetensors_that_are_none(trained, tmp_path):
+    """Cut off, of other text, with metadata that is no JSON, or of another model."""
+    weights = {'w': torch.ones(3)}
+    good = safetensors.torch.save(weights, metadata=dict(meta='{}'))
+    for data, says in (
+        (good[:-3], 'not a safetensors file, or cut off'),
+        (b'hello', 'not a safetensors file, or cut off'),
+        (b'', 'not a safetensors file, or cut off'),
+        (safetensors.torch.save(weights, metadata=dict(meta='{')), "metadata 'meta' is no JSON"),
+        (safetensors.torch.save(weights, metadata=dict(meta='[1]')), "metadata 'meta' must be an object, got list"),
+        (safetensors.torch.save(weights, metadata=dict(meta='{"dataset_meta": 3}')), 'dataset_meta must be a dict'),
+    ):
+        path = tmp_path / 'bad.safetensors'
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f'{path}: .*{says}'):
+            load_checkpoint_file(str(path))
+    (tmp_path / 'plain.safetensors').write_bytes(safetensors.torch.save(weights))  # of another program
+    loaded = load_checkpoint_file(str(tmp_path / 'plain.safetensors'))
+    assert loaded['meta'] == {} and torch.equal(loaded['state_dict']['w'], weights['w'])
 
 
 @pytest.mark.parametrize(
