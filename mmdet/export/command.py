@@ -19,8 +19,9 @@ from torch.nn.modules.utils import _pair
 
 from mmdet.apis import init_detector
 from mmdet.apis.inference import build_pipeline, describe
+from mmdet.config import inner_dataset
 from mmdet.io.atomic import replace_when_done
-from mmdet.options import add_config, add_device, add_trust_checkpoint, make_parser, whole
+from mmdet.options import add_config, add_trust_checkpoint, make_parser, whole
 from mmdet.registry import DATASETS
 from mmdet.utils import get_test_pipeline_cfg
 from mmdet.version import __version__
@@ -52,7 +53,7 @@ def parse_args(argv=None):
         metavar='IMG',
         help="to compare with (default: two of the config's test set, of different size)",
     )
-    add_device(parser)
+    parser.add_argument('--device', default='cpu', help="'cpu', 'cuda:0', ... (default: cpu)")
     add_trust_checkpoint(parser)
     args = parser.parse_args(argv)
     if args.dynamic and args.shape:
@@ -108,9 +109,10 @@ def find_images(cfg, given):
 
 def test_images(cfg):
     """Paths of the first image of the config's test set, and of the first one of another size; [] without the set."""
+    own = inner_dataset((cfg.get('test_dataloader') or {}).get('dataset') or {})
     try:
-        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
-    except (FileNotFoundError, AttributeError, KeyError):
+        dataset = DATASETS.build(dict(own, pipeline=[]))
+    except (FileNotFoundError, KeyError, TypeError):  # not here, or there is none
         return []
     found: dict[tuple[int, int], str] = {}
     for i in range(len(dataset)):
@@ -192,7 +194,7 @@ def main(argv=None):
     if args.format == 'onnx':
         need('onnx', 'onnxscript', 'onnxruntime')
     model = init_detector(
-        args.config, args.checkpoint, args.device or 'cpu', args.cfg_options, trust_checkpoint=args.trust_checkpoint
+        args.config, args.checkpoint, args.device, args.cfg_options, trust_checkpoint=args.trust_checkpoint
     )
     images = find_images(model.cfg, args.images)
     path = args.out or f'{Path(args.checkpoint).stem}{FORMATS[args.format]}'

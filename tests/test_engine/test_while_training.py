@@ -58,6 +58,7 @@ def test_val_loss(tiny_config, tmp_path):
     for name, pipeline, options in (
         ('without', after, {}),
         ('after', after, {'val_cfg.with_loss': True}),
+        ('added', [LOAD, RESIZE, PACK], {'val_cfg.with_loss': True}),
         ('before', before, {'val_cfg.with_loss': True}),
     ):
         metrics = Metrics()
@@ -71,6 +72,7 @@ def test_val_loss(tiny_config, tmp_path):
         for name in names:
             assert one[name] == pytest.approx(other[name], rel=1e-5)
     assert seen['after'][0]['val_loss'] != seen['after'][1]['val_loss'] and len(seen['after']) == 2
+    assert seen['added'] == seen['after']  # annotations are loaded for it
     for name in ('after', 'before'):
         assert all(torch.equal(value, models['without'][key]) for key, value in models[name].items())
     # by hand, in evaluation mode, from the last weights
@@ -86,8 +88,9 @@ def test_val_loss(tiny_config, tmp_path):
 
 
 def test_val_loss_without_annotations_is_refused_before_the_training(tiny_config, tmp_path):
-    with pytest.raises(ValueError, match=r'val_dataloader.*no gt_instances.bboxes.*val_cfg.with_loss needs.*LoadAnno'):
-        run(tiny_config, tmp_path, {'val_cfg.with_loss': True}, pipeline=[LOAD, RESIZE, PACK])
+    boxes = dict(type='LoadAnnotations', with_bbox=True)
+    with pytest.raises(ValueError, match=r'no gt_instances.masks, which val_cfg.with_loss needs.*LoadAnno'):
+        run(tiny_config, tmp_path, {'val_cfg.with_loss': True}, pipeline=[LOAD, RESIZE, boxes, PACK])
 
 
 def test_what_waits_for_the_val_loss_is_known(tiny_config, tmp_path):
@@ -128,10 +131,14 @@ def test_exp_momentum_ema_is_its_formula():
 EMA = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.05, gamma=3)
 
 
-@pytest.mark.parametrize('hook', [EMA, dict(EMA, update_buffers=True), dict(type='EMAHook', momentum=0.1)])
-def test_training_and_windows_do_not_notice_the_averages(tiny_config, tmp_path, hook):
+@pytest.fixture(scope='module')
+def plain(tiny_config, tmp_path_factory):
+    return run(tiny_config, tmp_path_factory.mktemp('plain'))
+
+
+@pytest.mark.parametrize('hook', [EMA, dict(EMA, update_buffers=True)], ids=['weights', 'and buffers'])
+def test_training_and_windows_do_not_notice_the_averages(tiny_config, plain, tmp_path, hook):
     """Weights are exchanged for a validation, and the windows of CBN are those of the training."""
-    plain = run(tiny_config, tmp_path / 'plain')
     runner = run(tiny_config, tmp_path / 'ema', {'custom_hooks': [hook]})
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, runner.model.state_dict()[name]), name
@@ -169,12 +176,13 @@ class Scripted(Hook):
         metrics['coco/bbox_mAP'] = self.numbers[runner.epoch - 1]
 
 
-@pytest.mark.parametrize('stop', [1, 2, 3, 4])
+EARLY = dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', patience=3)
+
+
+@pytest.mark.parametrize('stop', [2, 4])
 def test_early_stopping_through_a_break(tiny_config, tmp_path, stop):
-    hooks = [dict(type='Scripted'), dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', patience=3)]
+    hooks = [dict(type='Scripted'), EARLY]
     options = {'custom_hooks': hooks, 'train_cfg.max_epochs': 8}
-    whole = run(tiny_config, tmp_path / 'whole', options)
-    assert whole.epoch == 5  # the best one, and three that are not better
 
     class Break(Hook):
         priority = 'LOWEST'
@@ -186,8 +194,22 @@ def test_early_stopping_through_a_break(tiny_config, tmp_path, stop):
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config, tmp_path / 'parts', options, [Break()])
     resumed = run(tiny_config, tmp_path / 'parts', options, resume=True)
-    assert resumed.epoch == 5
+    assert resumed.epoch == 5  # the second is the best one, and three are not better
     own = next(hook for hook in resumed.hooks if isinstance(hook, EarlyStoppingHook))
     assert own.wait_count == 3 and own.best_score == pytest.approx(0.3)
-    again = run(tiny_config, tmp_path / 'parts', options, resume=True)  # it has stopped, and does so again
-    assert again.epoch == 5
+
+
+def test_early_stopping_by_itself(tiny_config, tmp_path):
+    options = {'custom_hooks': [dict(type='Scripted'), EARLY], 'train_cfg.max_epochs': 8}
+    assert run(tiny_config, tmp_path, options).epoch == 5
+    assert run(tiny_config, tmp_path, options, resume=True).epoch == 5  # it has stopped, and does so again
+
+
+def test_a_test_builds_no_training(tiny_config, tmp_path):
+    init_default_scope('mmdet')
+    cfg = load_config(str(tiny_config))
+    cfg.merge_from_dict({'model.backbone.init_cfg': None, 'custom_hooks': [dict(EARLY), EMA]})
+    cfg.work_dir, cfg.log_level, cfg.visualizer = str(tmp_path), 'ERROR', None
+    cfg.train_dataloader.dataset.data_root = 'elsewhere/'
+    runner = DetRunner.from_cfg(cfg)
+    assert 'coco/bbox_mAP' in runner.test()

@@ -29,8 +29,12 @@ class EarlyStoppingHook(_EarlyStoppingHook):
     #: iteration after which the last validation was that counts
     _counted: int | None = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Do nothing; mmengine's looks at the training loop, which a test would build for it, with its data."""
+
     def before_train(self, runner: Runner) -> None:
         """Take what a resumed run knew; end at once what had ended."""
+        super().before_run(runner)
         state: Any = runner.message_hub.runtime_info.get('early_stopping') if runner._resume else None
         if not state:
             return

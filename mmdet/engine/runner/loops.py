@@ -19,6 +19,7 @@ from mmengine.runner import ValLoop as _ValLoop
 from mmengine.runner.loops import _parse_losses
 from torch.utils.data import DataLoader
 
+from mmdet.config import inner_dataset
 from mmdet.datasets.coco import transforms_of
 from mmdet.datasets.files import coco_datasets
 from mmdet.datasets.seeding import SeededBatchSampler, derive_seed, seed_generators, seeded, seeded_dataloader
@@ -336,8 +337,7 @@ class ValLoop(_ValLoop):
     Args:
         with_loss: compute the losses of the validation set as well, in evaluation mode, without gradient, and with the
             same random samples at each validation. They are among the metrics: ``val_loss``, the sum, and each loss by
-            its name, as the mean over the batches of all processes. The pipeline has to load annotations, before or
-            after it resizes.
+            its name, as the mean over the batches of all processes. A pipeline that loads no annotations does then.
         kwargs: as of mmengine's loop.
 
     Example:
@@ -346,8 +346,11 @@ class ValLoop(_ValLoop):
             val_cfg = dict(type='ValLoop', with_loss=True)
     """
 
-    def __init__(self, *args, with_loss: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, with_loss: bool = False, **kwargs) -> None:
+        if with_loss and isinstance(dataloader, dict):
+            head = getattr(bare(runner.model), 'roi_head', None)
+            dataloader = _annotated(dataloader, with_mask=getattr(head, 'mask_head', None) is not None)
+        super().__init__(runner, dataloader, *args, **kwargs)
         self.with_loss = with_loss
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
@@ -421,3 +424,14 @@ def _resize_objects(sample: DetDataSample) -> None:
             objects.bboxes = scale_boxes(objects.bboxes, sample.scale_factor)
         if 'masks' in objects:
             objects.masks = objects.masks.resize(sample.img_shape)
+
+
+def _annotated(dataloader: dict, with_mask: bool) -> dict:
+    """A data loader's config whose pipeline loads annotations, if it did not."""
+    dataloader = copy.deepcopy(dataloader)
+    pipeline = inner_dataset(dataloader['dataset'], 'pipeline').get('pipeline') or []
+    kinds = [str(step.get('type')).rpartition('.')[2] for step in pipeline]
+    if 'LoadAnnotations' not in kinds and 'PackDetInputs' in kinds:
+        step = dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)
+        pipeline.insert(kinds.index('PackDetInputs'), step)
+    return dataloader
