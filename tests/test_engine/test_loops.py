@@ -229,6 +229,11 @@ def test_gradients_of_another_number_of_processes(tmp_path, monkeypatch):
     hook.before_train(runner)
     assert all((value.grad == 3).all() for value in names.values())
     runner.optim_wrapper.zero_grad()
+    name, value = next(iter(names.items()))
+    for odd in ('x', [1], [{name: 1}], [{name: value[:0]}], [{'other': value}]):
+        hook.after_load_checkpoint(runner, dict(gradients=odd))
+        with pytest.raises(ValueError, match=r'checkpoint .*gradients'):
+            hook.before_train(runner)
     runner.optim_wrapper._accumulative_counts = 1
     hook.after_load_checkpoint(runner, dict(gradients=saved))
     hook.before_train(runner)

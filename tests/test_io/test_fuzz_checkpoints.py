@@ -123,7 +123,7 @@ def test_resumed(trained, resume, examples):
     use(small)
     assert good[0]
     run(examples, changes(small, ODD, most=2), lambda drawn: use(change(small, drawn)))
-    assert sum(good) > examples / 5
+    assert sum(good) > examples / 10  # which are drawn depends on the sources, of which hypothesis takes constants
 
 
 ODD_WEIGHTS = [

@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -83,10 +83,20 @@ class GradientHook(Hook):
                 logging.WARNING,
             )
             return
-        own = len(all_gather_object(None)) == len(saved)
         with blame(runner._load_from or runner.work_dir):
-            for name, parameter in bare(runner.model).named_parameters():
-                values = [one[name] for one in ([saved[get_rank()]] if own else saved) if name in one]
-                if values and parameter.requires_grad:
-                    total = torch.stack([value.to(parameter) for value in values]).sum(0)
-                    parameter.grad = total if own else total / len(saved)
+            _restore(saved, dict(bare(runner.model).named_parameters()))
+
+
+def _restore(saved: list[Gradients], parameters: dict[str, nn.Parameter]) -> None:
+    """Give parameters the gradients of this process, or of another number of processes their mean."""
+    if not isinstance(saved, list) or not all(isinstance(one, dict) for one in saved):
+        raise ValueError('gradients must be a list with a dict for each process')
+    own = get_world_size() == len(saved)
+    for name in dict.fromkeys(name for one in saved for name in one):
+        values = [one[name] for one in ([saved[get_rank()]] if own else saved) if name in one]
+        parameter = parameters.get(name)
+        if parameter is None or not all(isinstance(v, Tensor) and v.shape == parameter.shape for v in values):
+            raise ValueError(f'gradients.{name} is of no parameter of the model, or not of its shape')
+        if values and parameter.requires_grad:
+            total = torch.stack([value.to(parameter) for value in values]).sum(0)
+            parameter.grad = total if own else total / len(saved)
