@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from scipy.optimize import differential_evolution
 from terminaltables import AsciiTable
 
-from mmdet.config import check_config, inner_dataset, load_config
+from mmdet.config import check_config, inner_dataset, load_config, step_name
 from mmdet.io.atomic import write_atomic
 from mmdet.options import add_config, make_parser, number, whole
 from mmdet.registry import DATASETS, TASK_UTILS
@@ -76,7 +76,7 @@ def resized_sizes(cfg, input_shape: Sequence[int] | None = None, least: float = 
 def _scale(pipeline) -> tuple:
     """The scale in the middle of those that a pipeline resizes to, None for none, and whether it keeps the ratio."""
     for step in pipeline:
-        kind = str(step['type']).rpartition('.')[2]
+        kind = step_name(step)
         if kind == 'RandomChoiceResize':
             scales = sorted((tuple(one) for one in step['scales']), key=min)
             return scales[len(scales) // 2], step.get('keep_ratio', False)

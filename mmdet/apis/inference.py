@@ -18,7 +18,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdet.config import build_model, check_model_config, inner_dataset, load_config
+from mmdet.config import build_model, check_model_config, inner_dataset, load_config, step_name
 from mmdet.datasets.coco import COCO_CLASSES
 from mmdet.io.checkpoint import check_state_dict, dataset_meta, read_checkpoint
 from mmdet.registry import DATASETS
@@ -168,8 +168,8 @@ def build_pipeline(cfg: Config) -> Callable[[dict], dict]:
     Raises:
         ValueError: the pipeline has no LoadImageFromFile.
     """
-    steps = [step for step in get_test_pipeline_cfg(cfg) if _kind(step) != 'LoadAnnotations']
-    kinds = [_kind(step) for step in steps]
+    steps = [step for step in get_test_pipeline_cfg(cfg) if step_name(step) != 'LoadAnnotations']
+    kinds = [step_name(step) for step in steps]
     at = next((i for i, kind in enumerate(kinds) if kind in LOADERS), None)
     if at is None:
         raise ValueError(f'test_dataloader.dataset.pipeline: must begin with LoadImageFromFile, has {", ".join(kinds)}')
@@ -177,11 +177,6 @@ def build_pipeline(cfg: Config) -> Callable[[dict], dict]:
         Compose(steps[:at] + [dict(steps[at], type=f'mmdet.{kind}')] + steps[at + 1 :]) for kind in LOADERS
     )
     return lambda image: (from_array if 'img' in image else from_file)(image)
-
-
-def _kind(step: dict) -> str:
-    kind = step['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def describe(image: Image) -> dict:

@@ -43,16 +43,16 @@ def augment_test(cfg: Any) -> None:
     Raises:
         ValueError: a test pipeline that does not end with PackDetInputs.
     """
-    from mmdet.config import check_model_config, inner_dataset
+    from mmdet.config import check_model_config, inner_dataset, step_name
     from mmdet.config.check import check_parts
 
     dataset = inner_dataset(cfg.test_dataloader.dataset, 'pipeline')
     pipeline = list(cfg.get('tta_pipeline') or dataset.pipeline)
     if not cfg.get('tta_pipeline'):
-        if str(pipeline[-1]['type']).rpartition('.')[2] != 'PackDetInputs':
+        if step_name(pipeline[-1]) != 'PackDetInputs':
             raise ValueError(
                 'test_dataloader.dataset.pipeline: must end with PackDetInputs for --tta, ends with '
-                f'{pipeline[-1]["type"]}; or give a tta_pipeline'
+                f'{step_name(pipeline[-1])}; or give a tta_pipeline'
             )
         pack = dict(pipeline[-1])
         if 'meta_keys' in pack:

@@ -73,6 +73,12 @@ def inner_dataset(dataset: Any, until: str = '') -> Any:
     return dataset
 
 
+def step_name(step: dict) -> str:
+    """The name of a transform's class, without its package; ``type`` may be the class itself."""
+    kind = step['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
 def _complete_backends(cfg: Config) -> None:
     """Make backends of the names in ``visualizer.vis_backends``, beside the local one, whose files our tools read.
 

@@ -8,6 +8,7 @@ import io
 
 import torch
 
+from mmdet.apis.hub import OWN_KEYS
 from mmdet.apis.inference import find_meta
 from mmdet.config import no_imports, saved_config
 from mmdet.io.atomic import sealed, write_atomic
@@ -17,8 +18,6 @@ from mmdet.options import add_trust_checkpoint, make_parser
 
 #: weights that stay float32 with --half: variances are as small as the features are
 FULL = ('running_mean', 'running_var')
-#: of a config, where one run read and wrote
-OWN_KEYS = ('work_dir', 'load_from', 'resume', 'launcher')
 
 
 def parse_args(argv=None):

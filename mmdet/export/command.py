@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from mmdet.apis import init_detector
 from mmdet.apis.inference import build_pipeline, describe
-from mmdet.config import inner_dataset
+from mmdet.config import inner_dataset, step_name
 from mmdet.io.atomic import replace_when_done
 from mmdet.options import add_config, add_trust_checkpoint, make_parser, whole
 from mmdet.registry import DATASETS
@@ -68,7 +68,7 @@ def test_pipeline(cfg, shape, dynamic):
         ValueError: the pipeline has not one Resize, or that has no scale where one is needed.
     """
     steps = copy.deepcopy(get_test_pipeline_cfg(cfg))
-    found = [step for step in steps if str(step['type']).rpartition('.')[2] == 'Resize']
+    found = [step for step in steps if step_name(step) == 'Resize']
     if len(found) != 1:
         raise ValueError(f'test_dataloader.dataset.pipeline: must have one Resize for export, has {len(found)}')
     resize = found[0]

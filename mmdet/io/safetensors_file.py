@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -12,15 +13,13 @@ META = 'meta'
 
 def _library(name: str) -> Any:
     try:
-        from importlib import import_module
-
         return import_module(name)
     except ImportError:
         raise ImportError("safetensors must be installed: pip install 'mmdet-cbn[hub]'") from None
 
 
 def read_safetensors(path: str, map_location: Any = 'cpu') -> dict:
-    """Read a file of :func:`write_safetensors`, or any other one: then all its tensors are weights.
+    """Read a file of :func:`safetensors_bytes`, or any other one: then all its tensors are weights.
 
     Returns:
         A checkpoint: ``state_dict``, and ``meta``, {} where the file has none.

@@ -8,6 +8,7 @@ import torch
 
 from mmdet.analysis.anchors import _scale, best_overlaps, fit, main
 from mmdet.config import load_config
+from mmdet.datasets.transforms import Resize
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmdet.run.ending import run_main
 from mmdet.structures.bbox import bbox_overlaps
@@ -40,6 +41,7 @@ def test_anchors_that_made_the_boxes_are_found():
     [
         (dict(type='Resize', scale=(1333, 800), keep_ratio=True), ((1333, 800), True)),
         (dict(type='mmdet.Resize', scale=(300, 200)), ((300, 200), False)),
+        (dict(type=Resize, scale=(300, 200)), ((300, 200), False)),
         (
             dict(type='RandomChoiceResize', scales=[(1333, s) for s in (800, 640, 672)], keep_ratio=True),
             ((1333, 672), True),

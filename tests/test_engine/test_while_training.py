@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,5 +212,13 @@ def test_a_test_builds_no_training(tiny_config, tmp_path):
     cfg.merge_from_dict({'model.backbone.init_cfg': None, 'custom_hooks': [dict(EARLY), EMA]})
     cfg.work_dir, cfg.log_level, cfg.visualizer = str(tmp_path), 'ERROR', None
     cfg.train_dataloader.dataset.data_root = 'elsewhere/'
-    runner = DetRunner.from_cfg(cfg)
-    assert 'coco/bbox_mAP' in runner.test()
+    assert 'coco/bbox_mAP' in DetRunner.from_cfg(cfg).test()
+
+
+@pytest.mark.parametrize('state', [dict(best='x'), [1], dict(best=0.1, waited=None, iter=1, stopped=0)])
+def test_a_strangers_state_is_refused_by_name(state):
+    hub = SimpleNamespace(runtime_info=dict(early_stopping=state))
+    loop = SimpleNamespace(stop_training=False)
+    runner = SimpleNamespace(message_hub=hub, _resume=True, _load_from='x.pth', work_dir='', train_loop=loop)
+    with pytest.raises(ValueError, match='checkpoint x.pth: cannot be resumed from'):
+        EarlyStoppingHook(monitor='coco/bbox_mAP').before_train(runner)

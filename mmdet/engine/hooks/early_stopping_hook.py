@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import EarlyStoppingHook as _EarlyStoppingHook
 from mmengine.runner import Runner
 
+from mmdet.io.resuming import blame
 from mmdet.registry import HOOKS
 
 
@@ -38,8 +39,10 @@ class EarlyStoppingHook(_EarlyStoppingHook):
         state: Any = runner.message_hub.runtime_info.get('early_stopping') if runner._resume else None
         if not state:
             return
-        self.best_score, self.wait_count, self._counted = state['best'], state['waited'], state['iter']
-        if state['stopped']:
+        with blame(runner._load_from or runner.work_dir):
+            self.best_score, self.wait_count = float(state['best']), int(state['waited'])
+            self._counted, stopped = int(state['iter']), bool(state['stopped'])
+        if stopped:
             runner.train_loop.stop_training = True
             runner.logger.info(f'EarlyStoppingHook: the run had stopped, at {self.monitor} {self.best_score:.3f}')
 

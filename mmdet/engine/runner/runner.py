@@ -26,7 +26,8 @@ from mmdet.words import first_line
 from ..hooks.gradient_hook import GradientHook
 from ..terminal import introduction, quiet
 from .checks import check_run, compare_classes, settings, warn_of_changed, warn_of_overridden
-from .loops import EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
+from .loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from .val_loop import ValLoop
 
 
 def _forgiving(write: Callable, name: str) -> Callable:
