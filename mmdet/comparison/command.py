@@ -6,6 +6,9 @@ Each combination is a training of its own, started with the command that the pag
 WORK_DIR/results.json as they come; with --resume they are not run again, and one that was interrupted goes on from its
 last checkpoint. WORK_DIR/index.html is the page, made anew after each; it needs no network and no other file.
 
+With --cfg-options visualizer.vis_backends=WandbVisBackend (or MLflowVisBackend) each training has a run there, and the
+comparison one with its tables, of the trainings and of the norms, and the page.
+
 With --learning-rates the first seed is trained at all of them, the other seeds only at the rate that was best for their
 norm and batch size, at which the page shows each.
 """
@@ -18,9 +21,10 @@ from pathlib import Path
 
 from mmdet.comparison.pictures import Pictures, example_ids
 from mmdet.comparison.report import write_report
-from mmdet.comparison.results import show
+from mmdet.comparison.results import Results, show
 from mmdet.comparison.runner import Grid
 from mmdet.comparison.settings import PLACES, Settings
+from mmdet.comparison.tracking import find_trackers, report
 from mmdet.config import load_config
 from mmdet.options import add_config, make_parser
 from mmdet.run.launch import command_words
@@ -92,7 +96,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[Settings, argparse.Namesp
 def report_only(settings: Settings) -> None:
     if not settings.results.is_file():
         raise FileNotFoundError(f'{settings.results}: no such file; --report-only shows what was trained before')
-    config = load_config(settings.config, settings.cfg_options)
+    config = load_config(settings.config, settings.cfg_options, str(settings.folder))
+    trackers = find_trackers(config)
     if 'val_dataloader' not in config:
         raise KeyError(f"config {settings.config}: has no key 'val_dataloader', whose images the page shows")
 
@@ -101,6 +106,8 @@ def report_only(settings: Settings) -> None:
         return write_report(data, settings.folder, pictures, Path(settings.config).stem)
 
     print(show(settings.results, write))
+    if trackers:
+        report(Results(settings.results), settings.folder, trackers)
 
 
 def main(argv: list[str] | None = None) -> None:

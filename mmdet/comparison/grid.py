@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 from mmdet.analysis.logs import read_log
 from mmdet.comparison.settings import PLACES
+from mmdet.comparison.tracking import cell_backends
 from mmdet.config.text import config_values
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS, build_norm_layer
@@ -155,6 +156,9 @@ def cell_config(
     extra = Config(settings)
     if options:
         extra.merge_from_dict(_whole_lists(options, config))
+    backends = cell_backends(config, cell.name)
+    if backends:
+        extra.merge_from_dict({'visualizer.vis_backends': backends})
     return '\n'.join(lines) + extra.pretty_text
 
 

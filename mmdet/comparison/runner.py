@@ -31,6 +31,7 @@ from mmdet.comparison.report import write_report
 from mmdet.comparison.results import Results
 from mmdet.comparison.settings import Settings
 from mmdet.comparison.speed import measure_speed
+from mmdet.comparison.tracking import find_trackers, report
 from mmdet.comparison.trainings import Training, Trainings, locked, signals
 from mmdet.config import check_config, load_config
 from mmdet.io.atomic import write_atomic
@@ -53,7 +54,8 @@ class Grid:
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         self.settings = settings
-        self.config = load_config(settings.config, settings.cfg_options)
+        self.config = load_config(settings.config, settings.cfg_options, str(settings.folder))
+        self.trackers = find_trackers(self.config)
         self.norms = find_norms(settings.norms, self.config)
         self.places = find_places(self.config, settings.where)
         self.results = Results(settings.results)
@@ -232,6 +234,7 @@ class Grid:
                     if training.process.returncode == 0:  # at its end by itself
                         display.say(self._finish(cell, training))
                 self.report(display, False)
+            self.track(display)
 
     def _lines(self) -> list[str]:
         lines = []
@@ -275,6 +278,7 @@ class Grid:
         with locked(self.settings.folder), _quiet(), Display(len(self.cells)) as display:
             self.measure(display)
             self.report(display, False)
+            self.track(display)
 
     def report(self, display: Display, running: bool) -> None:
         """The page, for people to look at: not worth the trainings that go on."""
@@ -285,6 +289,16 @@ class Grid:
             write_report(self.results.data, self.settings.folder, self.pictures, running=running)
         except Exception as error:
             display.say(f'{self.settings.folder / "index.html"} could not be made: {type(error).__name__}: {error}')
+
+    def track(self, display: Display) -> None:
+        """The tables for Weights & Biases and MLflow; what they say, or a network, ends nothing."""
+        try:
+            report(self.results, self.settings.folder, self.trackers)
+        except Exception as error:
+            display.say(
+                f'{" and ".join(self.trackers)} have no table, or not all of it: {type(error).__name__}: {error}; '
+                '--report-only tries again'
+            )
 
 
 def versions() -> dict[str, str]:
