@@ -27,7 +27,7 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmdet.version import __version__
 
 from .check import TOLERANCES, compare, exported_finds, model_finds, table
-from .folding import fold_norms
+from .folding import fix_padding, fold_norms
 from .formats import FORMATS, load_exported, need, write_exported
 from .graph import DetectorGraph
 
@@ -168,6 +168,12 @@ def export(model, images, path, kind, half=False, dynamic=False, shape=None):
     device = next(model.parameters()).device
     own = copy.deepcopy(model)
     folded = fold_norms(own, torch.zeros(1, 3, 64, 64, device=device))
+    divisor = own.data_preprocessor.pad_size_divisor
+    if fix_padding(own.backbone, divisor) and dynamic:
+        raise ValueError(
+            f'export: --dynamic: the paddings of this backbone depend on the size of its input, which '
+            f'model.data_preprocessor.pad_size_divisor={divisor} does not make a multiple of its strides; 32 would'
+        )
     graph = DetectorGraph(own, half).eval()
     inputs = {name: sample['inputs'].permute(1, 2, 0).contiguous().to(device) for name, sample in samples.items()}
     tolerance, rcnn = TOLERANCES[half], model.test_cfg['rcnn']

@@ -1,9 +1,10 @@
-"""Batch norms as part of the convolutions before them, or as a factor and a term."""
+"""Batch norms as part of the convolutions before them, or as a factor and a term; paddings as constants."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -89,3 +90,62 @@ def fold_norms(model: nn.Module, inputs: Any) -> int:
             if child in layers:
                 module._modules[name] = layers[child]
     return sum(isinstance(layer, nn.Identity) for layer in layers.values())
+
+
+class PaddedConv(nn.Module):
+    """Pads by constants what a convolution gets.
+
+    Args:
+        conv: of two dimensions, without a padding of its own but what its forward adds, which is left out.
+        pad: left, right, above, below.
+    """
+
+    def __init__(self, conv: nn.Conv2d, pad: list[int]) -> None:
+        super().__init__()
+        self.conv, self.pad = conv, pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute (N, C', H', W') from (N, C, H, W)."""
+        return self.conv._conv_forward(F.pad(x, self.pad), self.conv.weight, self.conv.bias)
+
+
+def fix_padding(backbone: nn.Module, divisor: int) -> list[str]:
+    """Make TensorFlow's "SAME" padding, as timm's ports of its networks have it, constant, in place.
+
+    Its width is computed from the size of the input, ``max((ceil(h / stride) - 1) * stride + reach - h, 0)``, which
+    exporters carry through a network as one expression that grows with each layer, and do not come to an end. Where
+    the stride divides h it is ``reach - stride``.
+
+    Args:
+        backbone: in evaluation mode, on its parameters' device.
+        divisor: the sides of its inputs (N, 3, H, W) are multiples of this.
+
+    Returns:
+        The names of the convolutions whose padding does depend on the size of the input, with this divisor.
+    """
+    convs: Any = {module: name for name, module in backbone.named_modules() if type(module).__name__ == 'Conv2dSame'}
+    if not convs:
+        return []
+    sides: dict[nn.Module, tuple[int, ...]] = {}
+    hooks = [
+        conv.register_forward_pre_hook(lambda conv, args: sides.update({conv: args[0].shape[2:]})) for conv in convs
+    ]
+    # an odd multiple: what divides a map's sides now divides them for all inputs
+    side = divisor * (64 // divisor | 1)
+    with torch.no_grad():
+        backbone(next(backbone.parameters()).new_zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    fixed: dict[nn.Module, nn.Module] = {}
+    for conv in convs:
+        if conv in sides and not any(length % step for length, step in zip(sides[conv], conv.stride)):
+            pad = []
+            for size, step, dilation in list(zip(conv.kernel_size, conv.stride, conv.dilation))[::-1]:
+                total = max((size - 1) * dilation + 1 - step, 0)
+                pad += [total // 2, total - total // 2]
+            fixed[conv] = PaddedConv(conv, pad)
+    for module in list(backbone.modules()):
+        for name, child in module._modules.items():
+            if child in fixed and not isinstance(module, PaddedConv):
+                module._modules[name] = fixed[child]
+    return [name for conv, name in convs.items() if conv not in fixed]

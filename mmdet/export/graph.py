@@ -14,6 +14,8 @@ from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import SingleRoIExtractor, StandardRoIHead
 from mmdet.models.utils import select_single_mlvl
 
+from .folding import PaddedConv
+
 Size = tuple[Any, Any]  # (height, width): numbers, or symbols of a graph that is being traced
 
 
@@ -54,7 +56,10 @@ class DetectorGraph(nn.Module):
     @property
     def least_side(self) -> int:
         """Return the least height and width of an image, in pixels, for which the graph is made."""
-        return max(max(stride) for stride in self.model.rpn_head.prior_generator.strides) + 1
+        least = max(max(stride) for stride in self.model.rpn_head.prior_generator.strides) + 1
+        # torch.export takes the padded side for no more than the side, which such convolutions halve exactly
+        exact = any(isinstance(module, PaddedConv) for module in self.model.modules())
+        return least + exact * self.model.data_preprocessor.pad_size_divisor
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect the objects of an image, see the class."""

