@@ -336,10 +336,18 @@ def made(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def without_timm(monkeypatch):
+    monkeypatch.setattr('mmdet.cli.own_config.IMAGENET', ('timm', 'no_such_package'))
+
+
 def test_small_config_without_cuda(made, export):
+    """From ImageNet weights that a package brings, or else from this repository's."""
     root = export(ROBOFLOW)
     cfg, text, said = made(root)
-    assert 'small one, as there is no CUDA' in said and cfg.load_from == 'mask-rcnn_r18-half_fpn_cbnplus_24e'
+    assert 'mask-rcnn_efficientnet-lite0_fpn_gn_12e, a small one, as there is no CUDA' in said
+    checkpoint = cfg.model.backbone.init_cfg.checkpoint
+    assert cfg.load_from is None and f'{checkpoint}, in the backbone' in said and 'package://' in checkpoint
     assert cfg.filename.endswith('work_dirs/My_cells_v2i_coco/My_cells_v2i_coco.py')
     assert cfg.work_dir == os.path.dirname(cfg.filename)
     for part, name in dict(train='train', val='valid', test='test').items():
@@ -354,7 +362,7 @@ def test_small_config_without_cuda(made, export):
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (50, 5)
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.begin, warm_up.end, warm_up.by_epoch) == (0, 15, False)
-    assert steps.milestones == [38, 46] and steps.end == 50  # as 18 and 22 of 24
+    assert steps.milestones == [38] and steps.end == 50  # as 9 of 12
     assert cfg.default_hooks.checkpoint.interval == 5 and cfg.default_hooks.logger.interval == 1
     assert cfg.image_scale == (64, 64) and cfg.val_dataloader.dataset.pipeline[1].scale == (64, 64)
     for line in ("metainfo = dict(classes=('red', 'white'))", '# Warm-up: 15 of 150 iterations', 'metainfo=metainfo'):
@@ -363,10 +371,16 @@ def test_small_config_without_cuda(made, export):
     assert saved_config(dict(meta=dict(cfg=cfg.pretty_text)), 'its checkpoint').model == cfg.model
 
 
+def test_without_the_packages_of_imagenet_weights(made, export, without_timm):
+    cfg, _, said = made(export(OWN))
+    assert 'small one, as there is no CUDA' in said and cfg.load_from == 'mask-rcnn_r18-half_fpn_cbnplus_24e'
+    assert cfg.param_scheduler[1].milestones == [38, 46]  # as 18 and 22 of 24
+
+
 def test_boxes_alone_make_a_faster_rcnn(made, export):
     root = export(OWN, masks=False)
     cfg, _, said = made(root)
-    assert cfg.model.type == 'FasterRCNN' and 'faster-rcnn_r18-half' in said and cfg.val_evaluator.metric == 'bbox'
+    assert cfg.model.type == 'FasterRCNN' and 'faster-rcnn_eff' in said and cfg.val_evaluator.metric == 'bbox'
     cfg, text, _ = made(root, 'mask-rcnn_r50_fpn_1x_coco')
     assert cfg.model.type == 'FasterRCNN' and cfg.model.roi_head.mask_head is None
     assert cfg.val_evaluator.metric == 'bbox' and 'with_mask=False' in text
@@ -538,7 +552,7 @@ def test_the_command_line_that_is_left():
     assert words_for('made.py', {}, parse_args('--data d --weights x --cfg-options a=1'.split())) == ['made.py']
 
 
-def test_resumed_before_its_first_checkpoint_a_run_starts_from_its_weights(made, export, monkeypatch):
+def test_resumed_before_its_first_checkpoint_a_run_starts_from_its_weights(made, export, monkeypatch, without_timm):
     cfg, _, _ = made(export(OWN))
     run = []
     monkeypatch.setattr(
@@ -584,7 +598,7 @@ def test_two_processes_and_inference(export, tmp_path):
     assert done.returncode == 0, said[-3000:]
     assert '0.02 for 4 images a batch' in said and said.count('written to') == 1
     assert 'batch size of 4 and the current batch size is 4' in said
-    assert 'Load checkpoint from mask-rcnn_r18-half_fpn_cbnplus_24e' in said
+    assert 'loaded by package' in said.lower() or 'efficientnet_lite0' in said
     checkpoint = tmp_path / 'work_dirs/My_cells_v2i_coco/epoch_1.pth'
     words = [sys.executable, '-m', 'mmdet', 'predict', root / 'images', checkpoint, '--out-dir', tmp_path / 'seen']
     subprocess.run(words, cwd=tmp_path, env=env, check=True, capture_output=True)

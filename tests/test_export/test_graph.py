@@ -314,5 +314,5 @@ def test_any_size_behind_padding_as_in_tensorflow(lite, tmp_path):
 def test_any_size_needs_a_padded_input(lite, tiny_config, tmp_path):
     lite.cfg = load_config(str(tiny_config))
     lite.data_preprocessor.pad_size_divisor = 1
-    with pytest.raises(ValueError, match='pad_size_divisor=1 does not make .* a multiple of its strides; 32 would'):
+    with pytest.raises(ValueError, match='pad_size_divisor=1 does not make a multiple of its strides; 32 would'):
         export(lite, {}, tmp_path / 'model', 'pt2', dynamic=True)
