@@ -371,6 +371,18 @@ def test_small_config_without_cuda(made, export):
     assert saved_config(dict(meta=dict(cfg=cfg.pretty_text)), 'its checkpoint').model == cfg.model
 
 
+def test_the_images_of_the_demo(made):
+    """demo/nuclei has what its README says."""
+    cfg, _, said = made(ROOT / 'demo' / 'nuclei')
+    assert 'train  48      1403     annotations/train.json  train\nval    24      583 ' in said
+    for part in ('train', 'val'):
+        images = json.loads((ROOT / 'demo' / 'nuclei' / 'annotations' / f'{part}.json').read_text())['images']
+        assert {one['file_name'] for one in images} == set(os.listdir(ROOT / 'demo' / 'nuclei' / part))
+    assert cfg.model.roi_head.mask_head.num_classes == 1 and cfg.model.backbone.frozen_stages == 4
+    readme = (ROOT / 'demo' / 'nuclei' / 'README.md').read_text()
+    assert '48 images' in readme and '1403 nuclei' in readme and '24 to validate with 583' in readme
+
+
 def test_without_the_packages_of_imagenet_weights(made, export, without_timm):
     cfg, _, said = made(export(OWN))
     assert 'small one, as there is no CUDA' in said and cfg.load_from == 'mask-rcnn_r18-half_fpn_cbnplus_24e'

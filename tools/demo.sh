@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 what=${1:-nuclei}
 out=work_dirs/demo_$what
 case $what in
-  nuclei) config=$out/nuclei.py source=(--data demo/nuclei) options=(randomness.seed=0 train_cfg.max_epochs=20 train_cfg.val_interval=5) ;;
+  nuclei)
+    config=$out/nuclei.py source=(--data demo/nuclei)
+    options=(randomness.seed=0 train_cfg.max_epochs=20 train_cfg.val_interval=5) ;;
   cbn|bn|gn) config=configs/shapes/mask-rcnn_r18_fpn_$what.py source=("$config") options=(randomness.seed=0) ;;
   *) echo "error: no demo '$what'; choose nuclei, cbn, bn or gn" >&2; exit 2 ;;
 esac
