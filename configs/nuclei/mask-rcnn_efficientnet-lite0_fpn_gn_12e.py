@@ -7,15 +7,7 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg), roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg), mask_head=dict(norm_cfg=norm_cfg))
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomResize', scale=[(256, 256), (448, 448)], keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(192, 192)),
-    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(batch_size=2)
 train_cfg = dict(max_epochs=12, val_interval=3)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),

@@ -24,7 +24,7 @@ from mmdet.comparison.report import write_report
 from mmdet.comparison.results import Results, show
 from mmdet.comparison.runner import Grid
 from mmdet.comparison.settings import PLACES, Settings
-from mmdet.comparison.tracking import find_trackers, report
+from mmdet.comparison.tracking import find_trackers, send_tables
 from mmdet.config import load_config
 from mmdet.options import add_config, make_parser
 from mmdet.run.launch import command_words
@@ -107,7 +107,7 @@ def report_only(settings: Settings) -> None:
 
     print(show(settings.results, write))
     if trackers:
-        report(Results(settings.results), settings.folder, trackers)
+        send_tables(Results(settings.results), settings.folder, trackers)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -31,7 +31,7 @@ from mmdet.comparison.report import write_report
 from mmdet.comparison.results import Results
 from mmdet.comparison.settings import Settings
 from mmdet.comparison.speed import measure_speed
-from mmdet.comparison.tracking import find_trackers, report
+from mmdet.comparison.tracking import find_trackers, send_tables
 from mmdet.comparison.trainings import Training, Trainings, locked, signals
 from mmdet.config import check_config, load_config
 from mmdet.io.atomic import write_atomic
@@ -293,7 +293,7 @@ class Grid:
     def track(self, display: Display) -> None:
         """The tables for Weights & Biases and MLflow; what they say, or a network, ends nothing."""
         try:
-            report(self.results, self.settings.folder, self.trackers)
+            send_tables(self.results, self.settings.folder, self.trackers)
         except Exception as error:
             display.say(
                 f'{" and ".join(self.trackers)} have no table, or not all of it: {type(error).__name__}: {error}; '

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmdet.comparison.numbers import Numbers, metric_name, total_batch
 from mmdet.comparison.results import Results
+from mmdet.config import step_name
 
 #: columns, rows
 Table = tuple[list[str], list[list]]
@@ -28,7 +29,7 @@ def find_trackers(config: Config) -> dict[str, dict]:
     """
     found: dict[str, dict] = {}
     for backend in (config.get('visualizer') or {}).get('vis_backends') or ():
-        name = str(backend.get('type')).rpartition('.')[2]
+        name = step_name(backend) if 'type' in backend else ''
         package = name.removesuffix('VisBackend').lower()
         if package not in _REPORTS or package in found:
             continue
@@ -48,15 +49,15 @@ def cell_backends(config: Config, cell: str) -> list[dict]:
     backends, folder = [], Path(config.work_dir)
     for backend in config.visualizer.vis_backends:
         one = backend.to_dict()
-        if str(one['type']).endswith('WandbVisBackend'):
+        if step_name(one) == 'WandbVisBackend':
             one['init_kwargs'] = dict(dict(group=folder.name, name=cell), **(one.get('init_kwargs') or {}))
-        elif str(one['type']).endswith('MLflowVisBackend'):
+        elif step_name(one) == 'MLflowVisBackend':
             one['run_name'] = f'{one.get("run_name") or folder.name} {cell}'
         backends.append(one)
     return backends
 
 
-def report(results: Results, folder: Path, trackers: dict[str, dict]) -> None:
+def send_tables(results: Results, folder: Path, trackers: dict[str, dict]) -> None:
     """Write both tables and the page into a run of each tracker, the same one every time.
 
     Args:
