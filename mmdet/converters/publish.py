@@ -43,7 +43,10 @@ def parse_args(argv=None):
         help='write OUT-XXXXXXXX.safetensors, which cannot hold code; of meta only the config, classes and palette',
     )
     add_trust_checkpoint(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.safetensors and set(args.save_keys) != {'meta', 'state_dict'}:
+        parser.error(f'--save-keys {" ".join(args.save_keys)}: a file of --safetensors holds meta and state_dict')
+    return args
 
 
 def reduce(checkpoint, in_file, half):

@@ -48,9 +48,13 @@ def test_published_file(tool, checkpoint, tmp_path, capsys, out):
     assert set(published) == {'meta', 'state_dict'} and torch.equal(published['state_dict']['w'], torch.ones(2))
 
 
-def test_save_keys(tool, checkpoint, tmp_path):
+def test_save_keys(tool, checkpoint, tmp_path, capsys):
     tool.main([str(checkpoint), str(tmp_path / 'x'), '--save-keys', 'state_dict'])
     assert set(torch.load(next(tmp_path.glob('x-*.pth')))) == {'state_dict'}
+    with pytest.raises(SystemExit):
+        tool.main([str(checkpoint), str(tmp_path / 'y'), '--save-keys', 'state_dict', '--safetensors'])
+    assert '--save-keys state_dict: a file of --safetensors holds meta and' in capsys.readouterr().err
+    assert not list(tmp_path.glob('y*'))
 
 
 @pytest.mark.parametrize(
