@@ -23,7 +23,7 @@ def run(examples, strategy, function):
     once()
 
 
-EXAMPLES = pytest.mark.parametrize('examples', [100, pytest.param(5000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize('examples', [50, pytest.param(5000, marks=pytest.mark.slow)])
 
 
 def odd_values(own, largest=2**40):

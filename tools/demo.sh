@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh clone to a COCO table: set up, fine-tune a small Mask R-CNN on the 48 microscope images of demo/nuclei on
 # the CPU, from ImageNet weights that come with a package, evaluate it, and draw its detections.
-# usage: tools/demo.sh [nuclei]       these images (default)
-#        tools/demo.sh cbn|bn|gn      synthetic shapes, from random weights with this norm
+# usage: tools/demo.sh [WHAT]       WHAT: nuclei (default), cbn, bn or gn
+# cbn, bn and gn train on synthetic shapes instead, from random weights with this norm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-nuclei}

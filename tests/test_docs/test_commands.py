@@ -197,7 +197,7 @@ def check_script(script: str, words: list[str], monkeypatch, capsys) -> None:
     elif words and '[GPUS]' in source:
         assert words[0].isdigit(), f'{script}: GPUS is {words[0]!r}'
     elif words and not (script.endswith('run_tests.sh') and words[0] == '-m'):
-        choices = re.search(r'(?:NORM|OPTION): (.*)', source)
+        choices = re.search(r'(?:WHAT|OPTION): (.*)', source)
         assert choices and words[0] in re.findall(r'[\w-]+', choices.group(1)), f'{script}: {words[0]!r}'
 
 

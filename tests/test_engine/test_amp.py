@@ -137,7 +137,15 @@ def train(kind, norm, amp, steps):
     return values, model, found
 
 
-@pytest.mark.parametrize('kind, norm', [('MaskRCNN', norm) for norm in NORMS] + [('FasterRCNN', 'CBN+')])
+# CBN+ and CBN+GN have all the kernels of the others
+@pytest.mark.parametrize(
+    'kind, norm',
+    [
+        pytest.param('MaskRCNN', norm, marks=() if norm in ('CBN+', 'CBN+GN') else pytest.mark.slow, id=norm)
+        for norm in NORMS
+    ]
+    + [pytest.param('FasterRCNN', 'CBN+', marks=pytest.mark.slow)],
+)
 def test_detectors_train_in_bfloat16(kind, norm, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     exact, _, _ = train(kind, norm, False, 3)
