@@ -389,6 +389,15 @@ def test_without_the_packages_of_imagenet_weights(made, export, without_timm):
     assert cfg.param_scheduler[1].milestones == [38, 46]  # as 18 and 22 of 24
 
 
+def test_a_backbone_that_is_drawn_in_several_ways(made, export, tmp_path):
+    drawn = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, layer='BatchNorm2d')]
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\nmodel = dict(backbone=dict(init_cfg={drawn}))\n"
+    )
+    _, _, said = made(export(OWN), str(tmp_path / 'mine.py'))
+    assert 'as the config says' in said
+
+
 def test_boxes_alone_make_a_faster_rcnn(made, export):
     root = export(OWN, masks=False)
     cfg, _, said = made(root)

