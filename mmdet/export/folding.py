@@ -85,11 +85,16 @@ def fold_norms(model: nn.Module, inputs: Any) -> int:
         with torch.no_grad():
             rest.weight.copy_(weight * (1 - norm.share))
         layers[norm] = ChannelAffine(norm.cbn, weight * norm.share, norm.bias, rest)
-    for module in names:
+    _replace(model, layers)
+    return sum(isinstance(layer, nn.Identity) for layer in layers.values())
+
+
+def _replace(model: nn.Module, layers: dict[nn.Module, nn.Module]) -> None:
+    """Put each layer of ``layers`` in the place of its key, wherever in the model that is."""
+    for module in list(model.modules()):
         for name, child in module._modules.items():
             if child in layers:
                 module._modules[name] = layers[child]
-    return sum(isinstance(layer, nn.Identity) for layer in layers.values())
 
 
 class PaddedConv(nn.Module):
@@ -112,9 +117,9 @@ class PaddedConv(nn.Module):
 def fix_padding(backbone: nn.Module, divisor: int) -> list[str]:
     """Make TensorFlow's "SAME" padding, as timm's ports of its networks have it, constant, in place.
 
-    Its width is computed from the size of the input, ``max((ceil(h / stride) - 1) * stride + reach - h, 0)``, which
-    exporters carry through a network as one expression that grows with each layer, and do not come to an end. Where
-    the stride divides h it is ``reach - stride``.
+    Its width is computed from the input's side h, ``max((ceil(h / stride) - 1) * stride + reach - h, 0)`` with a reach
+    of ``(kernel - 1) * dilation + 1``, which exporters carry through a network as one expression that grows with each
+    layer, and do not come to an end. Where the stride divides h it is ``max(reach - stride, 0)``.
 
     Args:
         backbone: in evaluation mode, on its parameters' device.
@@ -144,8 +149,5 @@ def fix_padding(backbone: nn.Module, divisor: int) -> list[str]:
                 total = max((size - 1) * dilation + 1 - step, 0)
                 pad += [total // 2, total - total // 2]
             fixed[conv] = PaddedConv(conv, pad)
-    for module in list(backbone.modules()):
-        for name, child in module._modules.items():
-            if child in fixed and not isinstance(module, PaddedConv):
-                module._modules[name] = fixed[child]
+    _replace(backbone, fixed)
     return [name for conv, name in convs.items() if conv not in fixed]

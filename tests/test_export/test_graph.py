@@ -280,22 +280,21 @@ def lite(tiny_config):
 
 def test_padding_as_in_tensorflow(lite):
     """It is a constant for images padded to a multiple of the strides, which exporters need; the maps are the same."""
-    model = lite
-    found = differences(model)
+    found = differences(lite)
     assert all(one.numbers == (10, 10) for one in found)
     assert not [one for one in found if one.too_large(TOLERANCES[False])]
-    fixed = copy.deepcopy(model.backbone)
+    fixed = copy.deepcopy(lite.backbone)
     assert fix_padding(fixed, 32) == []
     padded = [module for module in fixed.modules() if isinstance(module, PaddedConv)]
     assert [module.pad for module in padded] == [[0, 1, 0, 1]] * 2 + [[1, 2, 1, 2], [0, 1, 0, 1], [1, 2, 1, 2]]
     for size in [(32, 64), (96, 160), (224, 32)]:
         images = torch.randn(2, 3, *size)
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(fixed(images), model.backbone(images)))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(fixed(images), lite.backbone(images)))
     # 16 leaves the one that halves maps of a stride of 16, and odd sides leave all but those that halve nothing
-    assert [len(fix_padding(copy.deepcopy(model.backbone), divisor)) for divisor in (16, 1)] == [1, 5]
-    assert DetectorGraph(model).least_side == 65
-    model.backbone = fixed
-    assert DetectorGraph(model).least_side == 97
+    assert [len(fix_padding(copy.deepcopy(lite.backbone), divisor)) for divisor in (16, 1)] == [1, 5]
+    assert DetectorGraph(lite).least_side == 65
+    lite.backbone = fixed
+    assert DetectorGraph(lite).least_side == 97
 
 
 @pytest.mark.slow
