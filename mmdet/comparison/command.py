@@ -106,8 +106,7 @@ def report_only(settings: Settings) -> None:
         return write_report(data, settings.folder, pictures, Path(settings.config).stem)
 
     print(show(settings.results, write))
-    if trackers:
-        send_tables(Results(settings.results), settings.folder, trackers)
+    send_tables(Results(settings.results), settings.folder, trackers)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdet.comparison.numbers import Numbers, metric_name, total_batch
+from mmdet.comparison.numbers import Numbers, metric_name, table_rows, total_batch
 from mmdet.comparison.results import Results
 from mmdet.config import step_name
 
@@ -31,7 +31,7 @@ def find_trackers(config: Config) -> dict[str, dict]:
     for backend in (config.get('visualizer') or {}).get('vis_backends') or ():
         name = step_name(backend) if 'type' in backend else ''
         package = name.removesuffix('VisBackend').lower()
-        if package not in _REPORTS or package in found:
+        if package not in _SENDERS or package in found:
             continue
         if find_spec(package) is None:
             raise ImportError(
@@ -50,7 +50,7 @@ def cell_backends(config: Config, cell: str) -> list[dict]:
     for backend in config.visualizer.vis_backends:
         one = backend.to_dict()
         if step_name(one) == 'WandbVisBackend':
-            one['init_kwargs'] = dict(dict(group=folder.name, name=cell), **(one.get('init_kwargs') or {}))
+            one['init_kwargs'] = {'group': folder.name, 'name': cell, **(one.get('init_kwargs') or {})}
         elif step_name(one) == 'MLflowVisBackend':
             one['run_name'] = f'{one.get("run_name") or folder.name} {cell}'
         backends.append(one)
@@ -65,6 +65,8 @@ def send_tables(results: Results, folder: Path, trackers: dict[str, dict]) -> No
         folder: the comparison's, with ``index.html`` and ``table.md``.
         trackers: of :func:`find_trackers`.
     """
+    if not trackers:
+        return
     tables = dict(norms=norms_table(results.data), trainings=trainings_table(results.data))
     runs = results.data.setdefault('runs', {})
     for package, backend in trackers.items():
@@ -74,7 +76,7 @@ def send_tables(results: Results, folder: Path, trackers: dict[str, dict]) -> No
             runs[package] = run
             results.save()
 
-        _REPORTS[package](backend, folder, tables, runs.get(package), keep)
+        _SENDERS[package](backend, folder, tables, runs.get(package), keep)
 
 
 def norms_table(data: dict) -> Table:
@@ -90,18 +92,18 @@ def norms_table(data: dict) -> Table:
         columns += [f'{metric_name(key)}, %', f'{metric_name(key)}, sd', f'{metric_name(key)}, best']
     if speed:
         columns += ['step, ms', f'step / {reference}', 'peak memory, MiB', 'window, MiB']
+    stats = [dict(table_rows(numbers, [key])) for key in numbers.shown]
     rows = []
-    for total in numbers.totals:
-        best = {key: numbers.clear_best(total, key) for key in numbers.shown}
+    for i, total in enumerate(numbers.totals):
         for norm in numbers.norms:
             cells = numbers.select(norm, total)
             if not cells:
                 continue
             row: list = [norm, total, cells[0].get('lr'), len(cells)]
-            for key in numbers.shown:
-                value = numbers.stat(norm, total, key)
+            for of_key in stats:
+                value, best = of_key[norm][i]
                 sd = None if value is None or value.sd is None else 100 * value.sd
-                row += [value and 100 * value.mean, sd, best[key] == norm]
+                row += [value and 100 * value.mean, sd, best]
             if speed:
                 one = (speed.get(str(total)) or {}).get(norm) or {}
                 seconds = one.get('seconds')
@@ -127,7 +129,7 @@ def trainings_table(data: dict) -> Table:
 def _to_wandb(backend: dict, folder: Path, tables: dict[str, Table], run_id: str | None, keep: Keep) -> None:
     import wandb
 
-    words = dict(dict(group=folder.name, name=folder.name), **(backend.get('init_kwargs') or {}))
+    words = {'group': folder.name, 'name': folder.name, **(backend.get('init_kwargs') or {})}
     words |= dict(dir=str(folder), id=run_id, resume='allow', job_type='comparison')
     with wandb.init(**words) as run:
         keep(run.id)
@@ -156,4 +158,4 @@ def _to_mlflow(backend: dict, folder: Path, tables: dict[str, Table], run_id: st
         mlflow.log_artifact(str(folder / 'index.html'))
 
 
-_REPORTS = dict(wandb=_to_wandb, mlflow=_to_mlflow)
+_SENDERS = dict(wandb=_to_wandb, mlflow=_to_mlflow)

@@ -84,7 +84,7 @@ def trackers(tmp_path, monkeypatch):
 @pytest.fixture
 def compare(tiny_config, tmp_path):
     """Calls the tool on a folder of finished trainings."""
-    folder = tmp_path / 'work' / 'norms'
+    folder = tmp_path / 'all' / 'norms'
     folder.mkdir(parents=True)
     (folder / 'results.json').write_text(to_text(DATA))
 
@@ -121,9 +121,9 @@ def test_of_what_is_finished(compare, trackers, tmp_path):
     assert logged['norms'] == norms_table(DATA) and logged['trainings'] == trainings_table(DATA)
     assert logged['page'] == mlflow.files['index.html'] == (compare.folder / 'index.html').read_text()
     assert mlflow.words == dict(
-        uri=f'sqlite:///{tmp_path}/work/mlflow.db',
+        uri=f'sqlite:///{tmp_path}/all/mlflow.db',
         experiment='mmdet',
-        location=(tmp_path / 'work' / 'mlruns').as_uri(),
+        location=(tmp_path / 'all' / 'mlruns').as_uri(),
         set='mmdet',
         runs=[(None, 'norms')],
     )
@@ -147,7 +147,7 @@ def test_without_network(compare, trackers, tmp_path, capsys):
     cell = load_config(str(compare.folder / 'cells' / 'BN_b1_s7' / 'config.py'))
     _, one, other = cell.visualizer.vis_backends
     assert one == dict(type='WandbVisBackend', init_kwargs=dict(group='norms', name='BN_b1_s7'))
-    assert other.run_name == 'norms BN_b1_s7' and other.tracking_uri == f'sqlite:///{tmp_path}/work/mlflow.db'
+    assert other.run_name == 'norms BN_b1_s7' and other.tracking_uri == f'sqlite:///{tmp_path}/all/mlflow.db'
     assert 'have no table, or not all of it: OSError: no network; --report-only' in capsys.readouterr().out
     with pytest.raises(OSError, match='no network'):
         compare('--report-only', '--cfg-options', BACKENDS)
